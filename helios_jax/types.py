@@ -1,0 +1,33 @@
+"""The alphabet of array shapes used in every signature of the project.
+
+Signatures name axes with these letters, in jaxtyping's notation; a letter means the same thing everywhere.
+
+======  =======================================================================
+letter  axis
+======  =======================================================================
+``B``   batch
+``F``   video frames (pixels)
+``T``   latent frames
+``H``   latent rows            (``Y`` rows of pixels or of an inner feature map)
+``W``   latent columns         (``X`` columns of pixels or of an inner feature map)
+``C``   channels
+``N``   tokens of self-attention: ``h`` history tokens, then ``n`` noisy tokens
+``S``   text tokens
+``D``   model width
+``K``   attention heads
+``d``   channels of one head
+``L``   layers
+``M``   solver steps of one stage
+======  =======================================================================
+
+Video is channels-last everywhere inside the library: ``[B, F, Y, X, 3]`` pixels and ``[B, T, H, W, C]`` latents.
+"""
+
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+Params = dict[str, Any]
+"""A tree of parameters: nested dictionaries with arrays as leaves."""
+
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "PRNGKeyArray", "Params"]
