@@ -23,11 +23,13 @@ letter  axis
 Video is channels-last everywhere inside the library: ``[B, F, Y, X, 3]`` pixels and ``[B, T, H, W, C]`` latents.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-Params = dict[str, Any]
+Params = Mapping[str, Any]
 """A tree of parameters: nested dictionaries with arrays as leaves."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "PRNGKeyArray", "Params"]
+__all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "Key", "PRNGKeyArray", "Params"]

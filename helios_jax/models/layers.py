@@ -1,0 +1,64 @@
+"""The two linear layers the transformer is made of."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from einops import rearrange
+
+from helios_jax.types import Array, DTypeLike, Float
+
+
+class Projection(nn.Module):
+    """y = x · kernel + bias from the last axes of ``x`` to ``features``, which may be several axes (parts, heads, channels).
+
+    Attributes:
+      features: shape of the result's last axes.
+      inputs: number of last axes of ``x`` that are contracted.
+    """
+
+    features: tuple[int, ...]
+    inputs: int = 1
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch_and_inputs"], parts: slice = slice(None)) -> Float[Array, "*batch_and_features"]:
+        """Project; ``parts`` keeps a range of the first feature axis, e.g. keys and values of a joint q, k, v kernel."""
+        contracted = x.shape[x.ndim - self.inputs :]
+        kernel = self.param("kernel", _lecun_normal(self.inputs), (*contracted, *self.features), self.param_dtype)
+        kernel = kernel[(slice(None),) * self.inputs + (parts,)].astype(self.dtype)
+        axes = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
+        y = jnp.tensordot(x.astype(self.dtype), kernel, axes)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype)[parts].astype(self.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+        return y
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping 3-D patches to tokens, in frame, row, column order; incomplete patches repeat the last plane of their axis."""
+
+    features: int
+    patch: tuple[int, int, int]
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: Float[Array, "B T H W C"]) -> Float[Array, "B N D"]:
+        shape = (*self.patch, latents.shape[-1])
+        kernel = self.param("kernel", _lecun_normal(4), (*shape, self.features), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        missing = [-size % patch for size, patch in zip(latents.shape[1:4], self.patch)]
+        latents = jnp.pad(latents.astype(self.dtype), [(0, 0), *((0, n) for n in missing), (0, 0)], mode="edge")
+        pt, ph, pw = self.patch
+        patches = rearrange(latents, "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw)
+        return patches @ kernel.reshape(math.prod(shape), -1).astype(self.dtype) + bias.astype(self.dtype)[None, None]
+
+
+def _lecun_normal(inputs: int):
+    """LeCun's normal initialisation for a kernel whose first ``inputs`` axes are contracted."""
+    return lambda key, shape, dtype: nn.initializers.lecun_normal()(
+        key, (math.prod(shape[:inputs]), math.prod(shape[inputs:])), dtype
+    ).reshape(shape)

@@ -1,0 +1,290 @@
+"""The Helios transformer: velocity of a noisy chunk of latents, given the frames before it and a text.
+
+The forward is cut where its inputs change, so that a sampler computes each part no more often than it must: ``embed_text`` once a prompt,
+``embed_time`` once a schedule, ``embed_history`` once a chunk, ``denoise`` once a step. ``__call__`` is the four in a row.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from helios_jax.config import TransformerConfig
+from helios_jax.kernels.modulated_norm import modulated_layer_norm
+from helios_jax.models.block import Block, Rope, TextCache
+from helios_jax.models.layers import PatchEmbedding, Projection
+from helios_jax.models.rope import rope_table
+from helios_jax.types import Array, DTypeLike, Float, Int, Params, PRNGKeyArray
+
+
+class FrameIndices(NamedTuple):
+    """Positions in time of the noisy latent frames and of the three history segments; static."""
+
+    noisy: tuple[int, ...]
+    short: tuple[int, ...]
+    mid: tuple[int, ...]
+    long: tuple[int, ...]
+
+
+class History(NamedTuple):
+    """The latent frames before a chunk, at full resolution: anchor and newest frame, then two older, then the oldest sixteen."""
+
+    short: Float[Array, "B T_short H W C"]
+    mid: Float[Array, "B T_mid H W C"]
+    long: Float[Array, "B T_long H W C"]
+
+
+class TimeEmbedding(NamedTuple):
+    """Rows for timesteps: ``temb`` [.., D] for the output head, ``modulation`` [.., 6, D] for the blocks."""
+
+    temb: Float[Array, "*rows D"]
+    modulation: Float[Array, "*rows 6 D"]
+
+
+class HistoryTokens(NamedTuple):
+    """History as the blocks see it, constant over the steps of a chunk.
+
+    Attributes:
+      tokens: long, mid, short, in this order.
+      first_qkv: queries, keys and values of these tokens in the first block.
+      rope: their rotations.
+      modulation: the six rows of timestep 0, or None where history shares the noisy tokens' rows.
+    """
+
+    tokens: Float[Array, "B h D"]
+    first_qkv: Float[Array, "B h 3 K d"] | None
+    rope: Rope
+    modulation: Float[Array, "1 6 D"] | None
+
+
+class HeliosTransformer(nn.Module):
+    """Helios (HeliosTransformer3DModel in Diffusers), channels last.
+
+    Attributes:
+      config: geometry.
+      dtype: of activations and matrix products; norms, modulation, time embedding and residual sums are float32 whatever it is.
+      param_dtype: of parameters made by ``init``; those that :func:`keeps_float32` names are float32 always.
+    """
+
+    config: TransformerConfig
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        cfg, dtypes = self.config, dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.patch_embedding = PatchEmbedding(cfg.width, cfg.patch_size, **dtypes)
+        self.patch_short = PatchEmbedding(cfg.width, cfg.patch_size, **dtypes)
+        self.patch_mid = PatchEmbedding(cfg.width, tuple(2 * size for size in cfg.patch_size), **dtypes)
+        self.patch_long = PatchEmbedding(cfg.width, tuple(4 * size for size in cfg.patch_size), **dtypes)
+        self.time_embedder = TimeMLP(cfg.width)
+        self.time_proj = Projection((6, cfg.width), **dtypes)
+        self.text_embedder = TextMLP(cfg.width, **dtypes)
+        self.norm_out = OutputTable(cfg.width)
+        self.proj_out = Projection((int(np.prod(cfg.patch_size)) * cfg.out_channels,), **dtypes)
+        self.blocks = self.param("blocks", self._init_blocks)
+
+    def __call__(
+        self,
+        latents: Float[Array, "B T H W C"],
+        timestep: Float[Array, "B"] | Int[Array, "B"],
+        text: Float[Array, "B S E"],
+        history: History | None = None,
+        frame_indices: FrameIndices | None = None,
+    ) -> Float[Array, "B T H W C"]:
+        """Velocity (noise minus data) of ``latents``.
+
+        Args:
+          latents: noisy latents, at any pyramid level.
+          timestep: global time in [0, 1000).
+          text: text embeddings with zero rows past the prompt, as the text encoder gives them.
+          history: clean frames before the chunk; None runs the model as a plain text-to-video model.
+          frame_indices: positions in time; needed with ``history``. Without, frames count from 0.
+        """
+        if history is not None and frame_indices is None:
+            raise ValueError("history needs frame_indices: where in time its frames stand")
+        indices = frame_indices or FrameIndices(tuple(range(latents.shape[1])), (), (), ())
+        tokens = None if history is None else self.embed_history(history, indices)
+        return self.denoise(latents, self.embed_time(timestep), self.embed_text(text), tokens, indices.noisy)
+
+    def embed_time(self, timesteps: Float[Array, "rows"] | Int[Array, "rows"]) -> TimeEmbedding:
+        """Embedding rows of any number of timesteps: sinusoids, MLP in float32, then SiLU and projection to six rows."""
+        temb = self.time_embedder(sinusoids(timesteps, self.config.freq_dim)).astype(self.dtype)
+        return TimeEmbedding(temb, self.time_proj(nn.silu(temb)))
+
+    def embed_text(
+        self, text: Float[Array, "B S E"], lengths: Int[Array, "B"] | None = None, total: int | None = None
+    ) -> TextCache:
+        """Cross-attention keys and values of every block.
+
+        Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, one of them stands for
+        all ``total - length``, its logit raised by the logarithm of their number, and ``text`` needs no more than ``length + 1`` rows.
+
+        Args:
+          text: text embeddings.
+          lengths: real tokens of each prompt.
+          total: rows the full embedding would have; ``S`` by default.
+        """
+        bias = None
+        if lengths is not None:
+            S = text.shape[1]
+            # log of how many tokens each row stands for: 1, or all the padding, or none
+            row, length = jnp.arange(S)[None], lengths[:, None]
+            padding = jnp.log(jnp.maximum((total or S) - length, 1).astype(jnp.float32))
+            bias = jnp.where(row < length, 0.0, jnp.where(row == length, padding, HIDDEN))
+        embedded = self.text_embedder(text)
+        block, stack = Block(self.config, self.dtype, self.param_dtype, parent=None), self.blocks
+
+        def keys_and_values(_, layer):
+            return None, block.apply({"params": layer_params(stack, layer)}, embedded, method="embed_text")
+
+        _, (key, value) = jax.lax.scan(keys_and_values, None, jnp.arange(self.config.num_layers))
+        return TextCache(key, value, bias)
+
+    def embed_history(self, history: History, indices: FrameIndices) -> HistoryTokens:
+        """Tokens, rotations and first-block projections of the frames before a chunk."""
+        cfg = self.config
+        _, ph, pw = cfg.patch_size
+        rows, columns = history.short.shape[2] // ph, history.short.shape[3] // pw
+        tokens = jnp.concatenate([self.patch_long(history.long), self.patch_mid(history.mid), self.patch_short(history.short)], axis=1)
+        tables = [
+            rope_table(frames, rows, columns, rope_dim=cfg.rope_dim, theta=cfg.rope_theta, pool=pool)
+            for frames, pool in ((indices.long, 4), (indices.mid, 2), (indices.short, 1))
+        ]
+        rope = Rope(*(jnp.concatenate(tables) for tables in zip(*tables)))
+        if not cfg.zero_history_timestep:
+            return HistoryTokens(tokens, None, rope, None)
+        modulation = self.embed_time(jnp.zeros((1,), jnp.float32)).modulation
+        block = Block(cfg, self.dtype, self.param_dtype, parent=None)
+        rows_of_both = jnp.broadcast_to(modulation[:, None], (1, 2, *modulation.shape[1:]))
+        first_qkv = block.apply({"params": layer_params(self.blocks, 0)}, tokens, rows_of_both, method="embed_history")
+        return HistoryTokens(tokens, first_qkv, rope, modulation)
+
+    def denoise(
+        self,
+        latents: Float[Array, "B T H W C"],
+        time: TimeEmbedding,
+        text: TextCache,
+        history: HistoryTokens | None,
+        frames: tuple[int, ...],
+    ) -> Float[Array, "B T H W C"]:
+        """Velocity of ``latents``; ``time`` holds one row a sample (or one for all), ``frames`` the noisy frames' positions in time."""
+        cfg = self.config
+        (B, T, H, W, _), (pt, ph, pw) = latents.shape, cfg.patch_size
+        if T % pt or H % ph or W % pw:
+            raise ValueError(f"latents of {T} x {H} x {W} do not divide into patches of {pt} x {ph} x {pw}")
+        x = self.patch_embedding(latents)
+        rope = Rope(*rope_table(frames, H // ph, W // pw, rope_dim=cfg.rope_dim, theta=cfg.rope_theta))
+        h = 0
+        modulation = [time.modulation, time.modulation]
+        if history is not None:
+            h = history.tokens.shape[1]
+            x = jnp.concatenate([history.tokens, x], axis=1)
+            rope = Rope(*(jnp.concatenate(tables) for tables in zip(history.rope, rope)))
+            if history.modulation is not None:
+                modulation[0] = history.modulation
+        modulation = jnp.stack([jnp.broadcast_to(rows, (B, *rows.shape[1:])) for rows in modulation], axis=1)
+
+        x = self._run_blocks(x, modulation, rope, text, h, None if history is None else history.first_qkv)
+
+        table = self.norm_out()[None] + time.temb.astype(jnp.float32)[:, None]
+        shift, scale = (jnp.broadcast_to(table[:, None, row], (B, 2, cfg.width)) for row in (0, 1))
+        x = self.proj_out(modulated_layer_norm(x, shift, scale, history=0, eps=cfg.eps))
+        return rearrange(
+            x, "b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c", t=T // pt, h=H // ph, w=W // pw, pt=pt, ph=ph, pw=pw
+        )
+
+    def _run_blocks(self, x, modulation, rope, text, history, first_qkv):
+        """All blocks, of which the first is given its history projections and the last returns noisy tokens only."""
+        block = Block(self.config, self.dtype, self.param_dtype, parent=None)
+        stack = {"params": self.blocks, "key": text.key, "value": text.value}
+
+        def apply(x, layer, **options):
+            def run(x, layer):
+                layer = layer_params(stack, layer)
+                cache = TextCache(layer["key"], layer["value"], text.bias)
+                return block.apply({"params": layer["params"]}, x, modulation, rope, cache, history=history, **options)
+
+            return (jax.checkpoint(run) if self.config.remat else run)(x, layer)
+
+        last = self.config.num_layers - 1
+        if last == 0:
+            return apply(x, 0, history_qkv=first_qkv, noisy_only=True)
+        x = apply(x, 0, history_qkv=first_qkv)
+        # A scan over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B.
+        x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, jnp.arange(1, last))
+        return apply(x, last, noisy_only=True)
+
+    def _init_blocks(self, key: PRNGKeyArray) -> Params:
+        """Parameters of all blocks, stacked on a leading axis."""
+        cfg = self.config
+        x, modulation = jnp.zeros((1, 1, cfg.width), self.dtype), jnp.zeros((1, 2, 6, cfg.width), self.dtype)
+        rope = Rope(*jnp.zeros((2, 1, cfg.attention_head_dim // 2), jnp.float32))
+
+        def every_part(block):
+            return block(x, modulation, rope, TextCache(*block.embed_text(x), None), history=0)
+
+        block = Block(cfg, self.dtype, self.param_dtype, parent=None)
+        return jax.vmap(lambda key: block.init(key, method=every_part)["params"])(jax.random.split(key, cfg.num_layers))
+
+
+class TimeMLP(nn.Module):
+    """linear_2(silu(linear_1(x))) in float32 throughout."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "rows channels"]) -> Float[Array, "rows D"]:
+        return Projection((self.width,), name="linear_2")(nn.silu(Projection((self.width,), name="linear_1")(x)))
+
+
+class TextMLP(nn.Module):
+    """linear_2(gelu_tanh(linear_1(x)))."""
+
+    width: int
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S D"]:
+        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        hidden = nn.gelu(Projection((self.width,), name="linear_1", **dtypes)(x), approximate=True)
+        return Projection((self.width,), name="linear_2", **dtypes)(hidden)
+
+
+class OutputTable(nn.Module):
+    """Learned shift and scale of the output head."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "2 D"]:
+        return self.param("scale_shift_table", nn.initializers.normal(self.width**-0.5), (2, self.width), jnp.float32)
+
+
+HIDDEN = -1e30
+"""Logit offset of text rows that stand for no token."""
+
+
+def layer_params(stack: Params, layer: int | Int[Array, ""]) -> Params:
+    """The parameters of one block."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), stack)
+
+
+def sinusoids(timesteps: Float[Array, "rows"] | Int[Array, "rows"], channels: int) -> Float[Array, "rows channels"]:
+    """[cos(t f_k), sin(t f_k)] with f_k = exp(-ln(10000) k / (channels / 2)), in float32."""
+    half = channels // 2
+    # float32 at every operation, as PyTorch: t = 999 magnifies a rounding of the frequency a thousand times
+    frequencies = np.exp(np.float32(-np.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+FLOAT32_PARAMS = ("time_embedder", "scale_shift_table", "norm2", "history_key_scale")
+
+
+def keeps_float32(path: str) -> bool:
+    """Whether the parameter at this path, e.g. ``blocks/norm2/scale``, stays float32 in a bfloat16 model."""
+    return any(part in FLOAT32_PARAMS for part in path.split("/"))

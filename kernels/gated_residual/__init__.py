@@ -1,0 +1,5 @@
+"""Gated residual addition."""
+
+from .reference import gated_residual
+
+__all__ = ["gated_residual"]

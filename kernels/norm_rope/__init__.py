@@ -1,0 +1,5 @@
+"""RMS norm of queries and keys fused with rotary embedding."""
+
+from .reference import norm_rope
+
+__all__ = ["norm_rope"]
