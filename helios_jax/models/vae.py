@@ -1,0 +1,196 @@
+"""The Wan 2.1 causal video VAE: pixels to latents and back, eight times smaller in space and four times in time.
+
+Two spaces of latents: those the VAE's networks read and write (*VAE space*), and the same with every channel brought to mean 0 and standard
+deviation 1 by the constants of the configuration (*model space*), in which the transformer works. The first frame of a clip is a latent
+frame by itself; each later latent frame spans ``temporal_factor`` frames. Nothing in a frame depends on later ones, so a clip may be run
+whole, or in pieces in order, with memory for one piece and the layers' last frames; both are exact.
+
+Modules and parameters bear the names of ``vae/diffusion_pytorch_model.safetensors``, list indices joined to the list's name.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from helios_jax.config import VAEConfig
+from helios_jax.models.vae_layers import AttentionBlock, CausalConv, ChannelNorm, Downsample, Layer, ResidualBlock, Upsample
+from helios_jax.types import Array, Float, Params
+
+
+class VAE(nn.Module):
+    """Encoder and decoder. ``vae.apply({"params": params}, video, method="encode")``, or ``"decode"`` with latents.
+
+    Attributes:
+      config: widths and depths.
+      dtype: in which to compute; norms are float32 regardless.
+      param_dtype: of the parameters.
+    """
+
+    config: VAEConfig
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    def setup(self):
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.encoder = Encoder(self.config, **dtypes)
+        self.quant_conv = CausalConv(2 * self.config.z_dim, (1, 1, 1), **dtypes)
+        self.post_quant_conv = CausalConv(self.config.z_dim, (1, 1, 1), **dtypes)
+        self.decoder = Decoder(self.config, **dtypes)
+
+    def encode(self, video: Float[Array, "B F Y X 3"]) -> tuple[Float[Array, "B T H W C"], Float[Array, "B T H W C"]]:
+        """The posterior of a clip.
+
+        Args:
+          video: pixels in [-1, 1]; frames beyond the last whole latent frame (1 + 4k) are without effect.
+
+        Returns:
+          Mean and logarithm of the variance, float32, in VAE space.
+        """
+        moments = self.quant_conv(self.encoder(video.astype(self.dtype))).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)
+
+    def decode(self, latents: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
+        """The pixels, in [-1, 1] and of ``dtype``, of latents in VAE space."""
+        return jnp.clip(self.decoder(self.post_quant_conv(latents.astype(self.dtype))), -1.0, 1.0)
+
+    def __call__(self, video: Float[Array, "B F Y X 3"]) -> Float[Array, "B f Y X 3"]:
+        """The clip encoded, to the posterior's mean, and decoded; touches every parameter, as ``init`` needs."""
+        return self.decode(self.encode(video)[0])
+
+
+class Encoder(Layer):
+    """Pixels to the channels of the posterior: residual blocks, with half the size after each width but the last."""
+
+    config: VAEConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B F Y X 3"]) -> Float[Array, "B T H W C"]:
+        config = self.config
+        x = CausalConv(config.base_dim, (3, 3, 3), **self.dtypes, name="conv_in")(x)
+        blocks = []
+        for i, width in enumerate(config.dim_mult):
+            blocks += [(ResidualBlock, config.base_dim * width)] * config.num_res_blocks
+            blocks += [(Downsample, time) for time in config.temperal_downsample[i : i + 1]]
+        for i, (block, argument) in enumerate(blocks):
+            x = block(argument, **self.dtypes, name=f"down_blocks_{i}")(x)
+        x = MidBlock(**self.dtypes, name="mid_block")(x)
+        x = nn.silu(ChannelNorm(**self.dtypes, name="norm_out")(x))
+        return CausalConv(2 * config.z_dim, (3, 3, 3), **self.dtypes, name="conv_out")(x)
+
+
+class Decoder(Layer):
+    """Latents to pixels: residual blocks, with twice the size after each width but the last."""
+
+    config: VAEConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
+        config = self.config
+        widths = [config.base_dim * multiple for multiple in reversed(config.dim_mult)]
+        x = CausalConv(widths[0], (3, 3, 3), **self.dtypes, name="conv_in")(x)
+        x = MidBlock(**self.dtypes, name="mid_block")(x)
+        for i, width in enumerate(widths):
+            doubles_time = config.temperal_downsample[::-1][i : i + 1]  # none for the last width, which is not followed by an upsampling
+            x = UpBlock(width, config.num_res_blocks + 1, doubles_time, **self.dtypes, name=f"up_blocks_{i}")(x)
+        x = nn.silu(ChannelNorm(**self.dtypes, name="norm_out")(x))
+        return CausalConv(3, (3, 3, 3), **self.dtypes, name="conv_out")(x)
+
+
+class UpBlock(Layer):
+    """The decoder's residual blocks of one width, and the upsampling after them if there is one."""
+
+    features: int
+    num_res_blocks: int
+    upsample: tuple[bool, ...]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t y x O"]:
+        for i in range(self.num_res_blocks):
+            x = ResidualBlock(self.features, **self.dtypes, name=f"resnets_{i}")(x)
+        for i, time in enumerate(self.upsample):
+            x = Upsample(time, **self.dtypes, name=f"upsamplers_{i}")(x)
+        return x
+
+
+class MidBlock(Layer):
+    """Residual block, attention within each frame, residual block."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+        x = ResidualBlock(x.shape[-1], **self.dtypes, name="resnets_0")(x)
+        x = AttentionBlock(**self.dtypes, name="attentions_0")(x)
+        return ResidualBlock(x.shape[-1], **self.dtypes, name="resnets_1")(x)
+
+
+def to_model_space(config: VAEConfig, latents: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    """``(latents - mean) / std`` of each channel, in float32: what the transformer works on."""
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1) for values in (config.latents_mean, config.latents_std))
+    return (latents.astype(jnp.float32) - mean) / std
+
+
+def to_vae_space(config: VAEConfig, latents: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    """``latents * std + mean`` of each channel, in float32: what :meth:`VAE.decode` reads."""
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1) for values in (config.latents_mean, config.latents_std))
+    return latents.astype(jnp.float32) * std + mean
+
+
+def sample_posterior(
+    mean: Float[Array, "B T H W C"], logvar: Float[Array, "B T H W C"], noise: Float[Array, "B T H W C"]
+) -> Float[Array, "B T H W C"]:
+    """``mean + exp(logvar / 2) * noise``, the noise standard normal and drawn by the caller."""
+    return mean + jnp.exp(0.5 * logvar) * noise
+
+
+def decode_latents(vae: VAE, params: Params, latents: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
+    """The pixels, in [-1, 1], of a whole clip of latents in model space: ``1 + temporal_factor * (T - 1)`` frames."""
+    return vae.apply({"params": params}, to_vae_space(vae.config, latents), method="decode")
+
+
+def decode_piece(vae: VAE, params: Params, cache: Params, latents: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F Y X 3"], Params]:
+    """The pixels of a clip's next latent frames.
+
+    A clip decoded piece by piece is the clip decoded whole, with memory for one piece::
+
+        cache = {}
+        for piece in pieces:  # of one size; jitted, this compiles once for the first and once for all others
+            video, cache = decode(params, cache, piece)
+
+    Args:
+      vae: the module; static under ``jit``.
+      params: its parameters.
+      cache: what the piece before this one returned; ``{}`` where the clip begins.
+      latents: the piece, in model space, any number of frames.
+
+    Returns:
+      Its frames in [-1, 1], ``temporal_factor`` a latent frame save the clip's first, which gives one; and the cache for the next piece.
+    """
+    video, state = vae.apply({"params": params, "cache": cache}, to_vae_space(vae.config, latents), method="decode", mutable=["cache"])
+    return video, state["cache"]
+
+
+def encode_piece(
+    vae: VAE, params: Params, cache: Params, video: Float[Array, "B F Y X 3"]
+) -> tuple[Float[Array, "B T H W C"], Float[Array, "B T H W C"], Params]:
+    """The posterior of a clip's next frames, as :func:`decode_piece` is to decoding.
+
+    Args:
+      vae: the module; static under ``jit``.
+      params: its parameters.
+      cache: what the piece before this one returned; ``{}`` where the clip begins.
+      video: the piece, in [-1, 1]: where the clip begins ``1 + temporal_factor * k`` frames, later ``temporal_factor * k``.
+
+    Returns:
+      Mean and logarithm of the variance, in VAE space, and the cache for the next piece.
+
+    Raises:
+      ValueError: if the frames do not fill latent frames.
+    """
+    factor, first = vae.config.temporal_factor, 0 if cache else 1
+    if video.shape[1] % factor != first % factor:
+        raise ValueError(
+            f"a piece of {video.shape[1]} frames does not fill latent frames: give {first} + {factor} * k"
+            f" frames {'at the beginning of a clip' if first else 'after the first piece'}"
+        )
+    (mean, logvar), state = vae.apply({"params": params, "cache": cache}, video, method="encode", mutable=["cache"])
+    return mean, logvar, state["cache"]

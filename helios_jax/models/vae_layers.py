@@ -1,0 +1,214 @@
+"""The layers of the Wan 2.1 video VAE: convolutions over clips that may arrive in pieces.
+
+A clip can be run whole or piece by piece, by the same definitions. Each layer that looks back in time keeps the last frames it saw in
+the ``cache`` collection when that collection is mutable, and starts from them when it finds them there. Where it finds nothing, the clip
+begins. So ``apply({"params": p}, clip)`` runs a whole clip, and ``apply({"params": p, "cache": c}, piece, mutable=["cache"])`` the next
+piece of one, with ``c = {}`` for the first.
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from flax.typing import Dtype
+
+from helios_jax.types import Array, Float
+
+SAME = ((1, 1), (1, 1))
+"""Zeros around rows and columns with which a 3 x 3 convolution keeps its input's size."""
+
+
+def convolve(
+    x: Float[Array, "B T Y X C"],
+    kernel: Float[Array, "kt ky kx C O"],
+    bias: Float[Array, "O"],
+    strides: tuple[int, int, int] = (1, 1, 1),
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
+) -> Float[Array, "B t y x O"]:
+    """Convolution of a clip: ``y[t] = bias + sum_k conv2d(x[strides[0] * t + k], kernel[k])``.
+
+    Args:
+      x: the clip, with the frames that the first output looks back on; there is no padding in time.
+      kernel: taps in time, rows, columns.
+      bias: one value an output channel.
+      strides: in time, rows, columns.
+      padding: zeros before and after the rows, and the columns.
+
+    Returns:
+      ``(T - kt) // strides[0] + 1`` frames, possibly none.
+    """
+    batch, step = x.shape[0], strides[0]
+    frames = (x.shape[1] - kernel.shape[0]) // step + 1
+
+    def tap(k):
+        seen = x[:, k : k + step * (frames - 1) + 1 : step].reshape(-1, *x.shape[2:])
+        return jax.lax.conv_general_dilated(seen, kernel[k], strides[1:], padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    y = sum(tap(k) for k in range(kernel.shape[0]))
+    return y.reshape(batch, frames, *y.shape[1:]) + bias.reshape(1, 1, 1, 1, -1)
+
+
+def double(x: Float[Array, "B T Y X C"]) -> Float[Array, "B T 2*Y 2*X C"]:
+    """Each pixel repeated in rows and columns: nearest-neighbour upsampling."""
+    return x.repeat(2, axis=2).repeat(2, axis=3)
+
+
+class Layer(nn.Module, kw_only=True):
+    """What every module of the VAE is told: the dtype it computes in and the dtype of its parameters."""
+
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @property
+    def dtypes(self) -> dict[str, Dtype]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class Conv(Layer):
+    """A convolution's kernel ``[*kernel_size, in, features]`` and bias ``[features]``, and its frames kept from piece to piece."""
+
+    features: int
+    kernel_size: tuple[int, ...]
+
+    def weights(self, channels: int) -> tuple[Array, Array]:
+        """Kernel, with an axis of time, and bias, in ``dtype``."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.kernel_size, channels, self.features), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        return jnp.asarray(kernel, self.dtype).reshape(-1, *kernel.shape[-4:]), jnp.asarray(bias, self.dtype)
+
+    def recall(self) -> Float[Array, "B r Y X C"] | None:
+        """The frames remembered from the piece before this one; None where the clip begins."""
+        return self.get_variable("cache", "past") if self.has_variable("cache", "past") else None
+
+    def remember(self, frames: Float[Array, "B r Y X C"]) -> None:
+        """Keeps frames for the next piece, if the caller asks for the cache."""
+        if self.is_mutable_collection("cache") and not self.is_initializing():
+            self.put_variable("cache", "past", frames)
+
+
+def zeros_before(x: Float[Array, "B T Y X C"], frames: int) -> Float[Array, "B r Y X C"]:
+    """As many frames of zeros, of the size of those of ``x``."""
+    return jnp.zeros_like(x, shape=(x.shape[0], frames, *x.shape[2:]))
+
+
+class CausalConv(Conv):
+    """Convolution in which frame t sees frames ``t - kt + 1 .. t``: zeros stand before the clip's first."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X O"]:
+        kernel, bias = self.weights(x.shape[-1])
+        reach, rows, columns = (size - 1 for size in kernel.shape[:3])
+        if reach:
+            past = self.recall()
+            x = jnp.concatenate([zeros_before(x, reach) if past is None else past, x], axis=1)
+            self.remember(x[:, -reach:])
+        return convolve(x, kernel, bias, padding=((rows // 2, rows // 2), (columns // 2, columns // 2)))
+
+
+class TimeUpsample(Conv):
+    """Two frames for each one, save the clip's first, which stays one and which the convolution never sees."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t Y X C"]:
+        kernel, bias = self.weights(x.shape[-1])
+        past, first = self.recall(), x[:, :0]
+        if past is None:
+            past, first, x = zeros_before(x, 2), x[:, :1], x[:, 1:]
+        x = jnp.concatenate([past, x], axis=1)
+        self.remember(x[:, -2:])
+        return jnp.concatenate([first, rearrange(convolve(x, kernel, bias), "b t y x (two c) -> b (t two) y x c", two=2)], axis=1)
+
+
+class TimeDownsample(Conv):
+    """One frame for each two, save the clip's first, which stays one and which the convolution does see."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t Y X C"]:
+        kernel, bias = self.weights(x.shape[-1])
+        past, first = self.recall(), x[:, :0]
+        if past is None:
+            past, first = x[:, :0], x[:, :1]
+        x = jnp.concatenate([past, x], axis=1)
+        self.remember(x[:, -1:])
+        return jnp.concatenate([first, convolve(x, kernel, bias, strides=(2, 1, 1))], axis=1)
+
+
+class Upsample(Layer):
+    """Twice the rows and columns and half the channels; with ``time``, twice the frames first."""
+
+    time: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t 2*Y 2*X O"]:
+        channels = x.shape[-1]
+        if self.time:
+            x = TimeUpsample(2 * channels, (3, 1, 1), **self.dtypes, name="time_conv")(x)
+        return SpatialUpsample(channels // 2, (3, 3), **self.dtypes, name="resample")(x)
+
+
+class SpatialUpsample(Conv):
+    """Each pixel repeated twice in rows and columns, then a 3 x 3 convolution."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T 2*Y 2*X O"]:
+        return convolve(double(x), *self.weights(x.shape[-1]), padding=SAME)
+
+
+class Downsample(Layer):
+    """Half the rows and columns by a 3 x 3 convolution, padded below and on the right only; with ``time``, then half the frames."""
+
+    time: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t y x C"]:
+        channels = x.shape[-1]
+        x = SpatialDownsample(channels, (3, 3), **self.dtypes, name="resample")(x)
+        return TimeDownsample(channels, (3, 1, 1), **self.dtypes, name="time_conv")(x) if self.time else x
+
+
+class SpatialDownsample(Conv):
+    """A 3 x 3 convolution of stride 2, with one row of zeros below and one column on the right."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T y x O"]:
+        return convolve(x, *self.weights(x.shape[-1]), strides=(1, 2, 2), padding=((0, 1), (0, 1)))
+
+
+class ChannelNorm(Layer):
+    """``y = sqrt(C) * gamma * x / max(|x|, 1e-12)``, the length taken over channels, in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
+        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        y = x.astype(jnp.float32)
+        y *= jax.lax.rsqrt(jnp.maximum(jnp.sum(y * y, axis=-1, keepdims=True), 1e-24))
+        return (y * (x.shape[-1] ** 0.5 * jnp.asarray(gamma, jnp.float32)).reshape(1, 1, 1, 1, -1)).astype(self.dtype)
+
+
+class ResidualBlock(Layer):
+    """``shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))))))``, the shortcut 1 x 1 x 1 where the width changes."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X O"]:
+        y = x
+        for i in ("1", "2"):
+            y = nn.silu(ChannelNorm(**self.dtypes, name=f"norm{i}")(y))
+            y = CausalConv(self.features, (3, 3, 3), **self.dtypes, name=f"conv{i}")(y)
+        if x.shape[-1] != self.features:
+            x = CausalConv(self.features, (1, 1, 1), **self.dtypes, name="conv_shortcut")(x)
+        return x + y
+
+
+class AttentionBlock(Layer):
+    """``x + proj(softmax(q k^T / sqrt(C)) v)``: one head over all pixels of a frame, each frame by itself."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
+        channels = x.shape[-1]
+        y = ChannelNorm(**self.dtypes, name="norm")(x)
+        y = CausalConv(3 * channels, (1, 1), **self.dtypes, name="to_qkv")(y)
+        q, k, v = rearrange(y, "b t y x (three c) -> three (b t) (y x) 1 c", three=3)
+        y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+        return x + CausalConv(channels, (1, 1), **self.dtypes, name="proj")(y)
