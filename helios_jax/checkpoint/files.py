@@ -1,0 +1,154 @@
+"""Files that are either whole or absent, and digests that prove it later."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from helios_jax.checkpoint.errors import CheckpointError
+
+DIGESTS = "digests.json"
+
+
+@contextlib.contextmanager
+def new_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """A directory that appears under its name only when the block has ended well.
+
+    Yields a hidden sibling ``.<name>.partial-*`` to be filled. Leaving the block renames it to ``path``; an exception (SIGINT, and SIGTERM
+    where the script turns it into one) removes it. Killed outright, it leaves the sibling, which nothing takes for a checkpoint.
+
+    Raises:
+      CheckpointError: if ``path`` exists and ``overwrite`` is not set, or cannot be written.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists already: choose another name or pass --overwrite (overwrite=True)")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        partial.chmod(0o777 & ~_umask())
+        yield partial
+        replaced = partial.with_name(partial.name.replace(".partial-", ".replaced-"))
+        if path.exists():
+            path.rename(replaced)
+        partial.rename(path)
+        _sync(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` and wait until the disk has it."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+      CheckpointError: if there is no such file or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+
+
+def write_digests(root: Path) -> None:
+    """Write ``digests.json``: size and sha256 of every file under ``root``. Always the last file written."""
+    names = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file() and file.name != DIGESTS)
+    with ThreadPoolExecutor() as threads:
+        digests = threads.map(lambda name: {"size": (root / name).stat().st_size, "sha256": _sha256(root / name)}, names)
+        write_json(root / DIGESTS, {"files": dict(zip(names, digests))})
+
+
+def read_digests(root: Path) -> dict[str, dict[str, Any]]:
+    """The size and sha256 of every file of a checkpoint, by its path relative to ``root``.
+
+    Raises:
+      CheckpointError: if ``digests.json`` is absent or damaged.
+    """
+    if not (root / DIGESTS).is_file():
+        raise CheckpointError(f"{root} is not a finished helios-jax checkpoint: {DIGESTS} is missing")
+    try:
+        files = read_json(root / DIGESTS)["files"]
+        return {name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in files.items()}
+    except CheckpointError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError):
+        raise CheckpointError(f"{root / DIGESTS} is altered: it does not list the files' sizes and digests") from None
+
+
+def check_sizes(root: Path, digests: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> None:
+    """Check that files are there in full, without reading them.
+
+    Raises:
+      CheckpointError: naming each file that is missing or has another size.
+    """
+    problems = []
+    for name in names:
+        path, size = root / name, digests[name]["size"]
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif path.stat().st_size != size:
+            kind = "truncated" if path.stat().st_size < size else "altered"
+            problems.append(f"{path} is {kind} ({path.stat().st_size} bytes, not {size})")
+    _raise(problems)
+
+
+def check_digests(root: Path, digests: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> None:
+    """Check the contents of files against their digests, several at once.
+
+    Raises:
+      CheckpointError: naming each file that was altered.
+    """
+    names = list(names)
+    check_sizes(root, digests, names)
+    with ThreadPoolExecutor() as threads:
+        found = threads.map(lambda name: _sha256(root / name), names)
+        altered = [name for name, sha256 in zip(names, found) if sha256 != digests[name]["sha256"]]
+    _raise([f"{root / name} is altered (its sha256 is not that of {DIGESTS})" for name in altered])
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more files" if len(problems) > 8 else "")
+        raise CheckpointError(f"damaged checkpoint: {shown}. Copy or convert it again")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
