@@ -1,0 +1,131 @@
+"""Prompts to token ids: cleaning, and a T5 tokenizer (SentencePiece unigram) read from ``tokenizer.json``."""
+
+import html
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import ftfy
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from helios_jax.types import Int
+
+PAD, EOS, UNKNOWN = range(3)
+SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that cannot be used; the message names the file and what to do."""
+
+
+def clean_prompt(text: str) -> str:
+    """A prompt as the model was trained to see it: mojibake mended, HTML entities resolved (twice), every run of whitespace one space."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()
+
+
+class Tokenizer:
+    """Texts to padded rows of token ids.
+
+    Args:
+      backend: tokenizer of the ``tokenizers`` library, in which ``<pad>`` is token 0 and ``</s>`` token 1. Its own settings for padding,
+        cutting and ending a text are not used.
+
+    Raises:
+      TokenizerError: if ``<pad>`` or ``</s>`` is another token.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        for token, name in enumerate(SPECIAL_TOKENS[:2]):
+            if backend.token_to_id(name) != token:
+                raise TokenizerError(f"{name} is token {backend.token_to_id(name)}, not {token}: this is not a tokenizer of the T5 family")
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> "Tokenizer":
+        """Read ``tokenizer.json``, given itself or by its folder.
+
+        Raises:
+          TokenizerError: if there is none, or it is not the file of a T5 tokenizer.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / "tokenizer.json"
+        if not file.is_file():
+            hint = "; spiece.model beside it is not read, copy the tokenizer.json published with google/umt5-xxl there"
+            raise TokenizerError(f"no tokenizer at {file}{hint if (file.parent / 'spiece.model').exists() else ''}")
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(file)))
+        except Exception as error:  # the library raises nothing more specific
+            raise TokenizerError(f"{file} cannot be read: {error}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; the text encoder's embedding must have at least as many rows."""
+        return self._backend.get_vocab_size()
+
+    def __call__(self, prompts: Sequence[str], max_length: int) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B"]]:
+        """Tokenize prompts; each ends with ``</s>``, which stays when the prompt is cut.
+
+        Args:
+          prompts: B texts, cleaned by :func:`clean_prompt`.
+          max_length: S, to which every row is cut or padded with token 0.
+
+        Returns:
+          Token ids, and the number of tokens of each prompt, ``</s>`` included; both int32.
+        """
+        ids = np.full((len(prompts), max_length), PAD, np.int32)
+        lengths = np.zeros(len(prompts), np.int32)
+        for i, prompt in enumerate(prompts):
+            tokens = [*self._backend.encode(prompt, add_special_tokens=False).ids[: max_length - 1], EOS]
+            ids[i, : len(tokens)] = tokens
+            lengths[i] = len(tokens)
+        return ids, lengths
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write ``tokenizer.json`` at ``path``, whole or not at all."""
+        partial = Path(path).with_name(f".{Path(path).name}.partial")
+        try:
+            partial.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A small tokenizer of the same kind as UMT5's: unigram, NFKC, words marked by a leading ``▁``. The same texts give the same tokenizer.
+
+    Args:
+      texts: what to learn from.
+      vocab_size: tokens at most, the three special ones included.
+    """
+    backend = tokenizers.Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    backend.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), unk_token=SPECIAL_TOKENS[UNKNOWN], show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.model = models.Unigram(_settled(json.loads(backend.to_str())["model"]["vocab"]), unk_id=UNKNOWN)
+    backend.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=[("</s>", EOS)])
+    return Tokenizer(backend)
+
+
+def _settled(vocab: list[list]) -> list[tuple[str, float]]:
+    """The trained pieces in an order that is the same in every run.
+
+    The trainer walks hash tables: pieces of equal score come in any order, scores differ in their last bits, and the characters it adds for
+    coverage get the lowest score plus 1e-4 for each one added before.
+    """
+    special, pieces = vocab[: len(SPECIAL_TOKENS)], vocab[len(SPECIAL_TOKENS) :]
+    least = min(score for _, score in pieces)
+    coverage = least + 1e-4 * len(pieces)
+    scores = {piece: least if len(piece) == 1 and score < coverage else score for piece, score in pieces}
+    scores = {piece: round(score, 6) for piece, score in scores.items()}
+    return [tuple(entry) for entry in special] + sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
