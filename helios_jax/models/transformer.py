@@ -276,8 +276,9 @@ def layer_params(stack: Params, layer: int | Int[Array, ""]) -> Params:
 def sinusoids(timesteps: Float[Array, "rows"] | Int[Array, "rows"], channels: int) -> Float[Array, "rows channels"]:
     """[cos(t f_k), sin(t f_k)] with f_k = exp(-ln(10000) k / (channels / 2)), in float32."""
     half = channels // 2
-    # float32 at every operation, as PyTorch: t = 999 magnifies a rounding of the frequency a thousand times
-    frequencies = np.exp(np.float32(-np.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half))
+    # Exponents in float32, as PyTorch has them: t = 999 magnifies a rounding of the frequency a thousand times.
+    exponents = np.float32(-np.log(10000)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
