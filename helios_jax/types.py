@@ -24,7 +24,7 @@ Video is channels-last everywhere inside the library: ``[B, F, Y, X, 3]`` pixels
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
@@ -32,4 +32,22 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 Params = Mapping[str, Any]
 """A tree of parameters: nested dictionaries with arrays as leaves."""
 
-__all__ = ["Array", "Bool", "DTypeLike", "Float", "Int", "Key", "PRNGKeyArray", "Params"]
+
+class FrameIndices(NamedTuple):
+    """Positions in time of the noisy latent frames and of the three history segments; static."""
+
+    noisy: tuple[int, ...]
+    short: tuple[int, ...]
+    mid: tuple[int, ...]
+    long: tuple[int, ...]
+
+
+class History(NamedTuple):
+    """The latent frames before a chunk, at full resolution: anchor and newest frame, then two older ones, then the oldest sixteen."""
+
+    short: Float[Array, "B T_short H W C"]
+    mid: Float[Array, "B T_mid H W C"]
+    long: Float[Array, "B T_long H W C"]
+
+
+__all__ = ["Array", "Bool", "DTypeLike", "Float", "FrameIndices", "History", "Int", "Key", "PRNGKeyArray", "Params"]

@@ -17,24 +17,7 @@ from helios_jax.kernels.modulated_norm import modulated_layer_norm
 from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.layers import PatchEmbedding, Projection
 from helios_jax.models.rope import rope_table
-from helios_jax.types import Array, DTypeLike, Float, Int, Params, PRNGKeyArray
-
-
-class FrameIndices(NamedTuple):
-    """Positions in time of the noisy latent frames and of the three history segments; static."""
-
-    noisy: tuple[int, ...]
-    short: tuple[int, ...]
-    mid: tuple[int, ...]
-    long: tuple[int, ...]
-
-
-class History(NamedTuple):
-    """The latent frames before a chunk, at full resolution: anchor and newest frame, then two older, then the oldest sixteen."""
-
-    short: Float[Array, "B T_short H W C"]
-    mid: Float[Array, "B T_mid H W C"]
-    long: Float[Array, "B T_long H W C"]
+from helios_jax.types import Array, DTypeLike, Float, FrameIndices, History, Int, Params, PRNGKeyArray
 
 
 class TimeEmbedding(NamedTuple):
@@ -114,9 +97,7 @@ class HeliosTransformer(nn.Module):
         temb = self.time_embedder(sinusoids(timesteps, self.config.freq_dim)).astype(self.dtype)
         return TimeEmbedding(temb, self.time_proj(nn.silu(temb)))
 
-    def embed_text(
-        self, text: Float[Array, "B S E"], lengths: Int[Array, "B"] | None = None, total: int | None = None
-    ) -> TextCache:
+    def embed_text(self, text: Float[Array, "B S E"], lengths: Int[Array, "B"] | None = None, total: int | None = None) -> TextCache:
         """Cross-attention keys and values of every block.
 
         Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, one of them stands for
@@ -192,9 +173,7 @@ class HeliosTransformer(nn.Module):
         table = self.norm_out()[None] + time.temb.astype(jnp.float32)[:, None]
         shift, scale = (jnp.broadcast_to(table[:, None, row], (B, 2, cfg.width)) for row in (0, 1))
         x = self.proj_out(modulated_layer_norm(x, shift, scale, history=0, eps=cfg.eps))
-        return rearrange(
-            x, "b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c", t=T // pt, h=H // ph, w=W // pw, pt=pt, ph=ph, pw=pw
-        )
+        return rearrange(x, "b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c", t=T // pt, h=H // ph, w=W // pw, pt=pt, ph=ph, pw=pw)
 
     def _run_blocks(self, x, modulation, rope, text, history, first_qkv):
         """All blocks, of which the first is given its history projections and the last returns noisy tokens only."""

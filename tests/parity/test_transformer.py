@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from helios_jax.models.transformer import FrameIndices, HeliosTransformer, History
+from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.types import FrameIndices, History
 
 from .compare import channels_first, channels_last, relative_error
 from .torch_transformer import TINY, config_from_torch, params_from_torch, random_transformer
@@ -53,7 +54,11 @@ GEOMETRIES = {
     "integer timesteps": (TINY, {}, np.array([998, 3], np.int32)),
     "odd token grids, padded": (TINY, dict(grid=(6, 14), full=(10, 14)), np.array([500.0, 20.0], np.float32)),
     "amplified history": (TINY | dict(is_amplify_history=True), {}, np.array([742.0, 512.0], np.float32)),
-    "amplified history, one scale": (TINY | dict(is_amplify_history=True, history_scale_mode="scalar"), {}, np.array([742.0, 1.0], np.float32)),
+    "amplified history, one scale": (
+        TINY | dict(is_amplify_history=True, history_scale_mode="scalar"),
+        {},
+        np.array([742.0, 1.0], np.float32),
+    ),
     "one timestep for all tokens": (TINY | dict(zero_history_timestep=False), {}, np.array([742.0, 512.0], np.float32)),
     "text seen by history": (TINY | dict(guidance_cross_attn=False), {}, np.array([742.0, 512.0], np.float32)),
     "one block": (TINY | dict(num_layers=1), {}, np.array([742.0, 512.0], np.float32)),

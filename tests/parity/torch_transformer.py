@@ -31,9 +31,9 @@ def random_transformer(seed: int = 0, **config) -> HeliosTransformer3DModel:
 
 def config_from_torch(model: HeliosTransformer3DModel) -> TransformerConfig:
     fields = TransformerConfig.__dataclass_fields__
-    return TransformerConfig(**{
-        name: tuple(value) if isinstance(value, list) else value for name, value in model.config.items() if name in fields
-    })
+    return TransformerConfig(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in model.config.items() if name in fields}
+    )
 
 
 def params_from_torch(model: HeliosTransformer3DModel) -> dict:
@@ -99,7 +99,10 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _map(function, *trees):
-    return {key: _map(function, *(t[key] for t in trees)) if isinstance(trees[0][key], dict) else function(*(t[key] for t in trees)) for key in trees[0]}
+    return {
+        key: _map(function, *(t[key] for t in trees)) if isinstance(trees[0][key], dict) else function(*(t[key] for t in trees))
+        for key in trees[0]
+    }
 
 
 def _stack(trees):
