@@ -37,11 +37,11 @@ def new_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
     try:
         partial.chmod(0o777 & ~_umask())
         yield partial
+        os.sync()
         replaced = partial.with_name(partial.name.replace(".partial-", ".replaced-"))
         if path.exists():
             path.rename(replaced)
         partial.rename(path)
-        _sync(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -49,12 +49,8 @@ def new_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` and wait until the disk has it."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Write ``value`` as readable JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -138,14 +134,6 @@ def _raise(problems: list[str]) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

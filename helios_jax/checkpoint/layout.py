@@ -51,7 +51,7 @@ class Slot:
 
     def to_torch(self, part: np.ndarray) -> np.ndarray:
         """``leaf[index]`` as the torch tensor: the inverse of :meth:`to_jax`."""
-        return _permute(part.reshape([self.shape[axis] for axis in self.axes]), tuple(np.argsort(self.axes)))
+        return _permute(part.reshape([self.shape[axis] for axis in self.axes]), tuple(np.argsort(self.axes).tolist()))
 
 
 def _permute(array: np.ndarray, axes: Shape) -> np.ndarray:

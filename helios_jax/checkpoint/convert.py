@@ -1,0 +1,185 @@
+"""Whole conversions, tensor by tensor: PyTorch folder to checkpoint directory, and checkpoint directory to Diffusers folder."""
+
+import dataclasses
+import functools
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import tensorstore as ts
+from tqdm import tqdm
+
+from helios_jax.checkpoint import arrays
+from helios_jax.checkpoint.diffusers_config import write_configs
+from helios_jax.checkpoint.directory import load_config, write_component, write_config, write_tokenizer
+from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.files import check_digests, new_directory, read_digests, read_json, write_digests, write_json
+from helios_jax.checkpoint.layout import Slot, leaves
+from helios_jax.checkpoint.names import COMPONENTS, component_slots
+from helios_jax.checkpoint.safetensors_files import DTYPE_NAMES, DTYPES, TorchTensor, write_folder
+from helios_jax.checkpoint.source import TIED, read_source
+
+Precision = Literal["keep", "bfloat16", "float32"]
+
+TORCH_NAMES = "torch.json"
+"""File of a converted checkpoint: dtype by torch name of each component, so that the way back gives the same tensors."""
+
+STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+"""File names that Diffusers and Transformers expect."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a conversion wrote, and how long it took."""
+
+    tensors: int
+    nbytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.nbytes / 2**20 / max(self.seconds, 1e-9)
+        return f"{self.tensors} tensors, {self.nbytes / 2**30:.2f} GiB in {self.seconds:.1f} s ({rate:.0f} MiB/s)"
+
+
+def from_torch(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    lora: str | os.PathLike | None = None,
+    partial: str | os.PathLike | None = None,
+    init_from_wan: bool = False,
+    dtype: Precision = "keep",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Convert a folder of PyTorch weights to a checkpoint directory.
+
+    Args:
+      source: a Diffusers folder of Helios or Wan 2.1, or an original Wan 2.1 folder.
+      out: the directory to make; it appears when it is complete.
+      lora: LoRA file to merge into the transformer.
+      partial: file of whole tensors to merge into the transformer.
+      init_from_wan: the source is Wan's; add the history patches Helios starts from.
+      dtype: of the transformer and the text encoder; ``"keep"`` is the source's. The VAE keeps its own.
+      overwrite: replace ``out`` if it exists.
+      progress: show a bar on a terminal.
+
+    Raises:
+      CheckpointError: if the source cannot be used or ``out`` exists; nothing is written then.
+    """
+    start = time.perf_counter()
+    lora, partial = (Path(file) if file else None for file in (lora, partial))
+    found = read_source(Path(source), init_from_wan, lora, partial)
+    tensors = {
+        component: {name: _cast(tensor, component, dtype) for name, tensor in found.tensors[component].items()} for component in COMPONENTS
+    }
+    with new_directory(out, overwrite) as root, _bar(_count(tensors), "converting", progress) as bar:
+        write_config(root, found.config)
+        write_tokenizer(root, found.tokenizer)
+        for component in COMPONENTS:
+            slots = component_slots(found.config, component)
+            dtypes = _leaf_dtypes(slots, tensors[component])
+            read = functools.partial(_read_part, tensors[component], dtypes)
+            write_component(root, component, slots, dtypes, read, bar.update)
+        write_json(root / TORCH_NAMES, _torch_names(tensors, found.tied))
+        write_digests(root)
+    return Summary(*_count(tensors), time.perf_counter() - start)
+
+
+def to_diffusers(
+    checkpoint: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    dtype: Precision = "keep",
+    max_shard_bytes: int = 5 * 10**9,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Convert a checkpoint directory to a folder that Diffusers loads.
+
+    Args:
+      checkpoint: the checkpoint directory; all its digests are checked first.
+      out: the folder to make; it appears when it is complete.
+      dtype: of the transformer and the text encoder; ``"keep"`` is what the checkpoint was converted from.
+      max_shard_bytes: largest safetensors file, unless one tensor is larger.
+      overwrite: replace ``out`` if it exists.
+      progress: show a bar on a terminal.
+
+    Raises:
+      CheckpointError: if the checkpoint is incomplete or damaged or ``out`` exists; nothing is written then.
+    """
+    start = time.perf_counter()
+    root = Path(checkpoint)
+    config = load_config(root)
+    digests = read_digests(root)
+    if absent := [name for name in (*COMPONENTS, "tokenizer") if not (root / name).is_dir()]:
+        raise CheckpointError(f"{root} has no {', '.join(absent)}: only a whole pipeline makes a Diffusers folder")
+    check_digests(root, digests, digests)
+    names = read_json(root / TORCH_NAMES) if TORCH_NAMES in digests else {}
+    tensors = {}
+    for component in COMPONENTS:
+        stored = _stored_tensors(root / component, component_slots(config, component), names.get(component, {}))
+        tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in stored}
+    with new_directory(out, overwrite) as folder, _bar(_count(tensors), "converting", progress) as bar:
+        for component in COMPONENTS:
+            write_folder(folder / component, STEMS[component], tensors[component], max_shard_bytes, bar.update)
+        shutil.copytree(root / "tokenizer", folder / "tokenizer")
+        write_configs(folder, config)
+    return Summary(*_count(tensors), time.perf_counter() - start)
+
+
+def _cast(tensor: TorchTensor, component: str, dtype: Precision) -> TorchTensor:
+    if dtype == "keep" or component == "vae":
+        return tensor
+    to = np.dtype({"bfloat16": ml_dtypes.bfloat16, "float32": np.float32}[dtype])
+    return TorchTensor(to, tensor.shape, lambda: tensor.read().astype(to, copy=False))
+
+
+def _leaf_dtypes(slots: list[Slot], tensors: Mapping[str, TorchTensor]) -> dict[str, np.dtype]:
+    """The dtype of each leaf: the narrowest that holds the values of all its tensors, should their dtypes differ."""
+    dtypes: dict[str, np.dtype] = {}
+    for slot in slots:
+        dtype = tensors[slot.name].dtype
+        dtypes[slot.path] = np.promote_types(dtypes.get(slot.path, dtype), dtype)
+    return dtypes
+
+
+def _read_part(tensors: Mapping[str, TorchTensor], dtypes: Mapping[str, np.dtype], slot: Slot) -> np.ndarray:
+    return slot.to_jax(tensors[slot.name].read()).astype(dtypes[slot.path], copy=False)
+
+
+def _torch_names(tensors: Mapping[str, Mapping[str, TorchTensor]], tied: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """The content of ``torch.json``; ``tied`` are the names under which the source had the text encoder's embedding."""
+    names = {component: {name: DTYPE_NAMES[tensor.dtype] for name, tensor in held.items()} for component, held in tensors.items()}
+    embedding = names["text_encoder"].pop(TIED[0])
+    return names | {"text_encoder": dict.fromkeys(tied, embedding) | names["text_encoder"]}
+
+
+def _stored_tensors(folder: Path, slots: list[Slot], names: Mapping[str, str]) -> Iterator[tuple[str, TorchTensor]]:
+    """The torch tensors of a component, under the names and in the dtypes of ``torch.json``, else the slots' and the arrays'."""
+    opened = {path: arrays.open_array(folder, path) for path in leaves(slots)}
+    for slot in slots:
+        array = opened[slot.path]
+        aliases = [name for name in TIED if name in names] if slot.name in TIED else []
+        for name in aliases or [slot.name]:
+            dtype = DTYPES[names[name]] if name in names else array.dtype.numpy_dtype
+            yield name, TorchTensor(dtype, slot.shape, functools.partial(_read_stored, array, slot, dtype))
+
+
+def _read_stored(array: ts.TensorStore, slot: Slot, dtype: np.dtype) -> np.ndarray:
+    return slot.to_torch(arrays.read(array, slot.index)).astype(dtype, copy=False)
+
+
+def _count(tensors: Mapping[str, Mapping[str, TorchTensor]]) -> tuple[int, int]:
+    """How many tensors, of how many bytes."""
+    every = [tensor for held in tensors.values() for tensor in held.values()]
+    return len(every), sum(tensor.nbytes for tensor in every)
+
+
+def _bar(count: tuple[int, int], label: str, progress: bool) -> tqdm:
+    return tqdm(total=count[1], unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True)

@@ -1,0 +1,227 @@
+"""The JSON configurations of a Diffusers folder, read into :class:`HeliosConfig` and written from it.
+
+A key is either a field of ours by the same name, or one that has a single value we support (the tables below), or unknown: an unknown
+option that is switched on is an error, since it may change the model.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.files import read_json, write_json
+from helios_jax.config import (
+    ConfigError,
+    HeliosConfig,
+    SampleConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+    from_dict,
+    to_dict,
+)
+
+Section = TypeVar("Section")
+
+FIXED: dict[type, dict[str, Any]] = {
+    TransformerConfig: {
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "added_kv_proj_dim": None,
+        "has_multi_term_memory_patch": True,
+    },
+    VAEConfig: {
+        "attn_scales": [],
+        "is_residual": False,
+        "in_channels": 3,
+        "out_channels": 3,
+        "patch_size": None,
+        "dropout": 0.0,
+    },
+    TextEncoderConfig: {
+        "feed_forward_proj": "gated-gelu",
+        "model_type": "umt5",
+    },
+    SchedulerConfig: {
+        "thresholding": False,
+        "prediction_type": "flow_prediction",
+        "solver_order": 2,
+        "predict_x0": True,
+        "solver_type": "bh2",
+        "lower_order_final": True,
+        "disable_corrector": [],
+        "solver_p": None,
+        "use_flow_sigmas": True,
+    },
+}
+"""Keys that have one supported value."""
+
+DMD_ONLY_KEYS = ("prediction_type", "use_flow_sigmas")
+"""The fixed keys that ``HeliosDMDScheduler`` has too."""
+
+OUR_OWN = {
+    TransformerConfig: ("remat",),
+    VAEConfig: (),
+    TextEncoderConfig: ("max_sequence_length",),
+    SchedulerConfig: ("solver", "shift_tokens"),
+}
+"""Fields of ours that PyTorch's configurations do not have."""
+
+IRRELEVANT = {
+    TransformerConfig: ("rope_max_seq_len",),  # the length of a table that is computed here as needed
+    VAEConfig: (),
+    SchedulerConfig: ("scheduler_type",),
+}
+"""Keys that change nothing here. Of a text encoder every other key is: Transformers writes some sixty."""
+
+UMT5_DEFAULTS = {"vocab_size": 250112, "d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+"""Where the defaults of ``UMT5Config``, for absent keys, are not umt5-xxl's."""
+
+SCHEDULER_DEFAULTS = {"use_dynamic_shifting": False}
+"""Where the defaults of both scheduler classes, for absent keys, are not ours."""
+
+PIPELINE_READS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+"""Fields that Diffusers' pipelines look up in the scheduler's configuration, but its class does not know: written only if unusual."""
+
+BASE_SCHEDULER = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
+"""The schedule of Helios-Base, which a model started from Wan has."""
+
+
+def read_config(folder: Path, pipeline: Mapping[str, Any]) -> HeliosConfig:
+    """The configuration of a Diffusers folder of Helios or Wan.
+
+    Args:
+      folder: the pipeline's folder.
+      pipeline: its ``model_index.json``.
+
+    Raises:
+      CheckpointError: if a file is missing, or asks for something that is not supported, naming the file and the key.
+    """
+    if pipeline.get("_class_name") == "WanPipeline":
+        scheduler = BASE_SCHEDULER
+    else:
+        scheduler = _read_scheduler(folder / "scheduler/scheduler_config.json")
+    return _checked(
+        folder,
+        HeliosConfig,
+        transformer=_read(folder / "transformer/config.json", TransformerConfig),
+        vae=_read_vae(folder / "vae/config.json"),
+        text_encoder=_read(folder / "text_encoder/config.json", TextEncoderConfig, UMT5_DEFAULTS),
+        scheduler=scheduler,
+        sample=sample_defaults(scheduler, pipeline),
+    )
+
+
+def sample_defaults(scheduler: SchedulerConfig, pipeline: Mapping[str, Any]) -> SampleConfig:
+    """The settings the authors recommend for each kind of model: Distilled (``dmd``), Base (one stage), Mid (a pyramid)."""
+    if scheduler.solver == "dmd":
+        return SampleConfig(num_frames=240, steps=(2,) * scheduler.stages, guidance_scale=1.0, amplify_first_chunk=True)
+    if scheduler.stages == 1:
+        return SampleConfig(num_frames=99, steps=(50,))
+    zero_star = bool(pipeline.get("is_cfg_zero_star", True))
+    return SampleConfig(num_frames=99, steps=(20,) * scheduler.stages, cfg_zero_star=zero_star, zero_init_steps=2 if zero_star else 0)
+
+
+def write_configs(folder: Path, config: HeliosConfig) -> None:
+    """Write ``model_index.json`` and the components' configurations, for Diffusers and Transformers to load; the tokenizer is there already."""
+    distilled, pyramid = config.scheduler.solver == "dmd", config.scheduler.stages > 1
+    scheduler = "HeliosDMDScheduler" if distilled else "HeliosScheduler"
+    pipeline = {
+        "_class_name": "HeliosPyramidPipeline" if pyramid or distilled else "HeliosPipeline",
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", _tokenizer_class(folder / "tokenizer/tokenizer_config.json")],
+        "transformer": ["diffusers", "HeliosTransformer3DModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
+    if pyramid or distilled:
+        pipeline |= {"is_cfg_zero_star": config.sample.cfg_zero_star, "is_distilled": distilled}
+    fixed = {key: value for key, value in FIXED[SchedulerConfig].items() if not distilled or key in DMD_ONLY_KEYS}
+    solver = {} if distilled else {"scheduler_type": config.scheduler.solver}
+    schedule = _ours(config.scheduler)
+    for name in PIPELINE_READS:
+        if schedule[name] == getattr(SchedulerConfig, name):
+            del schedule[name]
+    factors = {"scale_factor_temporal": config.vae.temporal_factor, "scale_factor_spatial": config.vae.spatial_factor}
+    files = {
+        "model_index.json": pipeline,
+        "transformer/config.json": {"_class_name": "HeliosTransformer3DModel", **_written(config.transformer)},
+        "vae/config.json": {"_class_name": "AutoencoderKLWan", **_written(config.vae), **factors},
+        "text_encoder/config.json": {"architectures": ["UMT5EncoderModel"], **_written(config.text_encoder)},
+        "scheduler/scheduler_config.json": {"_class_name": scheduler, **schedule, **fixed, **solver},
+    }
+    for name, values in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(folder / name, values)
+
+
+def _tokenizer_class(path: Path) -> str:
+    """The tokenizer's own idea of its class; that of umt5-xxl where it has none."""
+    return str(read_json(path).get("tokenizer_class", _TOKENIZER)) if path.is_file() else _TOKENIZER
+
+
+_TOKENIZER = "T5TokenizerFast"
+
+
+def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) -> Section:  # noqa: B006
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not a dictionary of settings")
+    return _section(path, section, values, defaults)
+
+
+def _section(path: Path, section: type[Section], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Section:
+    fields = {field.name for field in dataclasses.fields(section)} - {*OUR_OWN[section]}
+    kept = dict(defaults)
+    for key, value in values.items():
+        if key in fields:
+            kept[key] = value
+        elif key in FIXED[section]:
+            if value != FIXED[section][key]:
+                raise CheckpointError(f"{path}: {key}={value!r} is not supported, only {FIXED[section][key]!r} is")
+        elif not key.startswith("_") and section in IRRELEVANT and key not in IRRELEVANT[section] and value:
+            raise CheckpointError(f"{path}: unknown option {key}={value!r}, which may change the model: it is not supported")
+    return _checked(path, from_dict, section, kept)
+
+
+def _read_vae(path: Path) -> VAEConfig:
+    values = dict(read_json(path))
+    decoder = values.pop("decoder_base_dim", None)
+    stated = {name: values.pop(f"scale_factor_{name}", None) for name in ("temporal", "spatial")}
+    config = _section(path, VAEConfig, values, {})
+    if decoder not in (None, config.base_dim):
+        raise CheckpointError(f"{path}: decoder_base_dim={decoder} is not supported, only that of the encoder, {config.base_dim}, is")
+    for name, factor in {"temporal": config.temporal_factor, "spatial": config.spatial_factor}.items():
+        if stated[name] not in (None, factor):
+            raise CheckpointError(f"{path}: scale_factor_{name}={stated[name]} does not fit its blocks, which give {factor}")
+    return config
+
+
+def _read_scheduler(path: Path) -> SchedulerConfig:
+    values = read_json(path)
+    kind = values.get("_class_name")
+    if kind == "HeliosDMDScheduler":
+        own = {"solver": "dmd", "time_shift_type": "linear"}
+    elif kind == "HeliosScheduler":
+        own = {"solver": values.get("scheduler_type", "unipc"), "time_shift_type": "exponential"}
+    else:
+        raise CheckpointError(f"{path}: _class_name={kind!r} is not a Helios scheduler (HeliosScheduler or HeliosDMDScheduler)")
+    return _section(path, SchedulerConfig, values, SCHEDULER_DEFAULTS | own)
+
+
+def _checked(where: Path, make: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return make(*args, **kwargs)
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _ours(section: Any) -> dict[str, Any]:
+    """The fields of a section that PyTorch's configuration has too."""
+    return {name: value for name, value in to_dict(section).items() if name not in OUR_OWN[type(section)]}
+
+
+def _written(section: Any) -> dict[str, Any]:
+    return {**_ours(section), **FIXED[type(section)]}
