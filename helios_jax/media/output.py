@@ -1,0 +1,103 @@
+"""Where results go: which paths can be written, and files that are whole or absent."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+
+KINDS = {
+    ".mp4": "video (H.264)",
+    ".gif": "animation",
+    ".safetensors": "latents",
+    "": "folder of PNG images; a path that ends in / is one too",
+}
+"""What can be written, by the suffix of the path."""
+
+PARTIAL = ".partial-"
+"""How the names of the hidden folders begin in which results are made."""
+
+
+class MediaError(ValueError):
+    """A file that cannot be read or written; the message names it and says what to do."""
+
+
+def output_kind(path: str | os.PathLike) -> str:
+    """The key of :data:`KINDS` for a path.
+
+    Raises:
+      MediaError: if the suffix is not known.
+    """
+    name = os.fspath(path)
+    suffix = "" if name.endswith(os.sep) else Path(name).suffix.lower()
+    if suffix not in KINDS:
+        known = ", ".join(f"{key or 'no suffix'} ({kind})" for key, kind in KINDS.items())
+        raise MediaError(f"{name}: cannot write {suffix} files; known: {known}")
+    return suffix
+
+
+def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Find out whether a result can be written at ``path``, before anything heavy is done for it.
+
+    A file that exists is replaced without asking, as is an empty folder.
+
+    Args:
+      path: see :data:`KINDS`.
+      overwrite: let a folder of images take the place of an older one.
+
+    Raises:
+      MediaError: if the suffix is unknown, the parent folder missing or not writable, if something stands at ``path`` that must not
+        be replaced, or if there is no ffmpeg.
+    """
+    kind, target = output_kind(path), Path(os.path.abspath(path))
+    try:
+        if not target.parent.is_dir():
+            raise MediaError(f"{target}: the folder {target.parent} does not exist; create it first")
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as folder:
+            Path(folder, target.name).touch()
+        if kind and target.is_dir():
+            raise MediaError(f"{target} is a folder; name a file, or end the path in / to write PNG images")
+        if not kind and target.exists():
+            _check_folder(target, overwrite)
+    except OSError as error:
+        raise MediaError(f"{target} cannot be written: {error.strerror}") from error
+    if kind != ".safetensors":
+        try:
+            imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise MediaError(f"{target} needs ffmpeg: {error}") from error
+
+
+def numbered(path: str | os.PathLike, count: int) -> list[str]:
+    """The paths of ``count`` results: ``path`` itself for one, else ``clip.mp4`` as ``clip_0.mp4``, ``clip_1.mp4`` and so on."""
+    name = os.fspath(path)
+    if count == 1:
+        return [name]
+    stem, suffix = (name.rstrip(os.sep), os.sep) if name.endswith(os.sep) else os.path.splitext(name)
+    return [f"{stem}_{i}{suffix}" for i in range(count)]
+
+
+@contextlib.contextmanager
+def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A path to write a file or a folder to, beside ``target``; it becomes ``target`` when the block ends, and is removed if the block fails."""
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as folder:
+        partial = Path(folder, f"new{target.suffix}")
+        yield partial
+        if partial.is_dir() and target.is_dir():
+            _check_folder(target, overwrite)  # it had time to change
+            target.rename(Path(folder, "old"))
+        partial.rename(target)
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise MediaError(f"{folder} is a file; PNG images need a folder")
+    names = [entry.name for entry in folder.iterdir()]
+    if names and not overwrite:
+        raise MediaError(f"{folder} is not empty; remove it, allow it to be overwritten, or name another folder")
+    others = sorted(name for name in names if not re.fullmatch(r"\d{5,}\.png", name))
+    if others:
+        raise MediaError(f"{folder} is not overwritten: it holds more than numbered PNG images, {others[0]} for one; name another folder")

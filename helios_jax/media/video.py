@@ -1,0 +1,120 @@
+"""Writing video while its chunks arrive. ffmpeg, which comes with imageio-ffmpeg, encodes; memory does not grow with the video."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+from helios_jax.media.output import MediaError, check_output, output_kind, staged
+
+# crf 18 is where H.264 is commonly taken to be free of visible loss (imageio's usual quality is crf 25, at less than half the bytes): what is looked
+# at, or rated, should be the model. The matrix is the one ffmpeg converts RGB with; said aloud, every player undoes the same one.
+# A GIF gets a palette for each frame: one for all would need the whole video first.
+ENCODERS = {
+    ".mp4": ("", "-c:v libx264 -crf 18 -pix_fmt yuv420p -colorspace smpte170m -movflags +faststart"),
+    ".gif": ("", "-filter_complex split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1 -loop 0"),
+    "": ("/%05d.png", "-c:v png -start_number 0"),
+}
+"""By kind of output: what follows the path, and ffmpeg's options."""
+
+
+@contextlib.contextmanager
+def open_video_writer(path: str | os.PathLike, fps: int | float, overwrite: bool = False) -> Iterator["VideoWriter"]:
+    """Open a video for writing; it appears, whole, when the ``with`` block ends, and not at all if the block fails.
+
+    Args:
+      path: ``.mp4``, ``.gif``, or a folder of images ``00000.png``, ``00001.png``, ... (no suffix, or ending in ``/``).
+      fps: frames per second; a GIF counts hundredths of a second and gets the delays that keep to it on average.
+      overwrite: let a folder of images take the place of an older one.
+
+    Raises:
+      MediaError: if nothing can be written there (see :func:`~helios_jax.media.output.check_output`), ``fps`` cannot be had, no frame was written, or
+        ffmpeg fails.
+    """
+    kind = output_kind(path)
+    if kind not in ENCODERS:
+        raise MediaError(f"{path}: {kind} files hold no video; name .mp4, .gif, or a folder")
+    fastest = 50 if kind == ".gif" else 1000  # browsers slow down a GIF whose delays are shorter than two hundredths
+    if not 0 < fps <= fastest:
+        raise MediaError(f"{path}: fps={fps} must be above 0 and at most {fastest}")
+    check_output(path, overwrite)
+    with staged(Path(os.path.abspath(path)), overwrite) as partial:
+        writer = VideoWriter(partial, kind, fps)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.kill()
+
+
+class VideoWriter:
+    """Sends frames to ffmpeg. Made by :func:`open_video_writer`."""
+
+    def __init__(self, path: Path, kind: str, fps: int | float):
+        self._path, self._kind, self._fps = path, kind, fps
+        self._size = None
+        self._process = None
+        self._log = path.with_name("ffmpeg.log")
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append frames.
+
+        Args:
+          frames: ``[F, Y, X, 3]`` uint8 RGB; F may differ from call to call, Y and X may not.
+
+        Raises:
+          MediaError: if the frames are something else, an mp4 has an odd side, or ffmpeg fails.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise MediaError(f"frames must be uint8 [F, Y, X, 3], not {frames.dtype} {list(frames.shape)}")
+        if not len(frames):
+            return
+        size = frames.shape[2], frames.shape[1]
+        if self._process is None:
+            self._start(size)
+        if size != self._size:
+            raise MediaError(f"frames of {size[0]}x{size[1]} pixels after frames of {self._size[0]}x{self._size[1]}; a video has one size")
+        try:
+            self._process.stdin.write(frames.tobytes())
+        except BrokenPipeError:
+            self._raise()
+
+    def finish(self) -> None:
+        """Wait until everything is encoded."""
+        if self._process is None:
+            raise MediaError("no frame was written")
+        with contextlib.suppress(BrokenPipeError):  # the exit status tells more
+            self._process.stdin.close()
+        if self._process.wait():
+            self._raise()
+
+    def kill(self) -> None:
+        """End ffmpeg if it still runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def _start(self, size: tuple[int, int]) -> None:
+        if self._kind == ".mp4" and (size[0] % 2 or size[1] % 2):
+            raise MediaError(f"an mp4 needs even sides, not {size[0]}x{size[1]} pixels; write a folder of PNG images instead")
+        if not self._kind:
+            self._path.mkdir()
+        tail, options = ENCODERS[self._kind]
+        rate = Fraction(self._fps).limit_denominator(1001)
+        source = f"-f rawvideo -pix_fmt rgb24 -s {size[0]}x{size[1]} -r {rate} -i -"
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *source.split(), *options.split(), self._path.name + tail]
+        with self._log.open("wb") as log:  # a file: a pipe that nobody reads could fill up
+            # run beside the output, so that no character of the path can mean something to ffmpeg
+            self._process = subprocess.Popen(command, cwd=self._path.parent, stdin=subprocess.PIPE, stderr=log)
+        self._size = size
+
+    def _raise(self) -> None:
+        status, message = self._process.wait(), " ".join(self._log.read_text(errors="replace").split())
+        raise MediaError(f"ffmpeg stopped with status {status}: {message or 'it gave no reason'}")

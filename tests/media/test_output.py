@@ -1,0 +1,85 @@
+"""A path that cannot be written is known before anything is computed."""
+
+import os
+
+import imageio_ffmpeg
+import pytest
+
+from helios_jax.media import MediaError, check_output, numbered
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.MP4", "a.gif", "a.safetensors", "frames", "frames/", "v1.5/"])
+def test_good_paths_pass_and_nothing_is_left(tmp_path, name):
+    """Checking creates nothing."""
+    check_output(f"{tmp_path}/{name}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_relative_paths_and_existing_files_pass(tmp_path, monkeypatch):
+    """Files are replaced, so is an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "frames").mkdir()
+    check_output("a.mp4")
+    check_output("frames")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.avi", r"cannot write \.avi files; known: \.mp4 .*\.gif .*\.safetensors .*folder of PNG images"),
+        ("missing/a.mp4", r"the folder .*/missing does not exist; create it first"),
+        ("file.txt/a.mp4", r"the folder .*/file\.txt does not exist"),
+        ("folder.mp4", "is a folder; name a file"),
+        ("file.txt/", "is a file; PNG images need a folder"),
+        ("full", "is not empty"),
+        ("x" * 300 + ".mp4", "cannot be written: File name too long"),
+    ],
+)
+def test_bad_paths_are_refused(tmp_path, name, message):
+    """In one line that says what is wrong."""
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/00000.png").touch()
+    with pytest.raises(MediaError, match=message) as error:
+        check_output(f"{tmp_path}/{name}")
+    assert "\n" not in str(error.value)
+
+
+def test_overwriting_spares_what_is_not_ours(tmp_path):
+    """Only a folder of numbered images may be overwritten."""
+    (tmp_path / "00000.png").touch()
+    check_output(tmp_path, overwrite=True)
+    (tmp_path / "holiday.png").touch()
+    with pytest.raises(MediaError, match=r"holiday\.png"):
+        check_output(tmp_path, overwrite=True)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder that nobody can write to")
+def test_folder_without_permission_is_refused():
+    """Found by trying, so it holds for full disks and read-only mounts too."""
+    with pytest.raises(MediaError, match=r"/proc/a\.mp4 cannot be written"):
+        check_output("/proc/a.mp4")
+
+
+def test_missing_ffmpeg_is_known_beforehand(tmp_path, monkeypatch):
+    """Videos need it, latents do not."""
+
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    with pytest.raises(MediaError, match="needs ffmpeg"):
+        check_output(tmp_path / "a.mp4")
+    check_output(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [("out/clip.mp4", ["out/clip_0.mp4", "out/clip_1.mp4"]), ("frames", ["frames_0", "frames_1"]), ("v1.5/", ["v1.5_0/", "v1.5_1/"])],
+)
+def test_numbered(path, names):
+    """Several results are numbered before the suffix; one keeps its name."""
+    assert numbered(path, 2) == names
+    assert numbered(path, 1) == [path]
