@@ -101,20 +101,19 @@ class HeliosTransformer(nn.Module):
         """Cross-attention keys and values of every block.
 
         Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, one of them stands for
-        all ``total - length``, its logit raised by the logarithm of their number, and ``text`` needs no more than ``length + 1`` rows.
+        all ``total - length``, its logit raised by the logarithm of their number, and ``text`` needs no rows past the longest prompt.
 
         Args:
-          text: text embeddings.
+          text: text embeddings, zero past each prompt's length.
           lengths: real tokens of each prompt.
-          total: rows the full embedding would have; ``S`` by default.
+          total: rows of the full embedding; needed with ``lengths``.
         """
         bias = None
         if lengths is not None:
-            S = text.shape[1]
-            # log of how many tokens each row stands for: 1, or all the padding, or none
-            row, length = jnp.arange(S)[None], lengths[:, None]
-            padding = jnp.log(jnp.maximum((total or S) - length, 1).astype(jnp.float32))
-            bias = jnp.where(row < length, 0.0, jnp.where(row == length, padding, HIDDEN))
+            text = jnp.pad(text, [(0, 0), (0, min(1, total - text.shape[1])), (0, 0)])
+            row, length = jnp.arange(text.shape[1])[None], lengths[:, None]
+            padding = jnp.log(jnp.maximum(total - length, 1).astype(jnp.float32))
+            bias = jnp.where(row < length, 0.0, jnp.where(row == length, padding, HIDDEN)).astype(jnp.float32)
         embedded = self.text_embedder(text)
         block, stack = Block(self.config, self.dtype, self.param_dtype, parent=None), self.blocks
 
