@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from helios_jax.checkpoint import wan
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import read_json, write_json
 from helios_jax.config import (
@@ -99,14 +100,16 @@ def read_config(folder: Path, pipeline: Mapping[str, Any]) -> HeliosConfig:
     Raises:
       CheckpointError: if a file is missing, or asks for something that is not supported, naming the file and the key.
     """
+    transformer, defaults = folder / "transformer/config.json", {}
     if pipeline.get("_class_name") == "WanPipeline":
         scheduler = BASE_SCHEDULER
+        defaults = {"rope_dim": wan.rope_dim(read_json(transformer).get("attention_head_dim", TransformerConfig.attention_head_dim))}
     else:
         scheduler = _read_scheduler(folder / "scheduler/scheduler_config.json")
     return _checked(
         folder,
         HeliosConfig,
-        transformer=_read(folder / "transformer/config.json", TransformerConfig),
+        transformer=_read(transformer, TransformerConfig, defaults),
         vae=_read_vae(folder / "vae/config.json"),
         text_encoder=_read(folder / "text_encoder/config.json", TextEncoderConfig, UMT5_DEFAULTS),
         scheduler=scheduler,

@@ -128,7 +128,7 @@ def _read_original(folder: Path) -> tuple[HeliosConfig, Components]:
 
 
 def _original_transformer(path: Path) -> TransformerConfig:
-    """The original ``config.json``; a head's channels are split among time, rows and columns as Wan's code does."""
+    """The transformer that an original ``config.json`` describes."""
     values = read_json(path)
     if values.get("model_type", "t2v") != "t2v":
         raise CheckpointError(f"{path}: model_type={values['model_type']!r}; Helios starts from the text-to-video model, 't2v'")
@@ -144,7 +144,7 @@ def _original_transformer(path: Path) -> TransformerConfig:
             num_layers=values["num_layers"],
             eps=values["eps"],
             text_dim=values.get("text_dim", 4096),
-            rope_dim=(head_dim - 4 * (head_dim // 6), 2 * (head_dim // 6), 2 * (head_dim // 6)),
+            rope_dim=wan.rope_dim(head_dim),
         )
     except KeyError as error:
         raise CheckpointError(f"{path} has no {error.args[0]!r}: not the config.json of a Wan 2.1 model") from error

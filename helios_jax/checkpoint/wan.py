@@ -75,6 +75,12 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
+def rope_dim(head_dim: int) -> tuple[int, int, int]:
+    """How Wan splits a head's channels among time, rows and columns; its configurations do not say."""
+    side = 2 * (head_dim // 6)
+    return head_dim - 2 * side, side, side
+
+
 def with_history_patches(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:
     """Wan's transformer with the patch embeddings of the history, as Helios starts them.
 
