@@ -15,7 +15,7 @@ import tensorstore as ts
 from tqdm import tqdm
 
 from helios_jax.checkpoint import arrays
-from helios_jax.checkpoint.diffusers_config import write_configs
+from helios_jax.checkpoint.diffusers_config import PIPELINE, write_configs
 from helios_jax.checkpoint.directory import load_config, write_component, write_config, write_tokenizer
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import check_digests, new_directory, read_digests, read_json, write_digests, write_json
@@ -78,17 +78,20 @@ def from_torch(
     tensors = {
         component: {name: _cast(tensor, component, dtype) for name, tensor in found.tensors[component].items()} for component in COMPONENTS
     }
-    with new_directory(out, overwrite) as root, _bar(_count(tensors), "converting", progress) as bar:
+    count, size = _count(tensors)
+    with new_directory(out, overwrite) as root:
         write_config(root, found.config)
         write_tokenizer(root, found.tokenizer)
-        for component in COMPONENTS:
-            slots = component_slots(found.config, component)
-            dtypes = _leaf_dtypes(slots, tensors[component])
-            read = functools.partial(_read_part, tensors[component], dtypes)
-            write_component(root, component, slots, dtypes, read, bar.update)
+        with _bar(size, "converting", progress) as bar:
+            for component in COMPONENTS:
+                slots = component_slots(found.config, component)
+                dtypes = _leaf_dtypes(slots, tensors[component])
+                read = functools.partial(_read_part, tensors[component], dtypes)
+                write_component(root, component, slots, dtypes, read, bar.update)
         write_json(root / TORCH_NAMES, _torch_names(tensors, found.tied))
-        write_digests(root)
-    return Summary(*_count(tensors), time.perf_counter() - start)
+        with _bar(size, "digesting", progress) as bar:
+            write_digests(root, bar.update)
+    return Summary(count, size, time.perf_counter() - start)
 
 
 def to_diffusers(
@@ -119,18 +122,21 @@ def to_diffusers(
     digests = read_digests(root)
     if absent := [name for name in (*COMPONENTS, "tokenizer") if not (root / name).is_dir()]:
         raise CheckpointError(f"{root} has no {', '.join(absent)}: only a whole pipeline makes a Diffusers folder")
-    check_digests(root, digests, digests)
+    with _bar(sum(entry["size"] for entry in digests.values()), "checking", progress) as bar:
+        check_digests(root, digests, digests, bar.update)
     names = read_json(root / TORCH_NAMES) if TORCH_NAMES in digests else {}
     tensors = {}
     for component in COMPONENTS:
         stored = _stored_tensors(root / component, component_slots(config, component), names.get(component, {}))
         tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in stored}
-    with new_directory(out, overwrite) as folder, _bar(_count(tensors), "converting", progress) as bar:
-        for component in COMPONENTS:
-            write_folder(folder / component, STEMS[component], tensors[component], max_shard_bytes, bar.update)
+    count, size = _count(tensors)
+    with new_directory(out, overwrite, marker=PIPELINE) as folder:
+        with _bar(size, "converting", progress) as bar:
+            for component in COMPONENTS:
+                write_folder(folder / component, STEMS[component], tensors[component], max_shard_bytes, bar.update)
         shutil.copytree(root / "tokenizer", folder / "tokenizer")
         write_configs(folder, config)
-    return Summary(*_count(tensors), time.perf_counter() - start)
+    return Summary(count, size, time.perf_counter() - start)
 
 
 def _cast(tensor: TorchTensor, component: str, dtype: Precision) -> TorchTensor:
@@ -181,5 +187,5 @@ def _count(tensors: Mapping[str, Mapping[str, TorchTensor]]) -> tuple[int, int]:
     return len(every), sum(tensor.nbytes for tensor in every)
 
 
-def _bar(count: tuple[int, int], label: str, progress: bool) -> tqdm:
-    return tqdm(total=count[1], unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True)
+def _bar(size: int, label: str, progress: bool) -> tqdm:
+    return tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True)

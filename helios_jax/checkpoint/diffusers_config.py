@@ -26,6 +26,9 @@ from helios_jax.config import (
 
 Section = TypeVar("Section")
 
+PIPELINE = "model_index.json"
+"""The file that makes a folder a Diffusers pipeline."""
+
 FIXED: dict[type, dict[str, Any]] = {
     TransformerConfig: {
         "cross_attn_norm": True,
@@ -149,7 +152,7 @@ def write_configs(folder: Path, config: HeliosConfig) -> None:
             del schedule[name]
     factors = {"scale_factor_temporal": config.vae.temporal_factor, "scale_factor_spatial": config.vae.spatial_factor}
     files = {
-        "model_index.json": pipeline,
+        PIPELINE: pipeline,
         "transformer/config.json": {"_class_name": "HeliosTransformer3DModel", **_written(config.transformer)},
         "vae/config.json": {"_class_name": "AutoencoderKLWan", **_written(config.vae), **factors},
         "text_encoder/config.json": {"architectures": ["UMT5EncoderModel"], **_written(config.text_encoder)},

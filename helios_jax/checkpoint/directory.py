@@ -22,7 +22,16 @@ import tensorstore as ts
 
 from helios_jax.checkpoint import arrays
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
-from helios_jax.checkpoint.files import check_digests, check_sizes, new_directory, read_digests, read_json, write_digests, write_json
+from helios_jax.checkpoint.files import (
+    Progress,
+    check_digests,
+    check_sizes,
+    new_directory,
+    read_digests,
+    read_json,
+    write_digests,
+    write_json,
+)
 from helios_jax.checkpoint.layout import Slot, leaves
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.config import ConfigError, HeliosConfig, from_dict, to_dict
@@ -166,7 +175,7 @@ def write_component(
     slots: list[Slot],
     dtypes: Mapping[str, Any],
     read: Callable[[Slot], np.ndarray],
-    progress: Callable[[int], Any] = lambda written: None,
+    progress: Progress = lambda written: None,
 ) -> None:
     """Write a component's arrays, asking for one slot's values at a time.
 

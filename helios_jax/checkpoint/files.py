@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,30 @@ from helios_jax.checkpoint.errors import CheckpointError
 
 DIGESTS = "digests.json"
 
+Progress = Callable[[int], Any]
+"""Told how many bytes more are done."""
+
 
 @contextlib.contextmanager
-def new_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+def new_directory(path: str | os.PathLike, overwrite: bool = False, marker: str = DIGESTS) -> Iterator[Path]:
     """A directory that appears under its name only when the block has ended well.
 
     Yields a hidden sibling ``.<name>.partial-*`` to be filled. Leaving the block renames it to ``path``; an exception (SIGINT, and SIGTERM
     where the script turns it into one) removes it. Killed outright, it leaves the sibling, which nothing takes for a checkpoint.
 
+    Args:
+      path: the directory to make.
+      overwrite: replace ``path`` if it holds a file named ``marker``; nothing else is ever replaced.
+      marker: a file that only directories of this kind have.
+
     Raises:
-      CheckpointError: if ``path`` exists and ``overwrite`` is not set, or cannot be written.
+      CheckpointError: if ``path`` exists and is not to be replaced, or cannot be written.
     """
     path = Path(path).absolute()
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} exists already: choose another name or pass --overwrite (overwrite=True)")
+    if path.exists() and not (path / marker).is_file():
+        raise CheckpointError(f"{path} has no {marker}, so it is something else: it is not replaced, choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
@@ -69,12 +79,18 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
 
 
-def write_digests(root: Path) -> None:
-    """Write ``digests.json``: size and sha256 of every file under ``root``. Always the last file written."""
+def write_digests(root: Path, progress: Progress = lambda done: None) -> None:
+    """Write ``digests.json``: size and sha256 of every file under ``root``. Always the last file written.
+
+    ``progress`` is told the bytes of each file.
+    """
     names = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file() and file.name != DIGESTS)
     with ThreadPoolExecutor() as threads:
-        digests = threads.map(lambda name: {"size": (root / name).stat().st_size, "sha256": _sha256(root / name)}, names)
-        write_json(root / DIGESTS, {"files": dict(zip(names, digests))})
+        digests = {}
+        for name, sha256 in zip(names, threads.map(lambda name: _sha256(root / name), names)):
+            digests[name] = {"size": (root / name).stat().st_size, "sha256": sha256}
+            progress(digests[name]["size"])
+    write_json(root / DIGESTS, {"files": digests})
 
 
 def read_digests(root: Path) -> dict[str, dict[str, Any]]:
@@ -111,8 +127,10 @@ def check_sizes(root: Path, digests: Mapping[str, Mapping[str, Any]], names: Ite
     _raise(problems)
 
 
-def check_digests(root: Path, digests: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> None:
-    """Check the contents of files against their digests, several at once.
+def check_digests(
+    root: Path, digests: Mapping[str, Mapping[str, Any]], names: Iterable[str], progress: Progress = lambda done: None
+) -> None:
+    """Check the contents of files against their digests, several at once; ``progress`` is told the bytes of each.
 
     Raises:
       CheckpointError: naming each file that was altered.
@@ -120,8 +138,10 @@ def check_digests(root: Path, digests: Mapping[str, Mapping[str, Any]], names: I
     names = list(names)
     check_sizes(root, digests, names)
     with ThreadPoolExecutor() as threads:
-        found = threads.map(lambda name: _sha256(root / name), names)
-        altered = [name for name, sha256 in zip(names, found) if sha256 != digests[name]["sha256"]]
+        altered = []
+        for name, sha256 in zip(names, threads.map(lambda name: _sha256(root / name), names)):
+            altered += [name] if sha256 != digests[name]["sha256"] else []
+            progress(digests[name]["size"])
     _raise([f"{root / name} is altered (its sha256 is not that of {DIGESTS})" for name in altered])
 
 

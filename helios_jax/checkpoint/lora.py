@@ -22,6 +22,7 @@ Tensors = Mapping[str, TorchTensor]
 
 PREFIXES = ("transformer.", "diffusion_model.")
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>A|B|down|up)(\.default)?\.weight$")
+_WAN_MODULE = re.compile(r"\.(self_attn|cross_attn|ffn\.[02])\.|^(time|text)_embedding\.|^time_projection\.|^head\.")
 _DISCRIMINATOR = re.compile(r"^gan_(heads|final_head)\.")
 _PATCH = re.compile(r"^(patch_(?:short|mid|long))\.")
 
@@ -58,8 +59,8 @@ def merge(tensors: Tensors, lora: Path | None, partial: Path | None) -> dict[str
 def _read_lora(path: Path) -> tuple[dict[str, tuple[TorchTensor, TorchTensor, float]], dict[str, tuple[Path, TorchTensor]]]:
     """The factors ``(A, B, alpha / r)`` by the name of the weight they change, and the weights stored in full (norms)."""
     tensors, metadata = read_file(path)
-    tensors = {_strip(name): tensor for name, tensor in tensors.items()}
-    if any(".self_attn." in name or ".cross_attn." in name for name in tensors):
+    tensors = {wan.rename(_strip(name), wan.MUSUBI): tensor for name, tensor in tensors.items()}
+    if any(_WAN_MODULE.search(name) for name in tensors):
         tensors = {wan.rename(name, wan.TRANSFORMER): tensor for name, tensor in tensors.items()}
     factors: dict[str, dict[str, TorchTensor]] = {}
     alphas, weights = {}, {}

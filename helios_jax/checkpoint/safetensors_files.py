@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.checkpoint.files import read_json, write_json
+from helios_jax.checkpoint.files import Progress, read_json, write_json
 from helios_jax.checkpoint.layout import Shape
 
 DTYPES = {
@@ -131,7 +131,7 @@ def write_folder(
     stem: str,
     tensors: Mapping[str, TorchTensor],
     max_shard_bytes: int,
-    progress: Callable[[int], Any] = lambda written: None,
+    progress: Progress = lambda written: None,
 ) -> None:
     """Write tensors as ``stem.safetensors``, or as numbered shards with an index where one file would exceed ``max_shard_bytes``.
 
@@ -154,7 +154,7 @@ def write_folder(
     write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _write_file(path: Path, tensors: Mapping[str, TorchTensor], progress: Callable[[int], Any]) -> None:
+def _write_file(path: Path, tensors: Mapping[str, TorchTensor], progress: Progress) -> None:
     # Widest dtypes first, so that every tensor starts at a multiple of its item size.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from helios_jax.checkpoint import wan
-from helios_jax.checkpoint.diffusers_config import BASE_SCHEDULER, read_config, sample_defaults
+from helios_jax.checkpoint.diffusers_config import BASE_SCHEDULER, PIPELINE, read_config, sample_defaults
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
 from helios_jax.checkpoint.files import DIGESTS, read_json
 from helios_jax.checkpoint.lora import merge
@@ -72,7 +72,7 @@ def read_source(folder: Path, init_from_wan: bool = False, lora: Path | None = N
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a directory: give the folder of a whole pipeline")
-    pipeline_file = folder / "model_index.json"
+    pipeline_file = folder / PIPELINE
     original = not pipeline_file.exists() and (folder / WAN_FILES["vae"]).exists()
     if not original and not pipeline_file.exists():
         raise CheckpointError(f"{folder} {_what_it_is_instead(folder)}")
@@ -214,5 +214,5 @@ def _what_it_is_instead(folder: Path) -> str:
         return "is a helios-jax checkpoint already: pass --to_diffusers to turn it into a Diffusers folder"
     if (folder / "config.json").exists():
         kind = read_json(folder / "config.json").get("_class_name", "component")
-        return f"holds one {kind} only: give the folder of the whole pipeline, which has model_index.json (or {WAN_FILES['vae']})"
-    return f"is neither a Diffusers folder (no model_index.json) nor an original Wan 2.1 folder (no {WAN_FILES['vae']})"
+        return f"holds one {kind} only: give the folder of the whole pipeline, which has {PIPELINE} (or {WAN_FILES['vae']})"
+    return f"is neither a Diffusers folder (no {PIPELINE}) nor an original Wan 2.1 folder (no {WAN_FILES['vae']})"

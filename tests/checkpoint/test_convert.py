@@ -11,12 +11,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from helios_jax.checkpoint import CheckpointError, load_config, load_params
+from helios_jax.checkpoint import CheckpointError, load_config, load_params, save
 from helios_jax.checkpoint.convert import from_torch, to_diffusers
 from helios_jax.checkpoint.directory import flatten
 from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig
 
-from .tiny import CONFIG
+from .test_directory import assert_equal_trees
+from .tiny import CONFIG, random_params
 from .torch_models import assert_same_tensors, save_pipeline
 
 CLASSES = {
@@ -135,6 +136,17 @@ def test_our_tree_holds_torchs_tensors_in_the_agreed_axes(released, tmp_path):
     text = flatten(load_params(tmp_path / "ours", "text_encoder"))
     wi_0 = torch_tensors["text_encoder"]["encoder.block.1.layer.1.DenseReluDense.wi_0.weight"].numpy()
     np.testing.assert_array_equal(text["blocks/ffn/wi_0/kernel"][1], wi_0.T)
+
+
+def test_a_checkpoint_that_was_never_pytorchs_makes_a_diffusers_folder_too(tmp_path, released):
+    params = {component: random_params(CONFIG, component) for component in CLASSES}
+    save(tmp_path / "ours", CONFIG, params, released / "tokenizer/tokenizer.json")
+    to_diffusers(tmp_path / "ours", tmp_path / "folder")
+    for component, model in CLASSES.items():
+        load_with_torch(model, tmp_path / "folder" / component, torch.float32)
+    from_torch(tmp_path / "folder", tmp_path / "again")
+    for component in CLASSES:
+        assert_equal_trees(load_params(tmp_path / "again", component), params[component])
 
 
 def test_dtype_is_changed_for_all_but_the_vae(released, tmp_path):

@@ -204,6 +204,14 @@ def test_an_existing_directory_is_replaced_only_when_asked(tmp_path, params):
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
+def test_what_is_not_a_checkpoint_is_never_replaced(tmp_path, params):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/thesis.txt").write_text("irreplaceable")
+    with pytest.raises(CheckpointError, match=r"has no digests\.json, so it is something else"):
+        save(tmp_path / "home", CONFIG, {"vae": params["vae"]}, overwrite=True)
+    assert (tmp_path / "home/thesis.txt").read_text() == "irreplaceable"
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, OSError])
 def test_an_interrupted_save_leaves_nothing(monkeypatch, tmp_path, params, stop):
     def interrupted(*_):

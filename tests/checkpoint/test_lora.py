@@ -87,10 +87,14 @@ def test_a_convolution_is_adapted_in_its_own_kernel(base, tmp_path):
     assert_changed(found, before, {f"{MID}.weight": weight.double() + change(lora, weight.shape, 1)})
 
 
-def test_wan_names_and_alphas_are_understood(base, tmp_path):
-    lora = factors("blocks.0.ffn.0", FFN, WIDTH, prefix="diffusion_model.", names=("lora_down", "lora_up"))
-    other = factors("blocks.1.self_attn.q", WIDTH, WIDTH, prefix="diffusion_model.", names=("lora_down", "lora_up"), seed=1)
-    alpha = {"diffusion_model.blocks.0.ffn.0.alpha": torch.tensor(2.0)}
+@pytest.mark.parametrize(
+    ("prefix", "ffn", "attention"),
+    [("diffusion_model.", "blocks.0.ffn.0", "blocks.1.self_attn.q"), ("lora_unet_", "blocks_0_ffn_0", "blocks_1_self_attn_q")],
+)
+def test_wan_names_and_alphas_are_understood(base, tmp_path, prefix, ffn, attention):
+    lora = factors(ffn, FFN, WIDTH, prefix=prefix, names=("lora_down", "lora_up"))
+    other = factors(attention, WIDTH, WIDTH, prefix=prefix, names=("lora_down", "lora_up"), seed=1)
+    alpha = {f"{prefix}{ffn}.alpha": torch.tensor(2.0)}
     found, before = merged(base, tmp_path, lora | other | alpha)
     up, q = before[f"{UP}.weight"], before[f"{Q}.weight"]
     expected = {f"{UP}.weight": up.double() + change(lora, up.shape, 0.5), f"{Q}.weight": q.double() + change(other, q.shape, 1)}
