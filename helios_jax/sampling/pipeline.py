@@ -176,8 +176,12 @@ class HeliosPipeline:
                 yield np.asarray(latents)
                 continue
             with stopwatch("vae") as done:
-                frames = done(_decode(self.vae, self.params["vae"], latents, output))
+                frames = done(self.decode(latents, output))
             yield np.asarray(frames)
+
+    def decode(self, latents: Float[Array, "B T H W C"], output: Output = "uint8") -> Array:
+        """The frames of one chunk of latents in model space, on the device; each chunk is a clip of its own."""
+        return _decode(self.vae, self.params["vae"], latents, output)
 
     def encode_prompts(self, prompts: Sequence[str]) -> TextCache:
         """Cross-attention keys and values of cleaned, tokenized and encoded prompts."""
@@ -208,6 +212,6 @@ def _embed_text(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _decode(vae: VAE, params: Params, latents: Float[Array, "B T H W C"], output: Output) -> Array:
-    """Frames of a chunk, in [0, 1] or in 0..255; each chunk is a clip of its own."""
+    """Frames of a chunk, in [0, 1] or in 0..255."""
     frames = jnp.clip(decode_latents(vae, params, latents).astype(jnp.float32) / 2 + 0.5, 0, 1)
     return (frames * 255).astype(jnp.uint8) if output == "uint8" else frames

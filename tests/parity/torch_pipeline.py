@@ -1,7 +1,5 @@
 """Tiny random pipelines of Diffusers, run with given noise, and the same weights as one of ours."""
 
-import dataclasses
-
 import numpy as np
 import torch
 from diffusers import (
@@ -18,7 +16,7 @@ from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextE
 from helios_jax.diffusion.noise import ChunkNoise
 from helios_jax.models.tokenizer import Tokenizer, train_tokenizer
 
-from .compare import channels_first
+from .compare import channels_first, channels_last
 from .torch_transformer import TINY, config_from_torch, params_from_torch, random_transformer
 from .torch_weights import vae_params_from_torch
 from .torch_weights_umt5 import umt5_params_from_torch
@@ -29,7 +27,7 @@ LENGTH = 64
 """Rows of the padded text; short, so that the toy models attend to words as well as to padding."""
 
 TEXT = dict(vocab_size=120, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
-VAE = dict(base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True])
+VAE = dict(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True])
 STATISTICS = dict(latents_mean=[-0.3, 0.1, 0.4, 0.0], latents_std=[1.4, 0.8, 1.1, 2.0])
 
 BASE = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
@@ -97,32 +95,26 @@ def randomised(module: torch.nn.Module):
     return module.requires_grad_(False)
 
 
-def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise], height: int, width: int, output: str):
-    """Run a Diffusers pipeline on our noise: frames [B F Y X 3] in [0, 1], or latents [B C T H W]."""
+def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise], height: int, width: int):
+    """Run a Diffusers pipeline on our noise: latents [B T H W C] in model space, and frames [B F Y X 3] in [0, 1]."""
     _, sample = VARIANTS[variant]
-    latents = iter([channels_first(chunk.latents) for chunk in noise])
+    unit = iter([channels_first(chunk.latents) for chunk in noise])
     blocks = iter([channels_first(block) for chunk in noise for block in chunk.blocks])
-    pipeline.prepare_latents = lambda *args, **kwargs: next(latents).clone()
+    pipeline.prepare_latents = lambda *args, **kwargs: next(unit).clone()
     # The float32 Cholesky factor of the singular covariance does not exist: the finished noise is injected instead.
     pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
-    forward = pipeline.transformer.forward
     # CFG-Zero* takes a view that needs contiguous velocities, which the transformer does not return.
+    forward, decode, decoded = pipeline.transformer.forward, pipeline.vae.decode, []
     pipeline.transformer.forward = lambda *args, **kwargs: tuple(out.contiguous() for out in forward(*args, **kwargs))
+    pipeline.vae.decode = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
     pyramid = dict(pyramid_num_inference_steps_list=list(sample.steps), is_amplify_first_chunk=sample.amplify_first_chunk)
-    try:
-        return pipeline(
-            prompt=prompts, negative_prompt=[NEGATIVE] * len(prompts), height=height, width=width, num_frames=33 * len(noise),
-            guidance_scale=sample.guidance_scale, output_type=output, max_sequence_length=LENGTH,
-            **(dict(num_inference_steps=sample.steps[0]) if variant == "base" else pyramid),
-        ).frames  # fmt: skip
-    finally:
-        pipeline.transformer.forward = forward
-
-
-def with_sample(pipeline: OurPipeline, **changes) -> OurPipeline:
-    """The same weights with other defaults."""
-    config = dataclasses.replace(pipeline.config, sample=dataclasses.replace(pipeline.config.sample, **changes))
-    return OurPipeline(config, pipeline.params, pipeline.tokenizer)
+    frames = pipeline(
+        prompt=prompts, negative_prompt=[NEGATIVE] * len(prompts), height=height, width=width, num_frames=33 * len(noise),
+        guidance_scale=sample.guidance_scale, output_type="np", max_sequence_length=LENGTH,
+        **(dict(num_inference_steps=sample.steps[0]) if variant == "base" else pyramid),
+    ).frames  # fmt: skip
+    mean, std = (np.asarray(STATISTICS[name], np.float32) for name in ("latents_mean", "latents_std"))
+    return (channels_last(torch.cat(decoded, dim=2)) - mean) / std, frames
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
