@@ -42,8 +42,8 @@ class Summary:
     seconds: float
 
     def __str__(self) -> str:
-        rate = self.nbytes / 2**20 / max(self.seconds, 1e-9)
-        return f"{self.tensors} tensors, {self.nbytes / 2**30:.2f} GiB in {self.seconds:.1f} s ({rate:.0f} MiB/s)"
+        size, rate = (tqdm.format_sizeof(number, "B", 1024) for number in (self.nbytes, self.nbytes / max(self.seconds, 1e-9)))
+        return f"{self.tensors} tensors, {size} in {self.seconds:.1f} s ({rate}/s)"
 
 
 def from_torch(

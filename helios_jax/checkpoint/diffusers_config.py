@@ -171,7 +171,7 @@ def _tokenizer_class(path: Path) -> str:
 _TOKENIZER = "T5TokenizerFast"
 
 
-def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) -> Section:  # noqa: B006
+def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) -> Section:
     values = read_json(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is not a dictionary of settings")

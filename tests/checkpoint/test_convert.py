@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import weakref
 
 import diffusers
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from helios_jax.checkpoint import CheckpointError, load_config, load_params, save
+from helios_jax.checkpoint import CheckpointError, arrays, load_config, load_params, safetensors_files, save
 from helios_jax.checkpoint.convert import from_torch, to_diffusers
 from helios_jax.checkpoint.directory import flatten
 from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig
@@ -147,6 +148,35 @@ def test_a_checkpoint_that_was_never_pytorchs_makes_a_diffusers_folder_too(tmp_p
     from_torch(tmp_path / "folder", tmp_path / "again")
     for component in CLASSES:
         assert_equal_trees(load_params(tmp_path / "again", component), params[component])
+
+
+def test_tensors_stream_one_by_one_in_both_directions(released, tmp_path, monkeypatch):
+    """Memory does not grow with the checkpoint: when a tensor is read, no more than the one before it is still there."""
+    alive, most = weakref.WeakSet(), []
+
+    class Tracked(np.ndarray):
+        """An array that can be counted (plain ones cannot be referred to weakly), and by identity."""
+
+        __hash__ = object.__hash__
+        __eq__ = object.__eq__
+
+    def tracking(read):
+        def tracked(*arguments):
+            array = read(*arguments).view(Tracked)
+            alive.add(array)
+            most.append(len(alive))
+            return array
+
+        return tracked
+
+    monkeypatch.setattr(safetensors_files, "map_array", tracking(safetensors_files.map_array))
+    monkeypatch.setattr(arrays, "read", tracking(arrays.read))
+    from_torch(released, tmp_path / "ours")
+    read_there = len(most)
+    to_diffusers(tmp_path / "ours", tmp_path / "back")
+    assert read_there >= 242
+    assert len(most) >= 2 * read_there
+    assert max(most) <= 2
 
 
 def test_dtype_is_changed_for_all_but_the_vae(released, tmp_path):

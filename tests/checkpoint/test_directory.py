@@ -12,6 +12,7 @@ import pytest
 
 from helios_jax.checkpoint import CheckpointError, load_config, load_params, save
 from helios_jax.checkpoint.directory import flatten
+from helios_jax.checkpoint.files import write_digests
 from helios_jax.checkpoint.names import COMPONENTS
 
 from .tiny import CONFIG, random_params
@@ -115,6 +116,13 @@ def test_damage_is_found_and_the_file_named(copy, damage, says, file):
     assert "\n" not in str(error.value)
 
 
+def test_a_chunk_that_no_digest_tells_of_is_missed_all_the_same(copy):
+    some_chunk(copy).unlink()
+    write_digests(copy)
+    with pytest.raises(CheckpointError, match=r"cannot read .*blocks/ffn/up/kernel.* is missing"):
+        load_params(copy, "transformer")
+
+
 def test_damage_to_another_component_does_not_matter(copy, params):
     flip_bit(some_chunk(copy))
     assert_equal_trees(load_params(copy, "vae"), params["vae"])
@@ -143,8 +151,6 @@ def test_damaged_digests_are_one_clear_line(copy, content, says):
 
 def rewrite_config(root, **changes):
     """Change config.json and its digest, as a program with another idea of the format would."""
-    from helios_jax.checkpoint.files import write_digests
-
     values = json.loads((root / "config.json").read_text()) | changes
     (root / "config.json").write_text(json.dumps(values))
     write_digests(root)

@@ -83,7 +83,7 @@ def test_a_malicious_file_runs_nothing_and_is_named(tmp_path):
 )
 def test_programs_that_ask_for_anything_else_are_refused(tmp_path, program):
     write_archive(tmp_path / "evil.pth", program)
-    with pytest.raises(CheckpointError, match="asks to run .* refused"):
+    with pytest.raises(CheckpointError, match=r"asks to run .* refused"):
         read_pth(tmp_path / "evil.pth")
 
 
@@ -150,7 +150,7 @@ def test_a_zip_without_a_pickle_or_with_a_broken_one_is_one_clear_line(tmp_path)
         write_archive(tmp_path / "broken.pth", program)
         with pytest.raises(CheckpointError, match="its pickle cannot be read"):
             read_pth(tmp_path / "broken.pth")
-    with pytest.raises(CheckpointError, match="cannot read .*: No such file"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*: No such file"):
         read_pth(tmp_path / "absent.pth")
 
 
