@@ -14,11 +14,12 @@ from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.models.block import TextCache
-from helios_jax.models.tokenizer import Tokenizer, clean_prompt
+from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer, keeps_float32
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
 from helios_jax.sampling.chunk import sample_chunk
+from helios_jax.sampling.memory import init_params
 from helios_jax.sampling.request import Request, RequestError, make_request
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
@@ -88,6 +89,20 @@ class HeliosPipeline:
         params = {component: checkpoint.load_params(path, component, rule, verify=verify) for component, rule in dtypes.items()}
         tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer"))
         return cls(config, params, tokenizer, dtype=dtype, vae_dtype=vae_dtype)
+
+    @classmethod
+    def random(cls, config: HeliosConfig, seed: int = 0, *, dtype: DTypeLike | None = None) -> "HeliosPipeline":
+        """Random weights, and a tokenizer trained on a few words: everything runs, and what comes out is noise.
+
+        Args:
+          config: geometry, schedule and defaults.
+          seed: of the weights.
+          dtype: of weights and activations, save the VAE's, which are float32.
+        """
+        dtype = default_dtype() if dtype is None else dtype
+        params = jax.jit(init_params, static_argnums=(0, 2))(config, jax.random.key(seed), jnp.dtype(dtype))
+        words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
+        return cls(config, params, train_tokenizer(words, config.text_encoder.vocab_size), dtype=dtype)
 
     def generate(
         self, prompt: str | Sequence[str], negative_prompt: str | None = None, *, output: Output = "uint8", **options: Any

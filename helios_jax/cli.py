@@ -1,0 +1,47 @@
+"""What the scripts at the root have in common: bad input is one line on stderr and exit status 2, and nothing half written stays."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, flags
+
+
+def run_script(main: Callable[[], None], errors: tuple[type[Exception], ...]) -> NoReturn:
+    """Parse the flags and call ``main``.
+
+    Args:
+      main: does the job; takes its input from flags.
+      errors: what bad input raises; any other exception keeps its traceback.
+    """
+    app.run(lambda argv: _guarded(main, argv, errors), flags_parser=_parse)
+
+
+def complain(message: str) -> None:
+    """One line on stderr, in the script's name."""
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:  # those of --config.field=value are not flags.Error
+        complain(f"{str(error) or type(error).__name__}; see --help")
+        sys.exit(2)
+
+
+def _guarded(main: Callable[[], None], argv: list[str], errors: tuple[type[Exception], ...]) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what is half written is removed
+    try:
+        if len(argv) > 1:
+            complain(f"unexpected argument {argv[1]!r}: every option has a name, see --help")
+            sys.exit(2)
+        main()
+    except errors as error:
+        complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        complain("interrupted; nothing was written")
+        sys.exit(130)
