@@ -5,7 +5,7 @@ option that is switched on is an error, since it may change the model.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,7 +109,7 @@ def read_config(folder: Path, pipeline: Mapping[str, Any]) -> HeliosConfig:
         defaults = {"rope_dim": wan.rope_dim(read_json(transformer).get("attention_head_dim", TransformerConfig.attention_head_dim))}
     else:
         scheduler = _read_scheduler(folder / "scheduler/scheduler_config.json")
-    return _checked(
+    return checked(
         folder,
         HeliosConfig,
         transformer=_read(transformer, TransformerConfig, defaults),
@@ -172,10 +172,7 @@ _TOKENIZER = "T5TokenizerFast"
 
 
 def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) -> Section:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a dictionary of settings")
-    return _section(path, section, values, defaults)
+    return _section(path, section, read_json(path), defaults)
 
 
 def _section(path: Path, section: type[Section], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Section:
@@ -189,11 +186,11 @@ def _section(path: Path, section: type[Section], values: Mapping[str, Any], defa
                 raise CheckpointError(f"{path}: {key}={value!r} is not supported, only {FIXED[section][key]!r} is")
         elif not key.startswith("_") and section in IRRELEVANT and key not in IRRELEVANT[section] and value:
             raise CheckpointError(f"{path}: unknown option {key}={value!r}, which may change the model: it is not supported")
-    return _checked(path, from_dict, section, kept)
+    return checked(path, from_dict, section, kept)
 
 
 def _read_vae(path: Path) -> VAEConfig:
-    values = dict(read_json(path))
+    values = read_json(path)
     decoder = values.pop("decoder_base_dim", None)
     stated = {name: values.pop(f"scale_factor_{name}", None) for name in ("temporal", "spatial")}
     config = _section(path, VAEConfig, values, {})
@@ -217,7 +214,8 @@ def _read_scheduler(path: Path) -> SchedulerConfig:
     return _section(path, SchedulerConfig, values, SCHEDULER_DEFAULTS | own)
 
 
-def _checked(where: Path, make: Any, *args: Any, **kwargs: Any) -> Any:
+def checked(where: Path, make: Callable[..., Section], *args: Any, **kwargs: Any) -> Section:
+    """A configuration from ``make``, whose ConfigError becomes a CheckpointError that says where."""
     try:
         return make(*args, **kwargs)
     except ConfigError as error:

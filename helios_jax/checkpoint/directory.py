@@ -86,7 +86,7 @@ def load_config(path: str | os.PathLike) -> HeliosConfig:
         raise CheckpointError(f"{root} has no config.json: not a helios-jax checkpoint")
     check_digests(root, digests, ["config.json"])
     values = read_json(root / "config.json")
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+    if values.pop("format", None) != FORMAT:
         raise CheckpointError(f'{root / "config.json"} does not say "format": "{FORMAT}": not a helios-jax checkpoint')
     if (version := values.pop("version", None)) != VERSION:
         raise CheckpointError(f"{root} has format version {version}; this helios-jax reads version {VERSION}: convert it again")

@@ -63,20 +63,23 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """The dictionary in a JSON file.
 
     Raises:
-      CheckpointError: if there is no such file or it is not JSON.
+      CheckpointError: if there is no such file or it holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON dictionary")
+    return value
 
 
 def write_digests(root: Path, progress: Progress = lambda done: None) -> None:
@@ -103,10 +106,8 @@ def read_digests(root: Path) -> dict[str, dict[str, Any]]:
         raise CheckpointError(f"{root} is not a finished helios-jax checkpoint: {DIGESTS} is missing")
     try:
         files = read_json(root / DIGESTS)["files"]
-        return {name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in files.items()}
-    except CheckpointError:
-        raise
-    except (TypeError, KeyError, AttributeError, ValueError):
+        return {name: {"size": entry["size"], "sha256": entry["sha256"]} for name, entry in files.items()}
+    except (TypeError, KeyError, AttributeError):
         raise CheckpointError(f"{root / DIGESTS} is altered: it does not list the files' sizes and digests") from None
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from helios_jax.checkpoint import wan
-from helios_jax.checkpoint.diffusers_config import BASE_SCHEDULER, PIPELINE, read_config, sample_defaults
+from helios_jax.checkpoint.diffusers_config import BASE_SCHEDULER, PIPELINE, checked, read_config, sample_defaults
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
 from helios_jax.checkpoint.files import DIGESTS, read_json
 from helios_jax.checkpoint.lora import merge
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.checkpoint.pth import read_pth
 from helios_jax.checkpoint.safetensors_files import TorchTensor, read_folder
-from helios_jax.config import HeliosConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from helios_jax.config import HeliosConfig, TextEncoderConfig, TransformerConfig, VAEConfig, from_dict
 
 Components = dict[str, dict[str, TorchTensor]]
 
@@ -102,8 +102,8 @@ def _read_diffusers(folder: Path, pipeline: Mapping) -> tuple[HeliosConfig, Comp
     if absent := [name for name in (*COMPONENTS, "tokenizer") if not (folder / name).is_dir()]:
         raise CheckpointError(f"{folder} has no {', '.join(absent)}: give the folder of a whole pipeline")
     tensors = {component: read_folder(folder / component) for component in COMPONENTS}
-    transformer = {wan.rename(name, EARLIER_NAMES): tensor for name, tensor in tensors["transformer"].items() if "norm_added_q" not in name}
-    return read_config(folder, pipeline), tensors | {"transformer": transformer}
+    transformer = {name: tensor for name, tensor in tensors["transformer"].items() if "norm_added_q" not in name}
+    return read_config(folder, pipeline), tensors | {"transformer": wan.renamed(transformer, EARLIER_NAMES)}
 
 
 def _read_original(folder: Path) -> tuple[HeliosConfig, Components]:
@@ -114,10 +114,10 @@ def _read_original(folder: Path) -> tuple[HeliosConfig, Components]:
         "vae": (read_pth(folder / WAN_FILES["vae"]), wan.VAE),
         "text_encoder": (read_pth(folder / WAN_FILES["text_encoder"]), wan.TEXT_ENCODER),
     }
-    tensors = {
-        component: {wan.rename(name, rules): tensor for name, tensor in found.items()} for component, (found, rules) in files.items()
-    }
-    config = HeliosConfig(
+    tensors = {component: wan.renamed(found, rules) for component, (found, rules) in files.items()}
+    config = checked(
+        folder,
+        HeliosConfig,
         transformer=_original_transformer(folder / "config.json"),
         vae=VAEConfig(base_dim=_size(folder, tensors["vae"], "encoder.conv_in.weight", 0)),
         text_encoder=_original_text_encoder(folder, tensors["text_encoder"]),
@@ -133,21 +133,13 @@ def _original_transformer(path: Path) -> TransformerConfig:
     if values.get("model_type", "t2v") != "t2v":
         raise CheckpointError(f"{path}: model_type={values['model_type']!r}; Helios starts from the text-to-video model, 't2v'")
     try:
-        head_dim = values["dim"] // values["num_heads"]
-        return TransformerConfig(
-            num_attention_heads=values["num_heads"],
-            attention_head_dim=head_dim,
-            in_channels=values["in_dim"],
-            out_channels=values["out_dim"],
-            freq_dim=values["freq_dim"],
-            ffn_dim=values["ffn_dim"],
-            num_layers=values["num_layers"],
-            eps=values["eps"],
-            text_dim=values.get("text_dim", 4096),
-            rope_dim=wan.rope_dim(head_dim),
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} has no {error.args[0]!r}: not the config.json of a Wan 2.1 model") from error
+        same = {name: values[name] for name in ("freq_dim", "ffn_dim", "num_layers", "eps")}
+        heads, channels = values["num_heads"], {"in_channels": values["in_dim"], "out_channels": values["out_dim"]}
+        head_dim = values["dim"] // heads
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path} is not the config.json of a Wan 2.1 model ({type(error).__name__}: {error})") from error
+    split = {"num_attention_heads": heads, "attention_head_dim": head_dim, "rope_dim": wan.rope_dim(head_dim)}
+    return checked(path, from_dict, TransformerConfig, {**same, **channels, **split, "text_dim": values.get("text_dim", 4096)})
 
 
 def _original_text_encoder(folder: Path, tensors: Mapping[str, TorchTensor]) -> TextEncoderConfig:

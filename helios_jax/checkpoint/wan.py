@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.safetensors_files import TorchTensor
 
 Rules = Sequence[tuple[str, str]]
@@ -81,6 +82,21 @@ def rename(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def renamed(tensors: Mapping[str, TorchTensor], rules: Rules) -> dict[str, TorchTensor]:
+    """Tensors under their names after every rule.
+
+    Raises:
+      CheckpointError: if two end up under one name.
+    """
+    result: dict[str, TorchTensor] = {}
+    for old, tensor in tensors.items():
+        name = rename(old, rules)
+        if name in result:
+            raise CheckpointError(f"two tensors are {name}, one of them under the other name {old}: keep one of them")
+        result[name] = tensor
+    return result
 
 
 def rope_dim(head_dim: int) -> tuple[int, int, int]:

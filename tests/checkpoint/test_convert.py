@@ -271,6 +271,10 @@ def truncate(file, by=100):
     file.write_bytes(file.read_bytes()[:-by])
 
 
+def add_old_name(tensors):
+    tensors["scale_shift_table"] = tensors["norm_out.scale_shift_table"].clone()
+
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BAD_FOLDERS = {
     "no folder": (lambda folder: shutil.rmtree(folder), "is not a directory"),
@@ -292,6 +296,8 @@ BAD_FOLDERS = {
     "ill-typed": (lambda folder: set_json(folder / "vae/config.json", base_dim="x"), "base_dim='x' must be of type int"),
     "misfit": (lambda folder: set_json(folder / "text_encoder/config.json", d_model=8), "text_dim=16 is not text_encoder.d_model=8"),
     "not json": (lambda folder: (folder / "vae/config.json").write_text("{"), "vae/config.json is not valid JSON"),
+    "list": (lambda folder: (folder / "model_index.json").write_text("[]"), "model_index.json is not a JSON dictionary"),
+    "both names": (lambda folder: rewrite(folder / "transformer", add_old_name), "two tensors are norm_out.scale_shift_table"),
     "no tokenizer": (lambda folder: (folder / "tokenizer/tokenizer.json").unlink(), r"tokenizer has no tokenizer\.json"),
 }
 

@@ -137,7 +137,7 @@ def test_without_digests_the_checkpoint_is_unfinished(copy):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "does not list"),
+        ("[]", "not a JSON dictionary"),
         ('{"files": {"config.json": 3}}', "does not list"),
         ("{", "not valid JSON"),
         ('{"files": {}}', "no config.json"),

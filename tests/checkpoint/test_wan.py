@@ -197,6 +197,9 @@ def test_the_flag_must_agree_with_the_folder(diffusers_folder, original_folder, 
     ("change", "says"),
     [
         ({"model_type": "i2v"}, "model_type='i2v'; Helios starts from the text-to-video model"),
+        ({"dim": "24"}, r"config\.json is not the config\.json of a Wan 2\.1 model"),
+        ({"eps": "small"}, "eps='small' must be of type float"),
+        ({"text_dim": 8}, r"transformer\.text_dim=8 is not text_encoder\.d_model=16"),
         ({"num_layers": 3}, r"missing: blocks\.2\..* A shard may be missing"),
     ],
 )
