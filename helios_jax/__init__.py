@@ -1,7 +1,7 @@
 """helios-jax: Helios, the autoregressive video diffusion model, in JAX.
 
-``from helios_jax import HeliosPipeline`` is all that making a video needs. Beneath it are pure functions: ``sampling.chunk.sample_chunk`` (one chunk),
-``models.transformer.HeliosTransformer``, ``models.vae.VAE``, ``models.umt5.UMT5Encoder``, and the mathematics in ``diffusion``.
+``from helios_jax import HeliosPipeline`` is all that making a video needs. Beneath it are pure functions: ``sampling.chunk.sample_chunk`` makes one
+chunk with ``models.transformer.HeliosTransformer``, ``models.vae.VAE`` and ``models.umt5.UMT5Encoder``; the mathematics is in ``diffusion``.
 """
 
 __version__ = "0.1.0"

@@ -13,9 +13,9 @@ from helios_jax.diffusion.history import HistoryState, append_chunk, frame_indic
 from helios_jax.diffusion.noise import ChunkNoise
 from helios_jax.diffusion.pyramid import downsample_noise, renoise, stage_grids
 from helios_jax.diffusion.schedules import make_schedule, shift_tokens, stage_tables
-from helios_jax.diffusion.solvers import solver_step, solver_table, start_solver
+from helios_jax.diffusion.solvers import SolverTable, solver_step, solver_table, start_solver
 from helios_jax.models.block import TextCache
-from helios_jax.models.transformer import HeliosTransformer, HistoryTokens
+from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
 from helios_jax.types import Array, Float, Params
 
 
@@ -77,40 +77,50 @@ def sample_chunk(
     history = apply(split_history(state, plan.history_sizes), indices, method="embed_history")
     if plan.guided:
         history = _twice(history)
+
+    def velocity(sample, time):
+        time = jax.tree.map(lambda row: row[None], time)
+        if not plan.guided:
+            return apply(sample, time, text, history, indices.noisy, method="denoise")
+        both = apply(jnp.concatenate([sample, sample]), time, text, history, indices.noisy, method="denoise")
+        return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale.astype(both.dtype))
+
     sample = noise.latents
     _report(on_stage, -1, sample)
     for _ in grids[1:]:
         sample = downsample_noise(sample)
-
     for stage, steps in enumerate(plan.steps):
         if stage > 0:
             sample = renoise(sample, noise.blocks[stage - 1], stage_tables(scheduler)[stage].original_start_sigma, scheduler.gamma)
-        start = sample
         schedule = make_schedule(scheduler, stage, steps, shift_tokens(scheduler, stage, tokens))
-        rows = solver_table(scheduler.solver, schedule.sigmas)
         times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
-
-        def velocity(sample, time):
-            time = jax.tree.map(lambda row: row[None], time)
-            if not plan.guided:
-                return apply(sample, time, text, history, indices.noisy, method="denoise")
-            both = apply(jnp.concatenate([sample, sample]), time, text, history, indices.noisy, method="denoise")
-            return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale.astype(both.dtype))
-
-        def step(solver, row_and_time):
-            row, time = row_and_time
-            return solver_step(solver, velocity(solver.sample, time), start, row), None
-
-        zeros = min(plan.zero_init_steps, steps) if stage == 0 and plan.guided and plan.cfg_zero_star else 0
-        solver = start_solver(sample)
-        for i in range(zeros):
-            solver = solver_step(solver, jnp.zeros_like(sample), start, jax.tree.map(lambda column: column[i], rows))
-        if zeros < steps:
-            solver, _ = jax.lax.scan(step, solver, jax.tree.map(lambda column: jnp.asarray(column[zeros:]), (rows, times)))
-        sample = solver.sample
+        zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
+        sample = _sample_stage(velocity, sample, solver_table(scheduler.solver, schedule.sigmas), times, zeros)
         _report(on_stage, stage, sample)
-
     return append_chunk(state, sample), sample
+
+
+def _sample_stage(
+    velocity: Callable[[Array, TimeEmbedding], Array],
+    start: Float[Array, "B T H W C"],
+    table: SolverTable,
+    times: TimeEmbedding,
+    zeros: int,
+) -> Float[Array, "B T H W C"]:
+    """From a stage's start point to its end point; at the first ``zeros`` steps the velocity is zero and the network is not run."""
+    rows = lambda steps: jax.tree.map(lambda column: jnp.asarray(column[steps]), (table, times))
+
+    def step(solver, row_and_time):
+        row, time = row_and_time
+        return solver_step(solver, velocity(solver.sample, time), start, row), None
+
+    solver = start_solver(start)
+    zeros = min(zeros, len(table.sigma))
+    for i in range(zeros):
+        solver = solver_step(solver, jnp.zeros_like(start), start, rows(i)[0])
+    if zeros < len(table.sigma):
+        solver, _ = jax.lax.scan(step, solver, rows(slice(zeros, None)))
+    return solver.sample
 
 
 def _twice(history: HistoryTokens) -> HistoryTokens:

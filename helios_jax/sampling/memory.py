@@ -4,39 +4,12 @@ import math
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from helios_jax.config import HeliosConfig
-from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.models.umt5 import UMT5Encoder
-from helios_jax.models.vae import VAE
 from helios_jax.sampling.request import Request
-from helios_jax.types import DTypeLike, FrameIndices, History, Params
-
-
-def abstract_params(config: HeliosConfig, dtype: DTypeLike = jnp.float32, vae_dtype: DTypeLike = jnp.float32) -> dict[str, Params]:
-    """Shapes and dtypes of every parameter, by component; nothing is allocated."""
-    return jax.eval_shape(lambda key: init_params(config, key, dtype, vae_dtype), jax.random.key(0))
-
-
-def init_params(
-    config: HeliosConfig, key: jax.Array, dtype: DTypeLike = jnp.float32, vae_dtype: DTypeLike = jnp.float32
-) -> dict[str, Params]:
-    """Random parameters of all components, as every module initialises its own."""
-    latents = jnp.zeros((1, 1, 8, 8, config.vae.z_dim))
-    history = History(*(jnp.zeros((1, frames, 8, 8, config.vae.z_dim)) for frames in (2, 2, 4)))
-    indices = FrameIndices((0,), (0, 1), (0, 1), (0, 1, 2, 3))
-    text = jnp.zeros((1, 1, config.transformer.text_dim))
-    pixels = jnp.zeros((1, 1, config.vae.spatial_factor, config.vae.spatial_factor, 3))
-    ids = jnp.zeros((1, 1), jnp.int32)
-    keys = jax.random.split(key, 3)
-    transformer = HeliosTransformer(config.transformer, dtype, dtype)
-    return {
-        "transformer": dict(transformer.init(keys[0], latents, jnp.zeros((1,)), text, history, indices)["params"]),
-        "vae": dict(VAE(config.vae, vae_dtype, vae_dtype).init(keys[1], pixels)["params"]),
-        "text_encoder": dict(UMT5Encoder(config.text_encoder, dtype, dtype).init(keys[2], ids, ids == 0)["params"]),
-    }
+from helios_jax.sampling.weights import abstract_params
+from helios_jax.types import DTypeLike, Params
 
 
 def estimate_memory(config: HeliosConfig, request: Request, dtype: DTypeLike, vae_dtype: DTypeLike) -> dict[str, int]:
@@ -95,5 +68,3 @@ def available_memory() -> int | None:
 def _bytes(tree: Params) -> int:
     """Size of all leaves."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-

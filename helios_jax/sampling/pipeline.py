@@ -15,13 +15,13 @@ from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.models.block import TextCache
 from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
-from helios_jax.models.transformer import HeliosTransformer, keeps_float32
+from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
 from helios_jax.sampling.chunk import sample_chunk
-from helios_jax.sampling.memory import init_params
 from helios_jax.sampling.request import Request, RequestError, make_request
 from helios_jax.sampling.timing import Stopwatch
+from helios_jax.sampling.weights import dtype_rules, random_params
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
 
 Output = Literal["uint8", "float32", "latent"]
@@ -81,12 +81,8 @@ class HeliosPipeline:
         """
         dtype = default_dtype() if dtype is None else dtype
         config = checkpoint.load_config(path)
-        dtypes = {
-            "transformer": lambda leaf: jnp.float32 if keeps_float32(leaf) else dtype,
-            "text_encoder": lambda leaf: dtype,
-            "vae": lambda leaf: vae_dtype,
-        }
-        params = {component: checkpoint.load_params(path, component, rule, verify=verify) for component, rule in dtypes.items()}
+        rules = dtype_rules(dtype, vae_dtype)
+        params = {component: checkpoint.load_params(path, component, rule, verify=verify) for component, rule in rules.items()}
         tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer"))
         return cls(config, params, tokenizer, dtype=dtype, vae_dtype=vae_dtype)
 
@@ -100,7 +96,7 @@ class HeliosPipeline:
           dtype: of weights and activations, save the VAE's, which are float32.
         """
         dtype = default_dtype() if dtype is None else dtype
-        params = jax.jit(init_params, static_argnums=(0, 2))(config, jax.random.key(seed), jnp.dtype(dtype))
+        params = random_params(config, seed, dtype)
         words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
         return cls(config, params, train_tokenizer(words, config.text_encoder.vocab_size), dtype=dtype)
 
@@ -152,12 +148,11 @@ class HeliosPipeline:
         Raises:
           RequestError: if the request cannot be served; before anything is computed.
         """
-        prompts = [prompt] * (batch or 1) if isinstance(prompt, str) else list(prompt)
-        if batch is not None and batch != len(prompts):
+        prompts = [prompt] * (1 if batch is None else batch) if isinstance(prompt, str) else list(prompt)
+        if batch not in (None, len(prompts)) and not isinstance(prompt, str):
             raise RequestError(f"batch={batch} does not fit {len(prompts)} prompts")
-        for text in prompts:
-            if not text.strip():
-                raise RequestError("the prompt is empty")
+        if not all(text.strip() for text in prompts):
+            raise RequestError("the prompt is empty")
         request = make_request(self.config, batch=len(prompts), **options)
         negative_prompt = self.config.sample.negative_prompt if negative_prompt is None else negative_prompt
         return self._run(request, prompts, negative_prompt, seed, noise, output, stopwatch or Stopwatch())

@@ -1,0 +1,118 @@
+"""What the user's API promises."""
+
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helios_jax.diffusion.noise import draw_chunk_noise
+from helios_jax.sampling.request import RequestError
+from helios_jax.sampling.timing import Stopwatch
+
+PROMPT = "a red ball rolls over green grass"
+
+
+def count_compilations(run):
+    """Programs compiled while ``run`` runs."""
+    compiled = []
+    listen = lambda event, seconds, **_: compiled.append(event) if event == "/jax/core/compile/backend_compile_duration" else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(compiled)
+
+
+def test_second_request_of_the_same_shape_compiles_nothing(pipeline):
+    """Other prompt, other seed, same shape: every program is there already, and one chunk program serves all chunks but the first."""
+    first = count_compilations(lambda: pipeline.generate(PROMPT, num_frames=70))
+    assert first > 0
+    assert count_compilations(lambda: pipeline.generate("two blue squares", num_frames=99, seed=5)) == 0
+
+
+def test_device_memory_does_not_grow_with_the_number_of_chunks(pipeline):
+    """After each chunk as many bytes are alive as after the one before it."""
+    alive = []
+    for frames in pipeline.stream(PROMPT, num_frames=33 * 5):
+        del frames
+        gc.collect()
+        alive.append(sum(array.nbytes for array in jax.live_arrays()))
+    assert len(alive) == 5
+    assert len(set(alive[1:])) == 1
+
+
+def test_generate_returns_exactly_the_frames_asked_for(pipeline):
+    """The last chunk is cut; every frame is there and is 8-bit."""
+    frames = pipeline.generate(PROMPT, num_frames=40)
+    assert frames.shape == (1, 40, 64, 128, 3)
+    assert frames.dtype == np.uint8
+
+
+def test_stream_yields_whole_chunks(pipeline):
+    """A stream is untrimmed: 33 frames a chunk."""
+    assert [chunk.shape[1] for chunk in pipeline.stream(PROMPT, num_frames=40)] == [33, 33]
+
+
+def test_a_video_does_not_depend_on_its_batch(pipeline):
+    """Video b of a batch is that of seed + b made alone."""
+    both = pipeline.generate(PROMPT, batch=2, seed=3, num_frames=34, output="latent")
+    alone = pipeline.generate(PROMPT, seed=4, num_frames=34, output="latent")
+    np.testing.assert_allclose(both[1:], alone, rtol=1e-4, atol=1e-5)
+    assert np.abs(both[0] - both[1]).max() > 0.1
+
+
+def test_supplied_noise_takes_the_place_of_the_seed(pipeline):
+    """The noise drawn from a seed, given by hand, makes the video of that seed."""
+    keys = jax.vmap(jax.random.key)(jnp.array([7]))
+    noise = [draw_chunk_noise(keys, chunk, (9, 8, 16, 4), 3, 1 / 3) for chunk in range(2)]
+    given = pipeline.generate(PROMPT, noise=noise, num_frames=60, output="latent")
+    np.testing.assert_allclose(given, pipeline.generate(PROMPT, seed=7, num_frames=60, output="latent"), rtol=1e-4, atol=1e-5)
+
+
+def test_text_cache_is_as_long_as_the_prompt_needs(pipeline):
+    """Padding is one row with a logit offset, so short prompts have short caches."""
+    assert pipeline.encode_prompts([PROMPT]).key.shape[2] <= 65 < pipeline.config.text_encoder.max_sequence_length
+
+
+def test_prompt_matters_and_guidance_leads_away_from_the_negative(guided):
+    """Positive and negative prompts change the result, apart."""
+    options = dict(num_frames=33, output="latent")
+    first = guided.generate(PROMPT, "grey", **options)
+    assert np.abs(first - guided.generate("two blue squares", "grey", **options)).max() > 1e-4
+    assert np.abs(first - guided.generate(PROMPT, "bright", **options)).max() > 1e-4
+
+
+def test_stopwatch_tells_the_stages_apart(guided):
+    """Each pyramid stage has its own seconds, which add up to the transformer's; compilation is apart."""
+    with Stopwatch() as stopwatch:
+        guided.generate(PROMPT, num_frames=33, stopwatch=stopwatch)
+    seconds = stopwatch.seconds
+    stages = [seconds[f"stage {stage}"] for stage in range(3)]
+    assert min(stages) > 0
+    assert sum(stages) <= seconds["transformer"] * 1.05
+    assert seconds["compile"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(num_frames=0), "num_frames=0 must be at least 1"),
+        (dict(height=96), "height=96 must be a multiple of 64"),
+        (dict(width=100), "width=100 must be a multiple of 64"),
+        (dict(steps=(2, 2)), "names 2 stages, but this checkpoint has 3"),
+        (dict(steps=(2, 0, 2)), "must be at least 1 at every stage"),
+        (dict(batch=0), "batch=0 must be at least 1"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_runs(pipeline, options, message):
+    """One line that names what does not fit, raised by the call and not by the first chunk."""
+    with pytest.raises(RequestError, match=message):
+        pipeline.stream(PROMPT, **options)
+
+
+def test_empty_prompt_is_refused(pipeline):
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        pipeline.stream("  ")
