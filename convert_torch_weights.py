@@ -24,12 +24,10 @@ Tensors stream one by one, so a checkpoint of any size needs little memory. The 
 Exit status: 0 when done, 2 when the input cannot be used (one line on stderr says why).
 """
 
-import signal
-import sys
-
-from absl import app, flags
+from absl import flags
 
 from helios_jax.checkpoint import CheckpointError, convert
+from helios_jax.cli import run_script
 
 SOURCE = flags.DEFINE_string(
     "source", None, "Folder to read: Diffusers' or Wan's; with --to_diffusers, a helios-jax checkpoint.", required=True
@@ -43,10 +41,8 @@ DTYPE = flags.DEFINE_enum("dtype", "keep", ["keep", "bfloat16", "float32"], "Dty
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Convert as the flags say."""
-    if len(argv) > 1:
-        raise CheckpointError(f"unexpected argument {argv[1]!r}: every option has a name, see --help")
     options = {"dtype": DTYPE.value, "overwrite": OVERWRITE.value}
     if TO_DIFFUSERS.value:
         if LORA.value or PARTIAL.value or INIT_FROM_WAN.value:
@@ -59,30 +55,5 @@ def main(argv: list[str]) -> None:
     print(f"wrote {OUT.value}: {summary}")
 
 
-def run(argv: list[str]) -> None:
-    """:func:`main`, with bad input as one line and exit status 2."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what is half written is removed
-    try:
-        main(argv)
-    except (CheckpointError, OSError) as error:
-        sys.exit(_complain(str(error)))
-    except KeyboardInterrupt:
-        _complain("interrupted; nothing was written")
-        sys.exit(130)
-
-
-def parse(argv: list[str]) -> list[str]:
-    """The flags, with a wrong one as one line and exit status 2."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        sys.exit(_complain(" ".join(str(error).split())))
-
-
-def _complain(message: str) -> int:
-    print(f"convert_torch_weights.py: {message}", file=sys.stderr)
-    return 2
-
-
 if __name__ == "__main__":
-    app.run(run, flags_parser=parse)
+    run_script(main, (CheckpointError, OSError))

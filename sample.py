@@ -37,7 +37,9 @@ from helios_jax.sampling.pipeline import HeliosPipeline, default_dtype
 from helios_jax.sampling.request import Request, RequestError, make_request, reference_frames
 from helios_jax.sampling.timing import Stopwatch
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Preset: a file of configs/. With --checkpoint, its model must be the checkpoint's.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Preset: a file of configs/. With --checkpoint, its model must be the checkpoint's."
+)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory; without one, random weights of --config or configs/tiny.py.")
 PROMPT = flags.DEFINE_string("prompt", None, "What the video shows.")
 PROMPT_FILE = flags.DEFINE_string("prompt_file", None, "Text file with one prompt a line, one video each.")
@@ -223,7 +225,9 @@ def report(stopwatch: Stopwatch, seconds: float, frames: int, paths: list[str]) 
     for part in ("load", "text", "transformer", *stages, "vae", "media", "compile"):
         if part in parts:
             print(f"  {'  ' if part in stages else ''}{part:<14}{parts[part]:9.2f}")
-    print(f"  {'total':<14}{seconds:9.2f}   {frames / seconds:.2f} frames/s, {frames / (seconds - parts['compile'] - parts['load']):.2f} warm")
+    print(
+        f"  {'total':<14}{seconds:9.2f}   {frames / seconds:.2f} frames/s, {frames / (seconds - parts['compile'] - parts['load']):.2f} warm"
+    )
     print("wrote " + ", ".join(paths))
 
 

@@ -12,8 +12,6 @@ def get_config():
             vae=VAEConfig(base_dim=16, dim_mult=(1, 1, 1, 1), num_res_blocks=1),
             text_encoder=TextEncoderConfig(vocab_size=256, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4),
             scheduler=SchedulerConfig(solver="dmd", time_shift_type="linear"),
-            sample=SampleConfig(
-                height=128, width=192, num_frames=33, steps=(2, 2, 2), guidance_scale=1.0, amplify_first_chunk=True
-            ),
+            sample=SampleConfig(height=128, width=192, num_frames=33, steps=(2, 2, 2), guidance_scale=1.0, amplify_first_chunk=True),
         )
     )

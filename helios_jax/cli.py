@@ -27,7 +27,14 @@ def complain(message: str) -> None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:  # those of --config.field=value are not flags.Error
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:  # those of --config.field=value are not flags.Error
         complain(f"{str(error) or type(error).__name__}; see --help")
         sys.exit(2)
 
