@@ -132,11 +132,16 @@ def read_config() -> HeliosConfig:
     if preset is None:
         return config
     wanted = from_dict(HeliosConfig, preset)
-    for section in ("transformer", "vae", "text_encoder", "scheduler"):
-        ours, theirs = dataclasses.asdict(getattr(wanted, section)), dataclasses.asdict(getattr(config, section))
-        differing = [f"{section}.{name} is {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
-        if differing:
-            raise RequestError(f"{CHECKPOINT.value} is not a checkpoint of this --config: {'; '.join(differing)}")
+    differing = [
+        f"{section}.{name} is {there} there, {here} here"
+        for section in ("scheduler", "transformer", "vae", "text_encoder")
+        for (name, here), there in zip(
+            dataclasses.asdict(getattr(wanted, section)).items(), dataclasses.asdict(getattr(config, section)).values(), strict=True
+        )
+        if here != there
+    ]
+    if differing:
+        raise RequestError(f"{CHECKPOINT.value} is not a checkpoint of this --config: {'; '.join(differing)}")
     return dataclasses.replace(config, sample=wanted.sample)
 
 
@@ -240,4 +245,4 @@ def size(count: float) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, (RequestError, ConfigError, TokenizerError, checkpoint.CheckpointError, media.MediaError))
+    run_script(main, (RequestError, ConfigError, TokenizerError, checkpoint.CheckpointError, media.MediaError, OSError))

@@ -1,0 +1,149 @@
+"""sample.py as a user runs it: videos on disk, or one clear line and nothing on disk."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helios_jax import HeliosPipeline, checkpoint
+from helios_jax.media import load_latents
+
+from .sampling.conftest import TOY
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "--prompt=a red ball rolls over green grass"
+
+
+def sample(*flags: str, folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "sample.py"), *flags]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False)
+
+
+@pytest.fixture(scope="module")
+def toy_checkpoint(tmp_path_factory):
+    """A complete checkpoint directory of toy size."""
+    path = tmp_path_factory.mktemp("checkpoints") / "toy"
+    pipeline = HeliosPipeline.random(TOY)
+    checkpoint.save(path, pipeline.config, pipeline.params, pipeline.tokenizer)
+    return path
+
+
+def test_every_prompt_of_a_file_becomes_a_batch_of_videos(toy_checkpoint, tmp_path):
+    """Two prompts, two seeds each: four folders of exactly the frames asked for, a plan before and a table of times after."""
+    (tmp_path / "prompts.txt").write_text("a red ball\n\ntwo blue squares\n")
+    result = sample(
+        "--prompt_file=prompts.txt", "--batch=2", "--num_frames=35", f"--checkpoint={toy_checkpoint}", "--out=clip", folder=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [folder.name for folder in folders] == ["clip_0", "clip_1", "clip_2", "clip_3"]
+    clips = [np.stack([np.asarray(Image.open(frame)) for frame in sorted(folder.glob("*.png"))]) for folder in folders]
+    assert all(clip.shape == (35, 64, 128, 3) for clip in clips)
+    assert len({clip.tobytes() for clip in clips}) == 4
+    assert (
+        "4 video(s) of 35 frames, 128x64, 1.5 s at 24 frames/s: 2 chunk(s) of 33 frames, steps 1-1-1, 2-2-2 in the first chunk"
+        in result.stdout
+    )
+    assert "device memory, estimated" in result.stdout
+    for part in ("text", "transformer", "stage 0", "stage 1", "stage 2", "vae", "media", "compile", "total"):
+        assert f"  {part} " in result.stdout
+
+
+def test_command_line_and_api_make_the_same_latents(toy_checkpoint, tmp_path):
+    """Written latents are those of HeliosPipeline.generate with the same seed and steps."""
+    result = sample(PROMPT, "--seed=3", "--steps=2,1,1", f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    latents, metadata = load_latents(tmp_path / "clip.safetensors")
+    expected = HeliosPipeline.from_checkpoint(toy_checkpoint).generate(PROMPT.partition("=")[2], seed=3, steps=(2, 1, 1), output="latent")
+    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-5)
+    assert metadata["prompt"] == "a red ball rolls over green grass"
+
+
+def truncated(path: Path) -> None:
+    file = max(path.glob("transformer/*/[0-9]*"), key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flipped(path: Path) -> None:
+    file = max(path.glob("vae/*/[0-9]*"), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def unfinished(path: Path) -> None:
+    (path / "digests.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (truncated, "truncated"),
+        (flipped, "altered"),
+        (unfinished, "not a finished helios-jax checkpoint"),
+        (shutil.rmtree, "no checkpoint there"),
+    ],
+)
+def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
+    """Missing, cut or altered files are found, and named, before they are used."""
+    path = tmp_path / "damaged"
+    shutil.copytree(toy_checkpoint, path)
+    damage(path)
+    refused(sample(PROMPT, f"--checkpoint={path}", "--out=clip.mp4", folder=tmp_path), says, tmp_path, {"damaged"})
+
+
+TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "give a prompt: either --prompt or --prompt_file"),
+        (["--prompt= "], "the prompt is empty"),
+        (["--prompt_file=absent.txt"], "cannot read --prompt_file absent.txt: No such file"),
+        (["--prompt_file=empty.txt"], "--prompt_file empty.txt has no prompt in it"),
+        ([PROMPT, "--num_frames=0"], "num_frames=0 must be at least 1"),
+        ([PROMPT, "--height=96"], "height=96 must be a multiple of 64"),
+        ([PROMPT, "--steps=2,2"], "steps=2,2 names 2 stages, but this checkpoint has 3"),
+        ([PROMPT, "--steps=2,two,2"], "--steps takes whole numbers"),
+        ([PROMPT, "--fps=0"], "fps=0 must be at least 1"),
+        ([PROMPT, "--out=absent/clip.mp4"], "absent"),
+        ([PROMPT, "--out=clip.avi"], "clip.avi"),
+        ([PROMPT, "--flavour=sweet"], "flavour"),
+        ([PROMPT, TINY, "--config.sample.flavour=1"], "flavour"),
+        ([PROMPT, TINY, "--config.sample.num_frames=many"], "num_frames"),
+        ([PROMPT, "--config=absent.py"], "absent.py"),
+        ([PROMPT, "--height=64000", "--width=64000"], "of device memory"),
+        (["a red ball"], "unexpected argument 'a red ball'"),
+    ],
+)
+def test_bad_input(flags, says, tmp_path):
+    """One clear line on stderr, exit status 2, nothing half written."""
+    (tmp_path / "empty.txt").write_text("\n \n")
+    refused(sample(*flags, folder=tmp_path), says, tmp_path, {"empty.txt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("--config.scheduler.solver=unipc", "scheduler.solver is dmd there, unipc here"),
+        ("--config.transformer.num_attention_heads=8", "transformer.num_attention_heads is 2 there, 8 here"),
+    ],
+)
+def test_checkpoint_of_another_sampler_or_width(toy_checkpoint, tmp_path, change, says):
+    """A preset must be the checkpoint's: every differing field is named."""
+    refused(sample(PROMPT, TINY, change, f"--checkpoint={toy_checkpoint}", folder=tmp_path), says, tmp_path, set())
+
+
+def refused(result: subprocess.CompletedProcess, says: str, folder: Path, before: set[str]) -> None:
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("sample.py: ")
+    assert says in lines[0]
+    assert {path.name for path in folder.iterdir()} <= before
