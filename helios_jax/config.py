@@ -168,7 +168,7 @@ class HeliosConfig:
             raise ConfigError(f"transformer.in_channels={self.transformer.in_channels} is not vae.z_dim={self.vae.z_dim}")
 
 
-def from_dict(section: type[Section], values: Mapping[str, Any], path: str = "") -> Section:
+def from_dict(section: type[Section], values: Mapping[str, Any] | ml_collections.ConfigDict, path: str = "") -> Section:
     """Build a configuration dataclass from a mapping; fields left out keep their defaults.
 
     Args:
