@@ -90,7 +90,7 @@ def main() -> None:
         with stopwatch("load"):
             pipeline = load(config, dtype)
         chunks = request.chunks * len(prompts)
-        with tqdm(total=chunks, unit="chunk", disable=None, dynamic_ncols=True) as bar:
+        with tqdm(total=chunks, unit="chunk", desc="compiling", disable=None, dynamic_ncols=True) as bar:
             for number, prompt in enumerate(prompts):
                 own = paths[number * BATCH.value : (number + 1) * BATCH.value]
                 make_videos(pipeline, request, prompt, own, fps, stopwatch, bar)
@@ -215,6 +215,7 @@ def make_videos(
 
 def advance(bar: tqdm, chunk: np.ndarray, request: Request) -> np.ndarray:
     """Count a chunk, with the rate in frames."""
+    bar.set_description("sampling")
     bar.update()
     elapsed = bar.format_dict["elapsed"]
     if elapsed:

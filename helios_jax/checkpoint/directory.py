@@ -102,6 +102,7 @@ def load_params(
     dtypes: Callable[[str], Any] | None = None,
     verify: bool = True,
     sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding] | None = None,
+    progress: Callable[[int], Any] = lambda size: None,
 ) -> Params:
     """Read a component's parameters, leaf by leaf, so that the host holds one leaf at a time beside what is already placed.
 
@@ -112,6 +113,7 @@ def load_params(
       verify: check each leaf's files against their digests before they are used. Sizes are checked in any case.
       sharding: where to place the leaves: one sharding for all or a function of the leaf's path; each device reads its own part. None: the
         default device.
+      progress: told the bytes of each leaf that is in place.
 
     Returns:
       The nested dictionary of arrays.
@@ -142,6 +144,7 @@ def load_params(
             check_digests(root, digests, files[leaf])
         place = sharding(leaf) if callable(sharding) else sharding
         loaded[leaf] = _load_leaf(root / component, slot, dtypes(leaf) if dtypes else None, place)
+        progress(loaded[leaf].nbytes)
     return unflatten(loaded)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from helios_jax import checkpoint
 from helios_jax.config import HeliosConfig
@@ -21,7 +22,7 @@ from helios_jax.models.vae import VAE, decode_latents
 from helios_jax.sampling.chunk import sample_chunk
 from helios_jax.sampling.request import Request, RequestError, make_request
 from helios_jax.sampling.timing import Stopwatch
-from helios_jax.sampling.weights import dtype_rules, random_params
+from helios_jax.sampling.weights import abstract_params, dtype_rules, random_params
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
 
 Output = Literal["uint8", "float32", "latent"]
@@ -82,8 +83,13 @@ class HeliosPipeline:
         dtype = default_dtype() if dtype is None else dtype
         config = checkpoint.load_config(path)
         rules = dtype_rules(dtype, vae_dtype)
-        params = {component: checkpoint.load_params(path, component, rule, verify=verify) for component, rule in rules.items()}
         tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer"))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_params(config, dtype, vae_dtype)))
+        with tqdm(total=size, unit="B", unit_scale=True, desc="loading", disable=None, leave=False) as bar:
+            params = {
+                component: checkpoint.load_params(path, component, rule, verify=verify, progress=bar.update)
+                for component, rule in rules.items()
+            }
         return cls(config, params, tokenizer, dtype=dtype, vae_dtype=vae_dtype)
 
     @classmethod
