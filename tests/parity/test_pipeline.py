@@ -8,8 +8,8 @@ import pytest
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.sampling.request import make_request
 
-from .compare import channels_last, relative_error
-from .torch_pipeline import NEGATIVE, PROMPTS, make_pair, psnr, run_torch
+from .compare import relative_error
+from .torch_pipeline import NEGATIVE, OPTIONS, PROMPTS, make_pair, psnr, run_torch
 
 CHUNKS, SIZE = 3, (128, 128)
 
@@ -18,15 +18,14 @@ CHUNKS, SIZE = 3, (128, 128)
 def test_three_chunks_equal_diffusers(variant, batch, tmp_path):
     """Latents of three chunks agree to 1e-4 and frames to 60 dB, on frames with contrast."""
     theirs, ours = make_pair(variant, tmp_path)
-    request = make_request(ours.config, batch=batch, num_frames=33 * CHUNKS, height=SIZE[0], width=SIZE[1])
+    options = dict(height=SIZE[0], width=SIZE[1], num_frames=33 * CHUNKS, **OPTIONS[variant])
+    request = make_request(ours.config, batch=batch, **options)
     keys = jax.vmap(jax.random.key)(jnp.arange(batch))
     scheduler = ours.config.scheduler
     noise = [draw_chunk_noise(keys, chunk, request.latent_shape, scheduler.stages, scheduler.gamma) for chunk in range(CHUNKS)]
 
     expected_latents, expected = run_torch(theirs, variant, PROMPTS[:batch], noise, *SIZE)
-    latents = ours.generate(
-        PROMPTS[:batch], NEGATIVE, output="latent", noise=noise, height=SIZE[0], width=SIZE[1], num_frames=33 * CHUNKS
-    )
+    latents = ours.generate(PROMPTS[:batch], NEGATIVE, output="latent", noise=noise, **options)
     error = relative_error(latents, expected_latents)
     assert error <= 1e-4
 
