@@ -1,0 +1,489 @@
+"""helios-jax beside PyTorch (diffusers) on a CPU: the same random weights, prompts and noise, in one run.
+
+  python benchmarks/cpu_vs_diffusers.py                                # all variants; about ten minutes on two cores
+  python benchmarks/cpu_vs_diffusers.py --variants=distilled --repeats=3
+  python benchmarks/cpu_vs_diffusers.py --out=/tmp/quick               # writes /tmp/quick.json and /tmp/quick.md
+
+A pipeline folder of random weights (transformer of 61 M parameters with the released head size, VAE a third of the released width, UMT5 of the small
+model's size) is saved by diffusers and converted to a helios-jax checkpoint, as a user converts a release. Each system then runs in a process of its
+own, float32, as many threads as cores; the two take turns, A B A B, and the table holds medians. Both files are written anew after each row, so an
+interrupted run leaves what it measured.
+
+Rows:
+  request            prompt to frames in host memory, everything warm; its outputs are compared, frames in [0, 1]
+  chunk              all transformer calls of one chunk; for helios-jax the whole chunk program: solver, pyramid and history included
+  forward, stage k   one transformer call at pyramid stage k, as each sampler makes it: helios-jax has the text's and the history's parts ready
+  forward, alone     the last of them with nothing prepared: all text rows, history patches and rotations computed inside
+  text, vae decode   one prompt; one chunk
+  matmul             2048 x 2048 x 2048, the rate the other rows are held against
+
+GFLOP counts the multiplications of matrix products, convolutions and attention that PyTorch runs for a row, times two; rates of both systems
+divide it by their seconds, so work that helios-jax does not do counts as if it were done.
+
+One departure from diffusers as released: block noise is injected, since its Cholesky factor does not exist in float32, and the initial noise too, to
+compare outputs. Velocities are made contiguous for CFG-Zero*.
+"""
+
+import contextlib
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import app, flags
+
+VARIANTS = flags.DEFINE_list(
+    "variants", ["distilled", "mid", "base"], "Which models: distilled has every row, mid and base the request only."
+)
+REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "Timed repeats of each row and system, after one that compiles and is compared.", lower_bound=1
+)
+OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/cpu_vs_diffusers"), "Result files, without .json and .md.")
+WORKER = flags.DEFINE_enum("worker", None, ["folder", "torch", "jax"], "Internal: make the folder, or be one of the two systems.")
+FOLDER = flags.DEFINE_string("folder", None, "Internal: the worker's folder.")
+
+HEIGHT, WIDTH = 128, 192
+PROMPT = (
+    "A red ball rolls slowly over green grass while the camera follows it from the left; soft morning light, long shadows, a quiet garden."
+)
+NEGATIVE = "grey, blurred, overexposed, static, nothing moves"
+TRANSFORMER = dict(num_attention_heads=4, attention_head_dim=128, num_layers=16, ffn_dim=1408, text_dim=512)
+VAE = dict(base_dim=32)
+TEXT = dict(vocab_size=512, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6)
+STEPS = {"distilled": (2, 2, 2), "mid": (3, 3, 3), "base": (6,)}
+CHUNKS = {"distilled": 3, "mid": 1, "base": 1}
+GUIDANCE = {"distilled": 1.0, "mid": 5.0, "base": 5.0}
+TITLES = {"distilled": "Distilled, 2-2-2 steps, amplified first chunk", "mid": "Mid, 3-3-3 steps, guided", "base": "Base, 6 steps, guided"}
+LATENTS = (9, HEIGHT // 8, WIDTH // 8, 16)
+
+
+def make_folder(folder: Path, variant: str) -> None:
+    """Save a random pipeline of diffusers, the checkpoint converted from it, and the noise of every chunk."""
+    import diffusers
+    import jax
+    import torch
+    import transformers
+
+    from helios_jax.checkpoint.convert import from_torch
+    from helios_jax.diffusion.noise import draw_chunk_noise
+    from helios_jax.models.tokenizer import train_tokenizer
+
+    def random(model: torch.nn.Module) -> torch.nn.Module:
+        """Every parameter drawn anew, so that none is zero or one, with the variance of activations kept from layer to layer."""
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or "gamma" in name:
+                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
+            else:
+                torch.nn.init.normal_(parameter, std=1.0 if name.startswith("shared") else parameter[0].numel() ** -0.5)
+        return model.eval()
+
+    torch.manual_seed(0)
+    train_tokenizer([PROMPT, NEGATIVE] * 20, vocab_size=TEXT["vocab_size"]).save(folder / "tokenizer.json")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tables = dict(use_dynamic_shifting=True) | (dict(stages=1, stage_range=[0, 1]) if variant == "base" else {})
+    parts = dict(
+        transformer=random(diffusers.HeliosTransformer3DModel(**TRANSFORMER)),
+        vae=random(diffusers.AutoencoderKLWan(**VAE)),
+        text_encoder=random(transformers.UMT5EncoderModel(transformers.UMT5Config(**TEXT))),
+        tokenizer=tokenizer,
+        scheduler=(diffusers.HeliosDMDScheduler if variant == "distilled" else diffusers.HeliosScheduler)(**tables),
+    )
+    if variant == "base":
+        pipeline = diffusers.HeliosPipeline(**parts)
+    else:
+        pipeline = diffusers.HeliosPyramidPipeline(**parts, is_cfg_zero_star=variant == "mid", is_distilled=variant == "distilled")
+    pipeline.save_pretrained(folder / "torch")
+    from_torch(folder / "torch", folder / "jax", progress=False)
+    key = jax.random.key(0)[None]
+    for chunk in range(CHUNKS[variant]):
+        noise = draw_chunk_noise(key, chunk, LATENTS, len(STEPS[variant]), 1 / 3)
+        np.savez(folder / f"noise{chunk}.npz", *map(np.asarray, (noise.latents, *noise.blocks)))
+
+
+class Row(NamedTuple):
+    """What is timed, and what is compared where that is not its result; ``nothing`` compares nothing."""
+
+    run: Callable[[], np.ndarray | None]
+    compared: Callable[[], np.ndarray | None] | None = None
+
+
+def nothing() -> None:
+    """No output."""
+
+
+def read_noise(folder: Path, variant: str) -> list[list[np.ndarray]]:
+    """For each chunk, the initial noise and the block noise of each later stage, channels last."""
+    return [list(np.load(folder / f"noise{chunk}.npz").values()) for chunk in range(CHUNKS[variant])]
+
+
+def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
+    """The rows with diffusers."""
+    import diffusers
+    import safetensors.torch
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    torch.set_grad_enabled(False)
+    # The pipeline's own loading of this model needs accelerate.
+    transformer = diffusers.HeliosTransformer3DModel(**TRANSFORMER).eval()
+    transformer.load_state_dict(safetensors.torch.load_file(folder / "torch/transformer/diffusion_pytorch_model.safetensors"))
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder / "torch", transformer=transformer)
+    pipeline.set_progress_bar_config(disable=True)
+    channels_first = lambda array: torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
+    channels_last = lambda tensor: np.moveaxis(tensor.numpy(), 1, -1)
+    noise = [[channels_first(part) for part in chunk] for chunk in read_noise(folder, variant)]
+    forward, decode = pipeline.transformer.forward, pipeline.vae.decode
+    calls, decoded = [], []
+
+    def velocity(*args, **kwargs):
+        calls.append(kwargs)
+        return tuple(out.contiguous() for out in forward(*args, **kwargs))
+
+    def request():
+        calls.clear()
+        decoded.clear()
+        unit, blocks = iter([chunk[0] for chunk in noise]), iter([block for chunk in noise for block in chunk[1:]])
+        pipeline.prepare_latents = lambda *args, **kwargs: next(unit).clone()
+        pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
+        pipeline.transformer.forward = velocity
+        pipeline.vae.decode = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
+        steps = STEPS[variant]
+        steps = dict(num_inference_steps=steps[0]) if variant == "base" else dict(pyramid_num_inference_steps_list=list(steps))
+        frames = pipeline(
+            prompt=PROMPT, negative_prompt=NEGATIVE, height=HEIGHT, width=WIDTH, num_frames=33 * CHUNKS[variant],
+            guidance_scale=GUIDANCE[variant], output_type="np", **steps, **(dict(is_amplify_first_chunk=True) if variant == "distilled" else {}),
+        ).frames  # fmt: skip
+        pipeline.transformer.forward, pipeline.vae.decode = forward, decode
+        return frames
+
+    rows = {"request": Row(request)}
+    if variant == "distilled":
+        count = sum(STEPS[variant])
+
+        def stage_call(stage):
+            """The arguments of the last call at a stage, left for the other system to read."""
+            call = calls[-count:][2 * stage + 1]
+            arrays = {name: channels_last(call[name]) for name in call if name.startswith("latents_history")}
+            np.savez(
+                folder / f"stage{stage}.npz", latents=channels_last(call["hidden_states"]), timestep=call["timestep"].numpy(), **arrays
+            )
+            return channels_last(forward(**call)[0])
+
+        def vae_decode():
+            np.save(folder / "decoded.npy", channels_last(decoded[-1]))
+            return channels_last(decode(decoded[-1], return_dict=False)[0])
+
+        def text():
+            return pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=512)[0].numpy()
+
+        def chunk():
+            for call in calls[-count:]:
+                forward(**call)
+
+        rows["chunk"] = Row(chunk, nothing)
+        rows |= {f"forward, stage {stage}": Row(functools.partial(stage_call, stage)) for stage in range(3)}
+        rows |= {"forward, alone": rows["forward, stage 2"], "text": Row(text), "vae decode": Row(vae_decode)}
+    square = torch.ones(2048, 2048)
+    return rows | {"matmul": Row(lambda: (square @ square).numpy())}
+
+
+def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
+    """The rows with helios-jax."""
+    import jax
+    import jax.numpy as jnp
+
+    from helios_jax import HeliosPipeline
+    from helios_jax.diffusion.history import frame_indices, start_history
+    from helios_jax.diffusion.noise import ChunkNoise
+    from helios_jax.models.tokenizer import clean_prompt
+    from helios_jax.models.umt5 import encode_text
+    from helios_jax.sampling.chunk import sample_chunk
+    from helios_jax.sampling.request import make_request, reference_frames
+    from helios_jax.types import History
+
+    pipeline = HeliosPipeline.from_checkpoint(folder / "jax")
+    noise = [ChunkNoise(jnp.asarray(unit), tuple(map(jnp.asarray, blocks))) for unit, *blocks in read_noise(folder, variant)]
+    asked = dict(height=HEIGHT, width=WIDTH, num_frames=33 * CHUNKS[variant], steps=STEPS[variant], guidance_scale=GUIDANCE[variant])
+    kept = reference_frames(pipeline.config, asked["num_frames"])  # diffusers cuts the video to 4m + 1 frames
+    rows = {"request": Row(lambda: pipeline.generate(PROMPT, NEGATIVE, noise=noise, output="float32", **asked)[:, :kept])}
+    if variant == "distilled":
+        params, plan = pipeline.params["transformer"], make_request(pipeline.config, **asked).plan
+        indices = frame_indices(plan.history_sizes, LATENTS[0])
+        apply = functools.partial(pipeline.transformer.apply, {"params": params})
+        text = pipeline.encode_prompts([PROMPT])
+        total = pipeline.config.text_encoder.max_sequence_length
+
+        def features():
+            ids, lengths = pipeline.tokenizer([clean_prompt(PROMPT)], total)
+            found, _ = encode_text(pipeline.text_encoder, pipeline.params["text_encoder"], ids, lengths)
+            return np.pad(np.asarray(found), [(0, 0), (0, total - found.shape[1]), (0, 0)])
+
+        def chunk():
+            state = start_history((1, *LATENTS[1:]), plan.history_sizes)
+            _, latents = sample_chunk(
+                params, state, noise[-1], text, jnp.float32(1), model=pipeline.transformer, scheduler=pipeline.config.scheduler, plan=plan
+            )
+            latents.block_until_ready()
+
+        @functools.cache
+        def stage_inputs(stage):
+            """What PyTorch's call was given, with its text and history prepared as the sampler prepares them."""
+            given = np.load(folder / f"stage{stage}.npz")
+            history = History(*(jnp.asarray(given[f"latents_history_{name}"]) for name in History._fields))
+            tokens = jax.jit(lambda history: apply(history, indices, method="embed_history"))(history)
+            time = jax.jit(lambda t: apply(t, method="embed_time"))(jnp.asarray(given["timestep"], jnp.float32))
+            return jnp.asarray(given["latents"]), jnp.asarray(given["timestep"], jnp.float32), history, time, tokens
+
+        step = jax.jit(lambda params, *args: pipeline.transformer.apply({"params": params}, *args, indices.noisy, method="denoise"))
+        whole = jax.jit(lambda params, *args: pipeline.transformer.apply({"params": params}, *args, indices))
+
+        def stage_call(stage):
+            latents, _, _, time, tokens = stage_inputs(stage)
+            return np.asarray(step(params, latents, time, text, tokens))
+
+        full_text = jnp.asarray(features())
+
+        def alone():
+            latents, timestep, history, _, _ = stage_inputs(2)
+            return np.asarray(whole(params, latents, timestep, full_text, history))
+
+        @functools.cache
+        def model_space():
+            mean, std = (np.asarray(getattr(pipeline.config.vae, name), np.float32) for name in ("latents_mean", "latents_std"))
+            return jnp.asarray((np.load(folder / "decoded.npy") - mean) / std)
+
+        rows["chunk"] = Row(chunk, nothing)
+        rows |= {f"forward, stage {stage}": Row(functools.partial(stage_call, stage)) for stage in range(3)}
+        rows["forward, alone"] = Row(alone)
+        rows["text"] = Row(lambda: jax.block_until_ready(pipeline.encode_prompts([PROMPT])), features)
+        rows["vae decode"] = Row(lambda: 2 * np.asarray(pipeline.decode(model_space(), "float32")) - 1)
+    square, product = jnp.ones((2048, 2048)), jax.jit(jnp.dot)
+    return rows | {"matmul": Row(lambda: np.asarray(product(square, square)))}
+
+
+def worker(system: str, folder: Path, variant: str) -> None:
+    """Serve rows: read ``[row, is_first]`` lines, answer each with seconds, peak memory and, the first time, operations; outputs go to files."""
+    rows = (torch_rows if system == "torch" else jax_rows)(folder, variant)
+    answers, sys.stdout = sys.stdout, sys.stderr
+    print(json.dumps(list(rows)), file=answers, flush=True)
+    for line in sys.stdin:
+        name, first = json.loads(line)
+        row, answer = rows[name], {}
+        start = time.perf_counter()
+        with count_operations(answer) if first and system == "torch" else contextlib.nullcontext():
+            result = row.run()
+        answer |= {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes(), "cpu_s": time.process_time()}
+        if first:
+            output = row.compared() if row.compared else result
+            if output is not None:
+                np.save(folder / f"{system} {name}.npy", output)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+@contextlib.contextmanager
+def count_operations(answer: dict) -> Iterator[None]:
+    """Add ``gflop``, what PyTorch computes inside, to ``answer``."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attention = {on_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        yield
+    answer["gflop"] = counter.get_total_flops() / 1e9
+
+
+def peak_bytes() -> int:
+    """Largest resident memory this process has had."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+def busy_seconds() -> float:
+    """CPU time that all processes of the machine have used."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+class System:
+    """A worker process, spoken to line by line."""
+
+    def __init__(self, name: str, folder: Path, variant: str):
+        command = [sys.executable, __file__, f"--worker={name}", f"--folder={folder}", f"--variants={variant}"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.rows = self._answer()
+
+    def run(self, row: str, first: bool = False) -> dict:
+        """Run a row; the worker's answer."""
+        self.process.stdin.write(json.dumps([row, first]) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"the worker of {self.process.args[2]} ended early; its message is above")
+        return json.loads(line)
+
+
+def measure(variant: str, report: Callable[[dict], None]) -> None:
+    """All rows of a variant, each reported when it is done."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        log(f"{variant}: saving and converting random weights")
+        subprocess.run([sys.executable, __file__, "--worker=folder", f"--folder={folder}", f"--variants={variant}"], check=True)
+        systems = {name: System(name, folder, variant) for name in ("torch", "jax")}
+        for row in systems["torch"].rows:
+            log(f"{variant}: {row}")
+            first = {name: system.run(row, first=True) for name, system in systems.items()}
+            log(f"first run: torch {first['torch']['seconds']:.1f} s, jax with compilation {first['jax']['seconds']:.1f} s")
+            times = {name: [] for name in systems}
+            began, busy = time.perf_counter(), busy_seconds() - sum(answer["cpu_s"] for answer in first.values())
+            for _ in range(REPEATS.value):
+                for name, system in systems.items():
+                    answer = system.run(row)
+                    times[name].append(answer["seconds"])
+                    first[name] |= {"peak_bytes": answer["peak_bytes"], "cpu_s": answer["cpu_s"]}
+            busy = busy_seconds() - sum(answer["cpu_s"] for answer in first.values()) - busy
+            medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+            outputs = [folder / f"{name} {row}.npy" for name in systems]
+            result = {
+                "variant": variant,
+                "row": row,
+                "torch_over_jax": medians["torch"] / medians["jax"],
+                "gflop": first["torch"]["gflop"],
+                "cores_busy_with_others": max(0.0, busy) / (time.perf_counter() - began),
+                "error": largest_error(*map(np.load, outputs)) if all(map(Path.exists, outputs)) else None,
+            }
+            for name in systems:
+                result[name] = {
+                    "first_s": first[name]["seconds"],
+                    "median_s": medians[name],
+                    "min_s": min(times[name]),
+                    "max_s": max(times[name]),
+                    "gflop_per_s": first["torch"]["gflop"] / medians[name],
+                    "peak_bytes": first[name]["peak_bytes"],
+                }
+            report(result)
+        for system in systems.values():
+            system.close()
+
+
+def largest_error(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """Largest deviation relative to the largest value."""
+    if theirs.shape != ours.shape:
+        sys.exit(f"outputs of shapes {theirs.shape} (torch) and {ours.shape} (jax) cannot be compared")
+    return float(np.abs(theirs - ours).max() / np.abs(theirs).max())
+
+
+def conditions() -> dict:
+    """Everything a figure depends on."""
+    cpu = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    packages = ("jax", "jaxlib", "torch", "diffusers", "transformers", "numpy")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        "machine": f"{len(cpu)} cores of {cpu[0]}",
+        "load_average_at_start": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+        "threads": os.cpu_count(),
+        "dtype": "float32",
+        "size": f"{HEIGHT} x {WIDTH} pixels, 33 frames a chunk",
+        "chunks": CHUNKS,
+        "steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "transformer": TRANSFORMER,
+        "vae": VAE,
+        "text_encoder": TEXT,
+        "prompt": PROMPT,
+        "repeats": REPEATS.value,
+        "statistic": "median of repeats that alternate between the systems, after one warm run of each",
+        "others": "cores kept busy by other processes during a row; well above 0.1 a row says little: PyTorch's threads wait for one another",
+        "peak_memory": "VmHWM of the process after the row; a process runs a variant's rows in order, compilation included",
+    }
+
+
+def markdown(report: dict) -> str:
+    """The results as tables."""
+    lines = ["# helios-jax and PyTorch (diffusers) on a CPU", "", f"`{report['command']}`; how to read a row: `--help`.", ""]
+    for variant in dict.fromkeys(result["variant"] for result in report["results"]):
+        rows = {result["row"]: result for result in report["results"] if result["variant"] == variant}
+        lines += [f"## {TITLES[variant]}", "", *TABLE_HEAD]
+        for name, row in rows.items():
+            error = "" if row["error"] is None else f"{row['error']:.0e}"
+            cells = [name, f"{row['gflop']:.1f}", *(f"{row[system]['median_s']:.3f}" for system in ("torch", "jax"))]
+            cells += [f"**{row['torch_over_jax']:.2f}**", *(f"{row[system]['gflop_per_s']:.0f}" for system in ("torch", "jax")), error]
+            cells += [f"{row[system]['peak_bytes'] / 1e9:.2f}" for system in ("torch", "jax")] + [f"{row['cores_busy_with_others']:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+        for name, row in rows.items():
+            if name != "matmul" and "matmul" in rows and row["torch_over_jax"] < 1:
+                ours, theirs = (row[system]["gflop_per_s"] / rows["matmul"][system]["gflop_per_s"] for system in ("jax", "torch"))
+                lines += [
+                    f"{name}: slower than PyTorch. JAX runs it at {ours:.0%} of its matmul rate, PyTorch at {theirs:.0%} of its own.",
+                    "",
+                ]
+    lines += ["## Conditions", "", *(f"* {name}: {value}" for name, value in report["conditions"].items()), ""]
+    return "\n".join(lines)
+
+
+TABLE_HEAD = [
+    "| row | GFLOP | torch s | jax s | torch / jax | torch GFLOP/s | jax GFLOP/s | error | torch peak GB | jax peak GB | others |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+]
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file at once."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def log(message: str) -> None:
+    print(f"[{datetime.datetime.now():%H:%M:%S}] {message}", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str]) -> None:
+    """Measure each variant; write both files after each row."""
+    if len(argv) > 1:
+        sys.exit(f"unexpected argument {argv[1]!r}: see --help")
+    if unknown := set(VARIANTS.value) - set(TITLES):
+        sys.exit(f"unknown variants: {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}")
+    if WORKER.value == "folder":
+        return make_folder(Path(FOLDER.value), VARIANTS.value[0])
+    if WORKER.value:
+        return worker(WORKER.value, Path(FOLDER.value), VARIANTS.value[0])
+    command = " ".join(["python benchmarks/cpu_vs_diffusers.py", *sys.argv[1:]])
+    report = {"command": command, "conditions": conditions(), "results": []}
+
+    def add(result: dict) -> None:
+        log(f"torch {result['torch']['median_s']:.3f} s, jax {result['jax']['median_s']:.3f} s, ratio {result['torch_over_jax']:.2f}")
+        report["results"].append(result)
+        write(Path(f"{OUT.value}.json"), json.dumps(report, indent=2) + "\n")
+        write(Path(f"{OUT.value}.md"), markdown(report))
+
+    for variant in VARIANTS.value:
+        measure(variant, add)
+    print(Path(f"{OUT.value}.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    app.run(main)
