@@ -1,0 +1,48 @@
+"""The stack of blocks: scanned, optionally rematerialised."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.sampling.weights import random_params
+
+from ..sampling.conftest import TOY
+
+
+def make(batch=2, **changes):
+    """A toy transformer, its variables, and inputs without history."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    config = dataclasses.replace(TOY, transformer=dataclasses.replace(TOY.transformer, **changes))
+    inputs = normal(batch, 3, 4, 6, 4), jnp.full((batch,), 500.0), normal(batch, 5, 16)
+    return HeliosTransformer(config.transformer), {"params": random_params(config, 0, jnp.float32)["transformer"]}, inputs
+
+
+def test_rematerialisation_changes_neither_value_nor_gradient():
+    """With remat a block is computed again in the backward pass, and that is all."""
+    results = []
+    for remat in (False, True):
+        model, variables, inputs = make(remat=remat)
+        loss = lambda variables, model=model, inputs=inputs: jnp.square(model.apply(variables, *inputs)).mean()
+        results.append(jax.jit(jax.value_and_grad(loss))(variables))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+    assert np.any(results[0][1]["params"]["blocks"]["attn1"]["qkv"]["kernel"])
+
+
+def test_compile_time_does_not_grow_with_depth():
+    """Blocks are scanned: the program of 12 layers is as long as that of 4."""
+    sizes = []
+    for layers in (4, 12):
+        model, variables, inputs = make(num_layers=layers)
+        sizes.append(len(jax.jit(model.apply).lower(variables, *inputs).as_text().splitlines()))
+    assert sizes[0] == sizes[1]
+
+
+def test_latents_that_do_not_divide_into_patches_are_refused():
+    model, variables, _ = make()
+    with pytest.raises(ValueError, match="latents of 3 x 5 x 6 do not divide into patches of 1 x 2 x 2"):
+        jax.eval_shape(model.apply, variables, jnp.zeros((1, 3, 5, 6, 4)), jnp.zeros((1,)), jnp.zeros((1, 5, 16)))
