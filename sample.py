@@ -32,7 +32,7 @@ from helios_jax import checkpoint, media
 from helios_jax.cli import run_script
 from helios_jax.config import ConfigError, HeliosConfig, from_dict
 from helios_jax.models.tokenizer import TokenizerError
-from helios_jax.sampling.memory import available_memory, estimate_memory, peak_memory
+from helios_jax.sampling.memory import available_memory, estimate_memory, host_memory, peak_memory
 from helios_jax.sampling.pipeline import HeliosPipeline, default_dtype
 from helios_jax.sampling.request import Request, RequestError, make_request, reference_frames
 from helios_jax.sampling.timing import Stopwatch
@@ -160,7 +160,7 @@ def announce(config: HeliosConfig, request: Request, prompts: int, fps: int, dty
     print(
         f"device memory, estimated: {size(peak)}{f' of {size(free)} free' if free else ''} "
         f"({', '.join(f'{part} {size(count)}' for part, count in parts.items())}); "
-        f"host: {size(request.batch * request.frames_per_chunk * request.height * request.width * 3)} of frames"
+        f"host memory beside it: {size(host_memory(config, request, dtype))}"
     )
     if NEGATIVE_PROMPT.value and not request.plan.guided:
         print("--negative_prompt has no effect: guidance_scale is 1")

@@ -82,8 +82,8 @@ def sample_chunk(
         time = jax.tree.map(lambda row: row[None], time)
         if not plan.guided:
             return apply(sample, time, text, history, indices.noisy, method="denoise")
-        both = apply(jnp.concatenate([sample, sample]), time, text, history, indices.noisy, method="denoise")
-        return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale.astype(both.dtype))
+        both = apply(jnp.concatenate([sample, sample]), time, text, history, indices.noisy, method="denoise").astype(jnp.float32)
+        return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale)
 
     sample = noise.latents
     _report(on_stage, -1, sample)

@@ -51,6 +51,12 @@ def peak_memory(parts: dict[str, int]) -> int:
     return sum(parts.values()) - min(transformer, vae)
 
 
+def host_memory(config: HeliosConfig, request: Request, dtype: DTypeLike) -> int:
+    """Bytes of host memory beside the device's: the largest parameter, as they are loaded one at a time, and the frames of a chunk."""
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_params(config, dtype)))
+    return largest + request.batch * request.frames_per_chunk * request.height * request.width * 3
+
+
 def available_memory() -> int | None:
     """Bytes free on the device that will compute, or None where that is not known."""
     device = jax.local_devices()[0]
