@@ -1,0 +1,56 @@
+"""What a chunk leaves out, and in which dtype it is kept."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helios_jax.config import SchedulerConfig
+from helios_jax.diffusion.history import start_history
+from helios_jax.diffusion.noise import draw_chunk_noise
+from helios_jax.diffusion.schedules import make_schedule
+from helios_jax.diffusion.solvers import solver_table
+from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
+from helios_jax.sampling.chunk import ChunkPlan, _sample_stage, sample_chunk
+from helios_jax.sampling.weights import abstract_params
+
+from .conftest import TOY
+
+START = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 4, 4, 3)), jnp.float32)
+
+
+def stage(velocity, zeros, steps=4):
+    """One stage of UniPC, whose times are the indices of its steps."""
+    table = solver_table("unipc", make_schedule(SchedulerConfig(), 0, steps, 540).sigmas)
+    indices = TimeEmbedding(jnp.arange(steps, dtype=jnp.float32)[:, None], jnp.zeros((steps, 6, 1)))
+    return _sample_stage(lambda sample, time: velocity(sample, time.temb[0]), START, table, indices, zeros)
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 4])
+def test_zero_velocity_of_first_steps_needs_no_network(zeros):
+    """CFG-Zero*'s first steps, left out, give what running the network and multiplying by zero gives."""
+    velocity = lambda sample, index: 0.8 * sample + 0.1 * index
+    multiplied = stage(lambda sample, index: velocity(sample, index) * (index >= zeros).astype(jnp.float32), zeros=0)
+    np.testing.assert_allclose(stage(velocity, zeros), multiplied, rtol=1e-5, atol=2e-6)
+
+
+def test_network_is_not_run_where_its_velocity_is_zero():
+    """If all steps are zero the network is not even traced."""
+    stage(lambda sample, index: pytest.fail("the network ran"), zeros=4)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_latents_of_a_bfloat16_model_stay_float32(guided):
+    """Sample, solver and history are float32 from chunk to chunk; only the network computes in bfloat16."""
+    model = HeliosTransformer(TOY.transformer, jnp.bfloat16)
+    params = abstract_params(TOY, jnp.bfloat16)["transformer"]
+    apply = functools.partial(model.apply, method="embed_text")
+    text = jax.eval_shape(lambda params, text: apply({"params": params}, text), params, jnp.zeros((1 + guided, 3, 16), jnp.bfloat16))
+    noise = jax.eval_shape(lambda keys: draw_chunk_noise(keys, 0, (9, 8, 16, 4), 3, 1 / 3), jax.random.split(jax.random.key(0), 1))
+    plan = ChunkPlan((2, 1, 1), guided, cfg_zero_star=guided, zero_init_steps=1)
+    run = functools.partial(sample_chunk, model=model, scheduler=SchedulerConfig(), plan=plan)
+    state, latents = jax.eval_shape(run, params, start_history((1, 8, 16, 4), (16, 2, 1)), noise, text, jnp.float32(3))
+    assert text.key.dtype == jnp.bfloat16
+    assert latents.dtype == state.ring.dtype == state.anchor.dtype == jnp.float32
