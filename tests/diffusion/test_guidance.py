@@ -18,3 +18,10 @@ def test_zero_star_projects_each_sample_apart():
     for c, u, ours in zip(POSITIVE, NEGATIVE, guide_zero_star(POSITIVE, NEGATIVE, 5.0)):
         a = np.vdot(c, u) / np.vdot(u, u)
         np.testing.assert_allclose(ours, a * u + 5 * (c - a * u), rtol=1e-4, atol=1e-5)
+
+
+def test_zero_star_multiplies_in_float32():
+    """Of bfloat16 velocities the inner product is exact where products rounded to bfloat16 would cancel to 0."""
+    p, u = (jnp.array(values, jnp.bfloat16).reshape(1, 1, 1, 1, 2) for values in ([1 + 2**-7, -(1 + 2**-6)], [1 + 2**-7, 1.0]))
+    a = 2**-14 / ((1 + 2**-7) ** 2 + 1)
+    np.testing.assert_allclose(guide_zero_star(p, u, 0.0).astype(jnp.float32), a * u.astype(jnp.float32), rtol=0.01)

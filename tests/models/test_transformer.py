@@ -165,3 +165,13 @@ def test_prompt_and_negative_prompt_share_a_batch(params):
     error = deviation(both, apart)
     print(error)
     assert error <= ROUNDING
+
+
+def test_time_and_modulation_are_float32_in_a_bfloat16_model(params):
+    """The timestep's embedding is rounded once, after its last layer; the blocks' tables and the projected timestep are added unrounded."""
+    rounded = HeliosTransformer(CONFIG, jnp.bfloat16).apply({"params": params}, TIMESTEPS, method="embed_time")
+    np.testing.assert_array_equal(rounded.temb, MODEL.apply({"params": params}, TIMESTEPS, method="embed_time").temb.astype(jnp.bfloat16))
+    block, modulation = Block(CONFIG, jnp.bfloat16), normal(17, 2, 2, 6, CONFIG.width).astype(jnp.bfloat16)
+    layer = layer_params(params["blocks"], 1)
+    rows = jnp.stack(block.apply({"params": layer}, modulation, method="_rows"), axis=2)
+    np.testing.assert_array_equal(rows, layer["scale_shift_table"][None, None] + modulation.astype(jnp.float32))
