@@ -9,7 +9,14 @@ from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextE
 
 TOY = HeliosConfig(
     transformer=TransformerConfig(
-        num_attention_heads=2, attention_head_dim=12, rope_dim=(4, 4, 4), in_channels=4, out_channels=4, text_dim=16, ffn_dim=32, num_layers=3
+        num_attention_heads=2,
+        attention_head_dim=12,
+        rope_dim=(4, 4, 4),
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        ffn_dim=32,
+        num_layers=3,
     ),
     vae=VAEConfig(
         base_dim=4, z_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1, latents_mean=(0.0, 0.1, -0.2, 0.3), latents_std=(1.0, 1.5, 0.7, 1.2)
