@@ -9,6 +9,10 @@ model's size) is saved by diffusers and converted to a helios-jax checkpoint, as
 own, float32, as many threads as cores; the two take turns, A B A B, and the table holds medians. Both files are written anew after each row, so an
 interrupted run leaves what it measured.
 
+On a busy machine, one core and CPU time still compare (with more cores, PyTorch's threads wait for one another busily, and its times explode):
+
+  taskset -c 0 python benchmarks/cpu_vs_diffusers.py --out=benchmarks/results/cpu_vs_diffusers_one_core
+
 Rows:
   request            prompt to frames in host memory, everything warm; its outputs are compared, frames in [0, 1]
   chunk              all transformer calls of one chunk; for helios-jax the whole chunk program: solver, pyramid and history included
@@ -135,7 +139,7 @@ def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
     import safetensors.torch
     import torch
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_grad_enabled(False)
     # The pipeline's own loading of this model needs accelerate.
     transformer = diffusers.HeliosTransformer3DModel(**TRANSFORMER).eval()
@@ -282,10 +286,11 @@ def worker(system: str, folder: Path, variant: str) -> None:
     for line in sys.stdin:
         name, first = json.loads(line)
         row, answer = rows[name], {}
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         with count_operations(answer) if first and system == "torch" else contextlib.nullcontext():
             result = row.run()
-        answer |= {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes(), "cpu_s": time.process_time()}
+        seconds, cpu = time.perf_counter() - start, time.process_time()
+        answer |= {"seconds": seconds, "cpu_seconds": cpu - cpu_start, "cpu_total": cpu, "peak_bytes": peak_bytes()}
         if first:
             output = row.compared() if row.compared else result
             if output is not None:
@@ -354,14 +359,15 @@ def measure(variant: str, report: Callable[[dict], None]) -> None:
             log(f"{variant}: {row}")
             first = {name: system.run(row, first=True) for name, system in systems.items()}
             log(f"first run: torch {first['torch']['seconds']:.1f} s, jax with compilation {first['jax']['seconds']:.1f} s")
-            times = {name: [] for name in systems}
-            began, busy = time.perf_counter(), busy_seconds() - sum(answer["cpu_s"] for answer in first.values())
+            times, cpu_times = ({name: [] for name in systems} for _ in range(2))
+            began, busy = time.perf_counter(), busy_seconds() - sum(answer["cpu_total"] for answer in first.values())
             for _ in range(REPEATS.value):
                 for name, system in systems.items():
                     answer = system.run(row)
                     times[name].append(answer["seconds"])
-                    first[name] |= {"peak_bytes": answer["peak_bytes"], "cpu_s": answer["cpu_s"]}
-            busy = busy_seconds() - sum(answer["cpu_s"] for answer in first.values()) - busy
+                    cpu_times[name].append(answer["cpu_seconds"])
+                    first[name] |= {"peak_bytes": answer["peak_bytes"], "cpu_total": answer["cpu_total"]}
+            busy = busy_seconds() - sum(answer["cpu_total"] for answer in first.values()) - busy
             medians = {name: statistics.median(seconds) for name, seconds in times.items()}
             outputs = [folder / f"{name} {row}.npy" for name in systems]
             result = {
@@ -376,6 +382,7 @@ def measure(variant: str, report: Callable[[dict], None]) -> None:
                 result[name] = {
                     "first_s": first[name]["seconds"],
                     "median_s": medians[name],
+                    "median_cpu_s": statistics.median(cpu_times[name]),
                     "min_s": min(times[name]),
                     "max_s": max(times[name]),
                     "gflop_per_s": first["torch"]["gflop"] / medians[name],
@@ -403,7 +410,7 @@ def conditions() -> dict:
         "load_average_at_start": os.getloadavg()[0],
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in packages},
-        "threads": os.cpu_count(),
+        "threads": len(os.sched_getaffinity(0)),
         "dtype": "float32",
         "size": f"{HEIGHT} x {WIDTH} pixels, 33 frames a chunk",
         "chunks": CHUNKS,
@@ -430,6 +437,7 @@ def markdown(report: dict) -> str:
             error = "" if row["error"] is None else f"{row['error']:.0e}"
             cells = [name, f"{row['gflop']:.1f}", *(f"{row[system]['median_s']:.3f}" for system in ("torch", "jax"))]
             cells += [f"**{row['torch_over_jax']:.2f}**", *(f"{row[system]['gflop_per_s']:.0f}" for system in ("torch", "jax")), error]
+            cells += [f"{row[system]['median_cpu_s']:.3f}" for system in ("torch", "jax")]
             cells += [f"{row[system]['peak_bytes'] / 1e9:.2f}" for system in ("torch", "jax")] + [f"{row['cores_busy_with_others']:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
@@ -445,8 +453,8 @@ def markdown(report: dict) -> str:
 
 
 TABLE_HEAD = [
-    "| row | GFLOP | torch s | jax s | torch / jax | torch GFLOP/s | jax GFLOP/s | error | torch peak GB | jax peak GB | others |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
+    "| row | GFLOP | torch s | jax s | torch / jax | torch GFLOP/s | jax GFLOP/s | error | torch CPU s | jax CPU s | torch GB | jax GB | others |",
+    "|" + "---|" * 13,
 ]
 
 
