@@ -1,0 +1,11 @@
+"""Pallas' interpreter of Mosaic GPU kernels, which runs them on a CPU with threads, barriers and asynchronous copies.
+
+It has no public name yet in jax 0.10 and 0.11, so this is the one file that imports it from where it lies. It checks values and
+synchronization, not layouts: a kernel that passes here can still fail to compile. It runs Python for every copy and barrier, so keep
+shapes tiny. After an exception inside a kernel the process must be started again.
+"""
+
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+INTERPRET = InterpretGPUParams(detect_races=True)
+"""To be given to a kernel as ``interpret=INTERPRET``."""
