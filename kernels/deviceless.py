@@ -138,7 +138,7 @@ def _hopper_answers() -> Iterator[None]:
 
     version = lambda capability: tuple(map(int, capability.split(".")))
     with (
-        mock.patch.object(attention, "check_cudnn_version", lambda: CUDNN),
+        mock.patch.object(attention, "check_cudnn_version", return_value=CUDNN),
         mock.patch.object(attention, "check_compute_capability", lambda least: version(least) <= (9, 0)),
         mock.patch.object(attention, "is_cuda_compute_capability_equal", lambda exact: version(exact) == (9, 0)),
     ):
