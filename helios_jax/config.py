@@ -42,6 +42,8 @@ class TransformerConfig:
     remat: bool = False
 
     def __post_init__(self):
+        if self.patch_size[0] != 1:
+            raise ConfigError(f"transformer.patch_size={self.patch_size} must begin with 1: patches span one latent frame")
         if sum(self.rope_dim) != self.attention_head_dim or any(size % 2 for size in self.rope_dim):
             raise ConfigError(
                 f"transformer.rope_dim={self.rope_dim} must be three even numbers that sum to attention_head_dim={self.attention_head_dim}"

@@ -23,6 +23,7 @@ def test_json_and_config_dict_round_trip():
         ({"transformer": {"patch_size": [1, 2]}}, r"transformer.patch_size=\[1, 2\] must have 3 values"),
         ({"sample": {"steps": [2, "2"]}}, r"sample.steps\[1\]='2' must be of type int"),
         ({"transformer": {"rope_dim": [44, 42, 40]}}, "must be three even numbers that sum to attention_head_dim=128"),
+        ({"transformer": {"patch_size": [2, 2, 2]}}, "must begin with 1: patches span one latent frame"),
         ({"scheduler": {"stages": 2}}, "scheduler.stage_range needs 3 values for 2 stages"),
         ({"text_encoder": {"d_model": 64}}, "transformer.text_dim=4096 is not text_encoder.d_model=64"),
     ],

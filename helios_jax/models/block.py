@@ -19,13 +19,15 @@ from helios_jax.models.layers import Projection
 from helios_jax.types import Array, DTypeLike, Float
 
 QUERY, KEY_VALUE = slice(0, 1), slice(1, 3)
+HIDDEN = -1e30
+"""Logit offset of a text row that stands for no token; finite, since a row of infinities would make NaN."""
 
 
 class TextCache(NamedTuple):
     """Keys and values of the text tokens; ``[L, B, S, K, d]`` for all blocks, without the first axis inside one.
 
     Attributes:
-      bias: [B, S] float32 offset of each text token's logit (-inf hides a token, ln m counts it m times), or None.
+      bias: [B, S] float32 offset of each text token's logit (``HIDDEN`` hides a token, ln m counts it m times), or None.
     """
 
     key: Float[Array, "*L B S K d"]

@@ -14,7 +14,7 @@ from einops import rearrange
 
 from helios_jax.config import TransformerConfig
 from helios_jax.kernels.modulated_norm import modulated_layer_norm
-from helios_jax.models.block import Block, Rope, TextCache
+from helios_jax.models.block import HIDDEN, Block, Rope, TextCache
 from helios_jax.models.layers import PatchEmbedding, Projection
 from helios_jax.models.rope import rope_table
 from helios_jax.types import Array, DTypeLike, Float, FrameIndices, History, Int, Params, PRNGKeyArray
@@ -101,16 +101,15 @@ class HeliosTransformer(nn.Module):
         """Cross-attention keys and values of every block.
 
         Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, one of them stands for
-        all ``total - length``, its logit raised by the logarithm of their number, and ``text`` needs no rows past the longest prompt.
+        all ``total - length``, its logit raised by the logarithm of their number.
 
         Args:
-          text: text embeddings, zero past each prompt's length.
+          text: text embeddings, zero past each prompt's length; with ``lengths``, ``total`` rows or fewer, but one more than the longest prompt.
           lengths: real tokens of each prompt.
           total: rows of the full embedding; needed with ``lengths``.
         """
         bias = None
         if lengths is not None:
-            text = jnp.pad(text, [(0, 0), (0, min(1, total - text.shape[1])), (0, 0)])
             row, length = jnp.arange(text.shape[1])[None], lengths[:, None]
             padding = jnp.log(jnp.maximum(total - length, 1).astype(jnp.float32))
             bias = jnp.where(row < length, 0.0, jnp.where(row == length, padding, HIDDEN)).astype(jnp.float32)
@@ -192,7 +191,8 @@ class HeliosTransformer(nn.Module):
             return apply(x, 0, history_qkv=first_qkv, noisy_only=True)
         x = apply(x, 0, history_qkv=first_qkv)
         # A scan over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B.
-        x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, jnp.arange(1, last))
+        if last > 1:
+            x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, jnp.arange(1, last))
         return apply(x, last, noisy_only=True)
 
     def _init_blocks(self, key: PRNGKeyArray) -> Params:
@@ -240,10 +240,6 @@ class OutputTable(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "2 D"]:
         return self.param("scale_shift_table", nn.initializers.normal(self.width**-0.5), (2, self.width), jnp.float32)
-
-
-HIDDEN = -1e30
-"""Logit offset of text rows that stand for no token."""
 
 
 def layer_params(stack: Params, layer: int | Int[Array, ""]) -> Params:

@@ -1,8 +1,9 @@
-"""One chunk of video, all stages and steps, as one compiled program."""
+"""One chunk of video, all stages and steps, as one compiled program, or as one a stage where each is to be timed."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,10 @@ class ChunkPlan(NamedTuple):
     history_sizes: tuple[int, int, int] = (16, 2, 1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "scheduler", "plan", "on_stage"), donate_argnames="state")
+_STATIC = ("model", "scheduler", "plan")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="state")
 def sample_chunk(
     params: Params,
     state: HistoryState,
@@ -48,12 +52,11 @@ def sample_chunk(
     model: HeliosTransformer,
     scheduler: SchedulerConfig,
     plan: ChunkPlan,
-    on_stage: Callable[[int], None] | None = None,
 ) -> tuple[HistoryState, Float[Array, "B T H W C"]]:
     """Sample the next chunk of latents.
 
     The first stage starts from the noise brought down to its resolution. Every later one starts from the stage before it, upsampled and given block
-    noise; one stage alone is Helios-Base.
+    noise; one stage alone is Helios-Base. Guidance is done in float32, whatever the model's dtype.
 
     Args:
       params: the transformer's.
@@ -61,46 +64,96 @@ def sample_chunk(
       noise: all noise of the chunk.
       text: keys and values of the prompts, batch B; where ``plan.guided``, batch 2B, the negative prompts last.
       guidance_scale: weight of the prompt against the negative prompt.
-      model, scheduler, plan, on_stage: static.
-      on_stage: called on the host with k when stage k is done, and with -1 when the chunk begins, for timing.
+      model, scheduler, plan: static.
 
     Returns:
       The history after the chunk, and its latents in model space, float32.
     """
+    history = embed_chunk_history(params, state, noise.latents.shape[1], model=model, plan=plan)
+    sample = None
+    for stage in range(len(plan.steps)):
+        sample = sample_stage(
+            params, history, sample, noise, text, guidance_scale, model=model, scheduler=scheduler, plan=plan, stage=stage
+        )
+    return append_chunk(state, sample), sample
+
+
+def sample_chunk_by_stages(
+    params: Params,
+    state: HistoryState,
+    noise: ChunkNoise,
+    text: TextCache,
+    guidance_scale: Float[Array, ""],
+    *,
+    timed: Callable[[str], AbstractContextManager[Callable]],
+    **static: Any,
+) -> tuple[HistoryState, Float[Array, "B T H W C"]]:
+    """What :func:`sample_chunk` does, by one program a stage, each inside ``timed("stage k")``, which is told the sample when it is asked for."""
+    history = _embed_chunk_history(params, state, noise.latents.shape[1], model=static["model"], plan=static["plan"])
+    sample = None
+    for stage in range(len(static["plan"].steps)):
+        with timed(f"stage {stage}") as done:
+            sample = done(_sample_stage(params, history, sample, noise, text, guidance_scale, stage=stage, **static))
+    return _append_chunk(state, sample), sample
+
+
+def embed_chunk_history(params: Params, state: HistoryState, frames: int, *, model: HeliosTransformer, plan: ChunkPlan) -> HistoryTokens:
+    """Tokens of the history before a chunk of ``frames`` latent frames; twice where every step also runs the negative prompt."""
+    history = model.apply(
+        {"params": params}, split_history(state, plan.history_sizes), frame_indices(plan.history_sizes, frames), method="embed_history"
+    )
+    if not plan.guided:
+        return history
+    twice = lambda x: None if x is None else jnp.concatenate([x, x])
+    return history._replace(tokens=twice(history.tokens), first_qkv=twice(history.first_qkv))
+
+
+def sample_stage(
+    params: Params,
+    history: HistoryTokens,
+    sample: Float[Array, "B T _ _ C"] | None,
+    noise: ChunkNoise,
+    text: TextCache,
+    guidance_scale: Float[Array, ""],
+    *,
+    model: HeliosTransformer,
+    scheduler: SchedulerConfig,
+    plan: ChunkPlan,
+    stage: int,
+) -> Float[Array, "B T _ _ C"]:
+    """All steps of one pyramid stage, from the sample of the stage before it (None for the first)."""
     _, T, H, W, _ = noise.latents.shape
-    grids = stage_grids(H, W, scheduler.stages)
-    indices = frame_indices(plan.history_sizes, T)
+    frames = frame_indices(plan.history_sizes, T).noisy
     _, ph, pw = model.config.patch_size
-    tokens = [T * (rows // ph) * (columns // pw) for rows, columns in grids]
+    tokens = [T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)]
     apply = functools.partial(model.apply, {"params": params})
 
-    history = apply(split_history(state, plan.history_sizes), indices, method="embed_history")
-    if plan.guided:
-        history = _twice(history)
+    if stage == 0:
+        sample = noise.latents
+        for _ in range(scheduler.stages - 1):
+            sample = downsample_noise(sample)
+    else:
+        sample = renoise(sample, noise.blocks[stage - 1], stage_tables(scheduler)[stage].original_start_sigma, scheduler.gamma)
+    schedule = make_schedule(scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens))
+    times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
+    zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
 
     def velocity(sample, time):
         time = jax.tree.map(lambda row: row[None], time)
         if not plan.guided:
-            return apply(sample, time, text, history, indices.noisy, method="denoise")
-        both = apply(jnp.concatenate([sample, sample]), time, text, history, indices.noisy, method="denoise").astype(jnp.float32)
+            return apply(sample, time, text, history, frames, method="denoise")
+        both = apply(jnp.concatenate([sample, sample]), time, text, history, frames, method="denoise").astype(jnp.float32)
         return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale)
 
-    sample = noise.latents
-    _report(on_stage, -1, sample)
-    for _ in grids[1:]:
-        sample = downsample_noise(sample)
-    for stage, steps in enumerate(plan.steps):
-        if stage > 0:
-            sample = renoise(sample, noise.blocks[stage - 1], stage_tables(scheduler)[stage].original_start_sigma, scheduler.gamma)
-        schedule = make_schedule(scheduler, stage, steps, shift_tokens(scheduler, stage, tokens))
-        times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
-        zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
-        sample = _sample_stage(velocity, sample, solver_table(scheduler.solver, schedule.sigmas), times, zeros)
-        _report(on_stage, stage, sample)
-    return append_chunk(state, sample), sample
+    return _solve(velocity, sample, solver_table(scheduler.solver, schedule.sigmas), times, zeros)
 
 
-def _sample_stage(
+_embed_chunk_history = jax.jit(embed_chunk_history, static_argnames=("frames", "model", "plan"))
+_sample_stage = jax.jit(sample_stage, static_argnames=(*_STATIC, "stage"))
+_append_chunk = jax.jit(append_chunk, donate_argnums=0)
+
+
+def _solve(
     velocity: Callable[[Array, TimeEmbedding], Array],
     start: Float[Array, "B T H W C"],
     table: SolverTable,
@@ -121,15 +174,3 @@ def _sample_stage(
     if zeros < len(table.sigma):
         solver, _ = jax.lax.scan(step, solver, rows(slice(zeros, None)))
     return solver.sample
-
-
-def _twice(history: HistoryTokens) -> HistoryTokens:
-    """The same history for the prompt and for the negative prompt."""
-    twice = lambda x: None if x is None else jnp.concatenate([x, x])
-    return history._replace(tokens=twice(history.tokens), first_qkv=twice(history.first_qkv))
-
-
-def _report(on_stage: Callable[[int], None] | None, stage: int, sample: Float[Array, "B T H W C"]) -> None:
-    """Tell the host that ``sample`` exists."""
-    if on_stage is not None:
-        jax.debug.callback(lambda _: on_stage(stage), sample[0, 0, 0, 0, 0])

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,13 @@ from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
-from helios_jax.sampling.chunk import sample_chunk
+from helios_jax.sampling.chunk import sample_chunk, sample_chunk_by_stages
 from helios_jax.sampling.request import Request, RequestError, make_request
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.sampling.weights import abstract_params, dtype_rules, random_params
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
+
+MAX_SEED = 2**31
 
 Output = Literal["uint8", "float32", "latent"]
 
@@ -145,7 +147,7 @@ class HeliosPipeline:
           batch: number of videos of a single prompt.
           noise: the noise of each chunk, by index, in place of that drawn from ``seed``.
           output: "uint8" frames (truncated, as the reference writes files), "float32" frames in [0, 1], or "latent".
-          stopwatch: is told where the time goes.
+          stopwatch: is told where the time goes; while it runs, a chunk is one program a stage rather than one in all.
           **options: num_frames, height, width, steps, guidance_scale, as in :func:`~helios_jax.sampling.request.make_request`.
 
         Yields:
@@ -159,7 +161,13 @@ class HeliosPipeline:
             raise RequestError(f"batch={batch} does not fit {len(prompts)} prompts")
         if not all(text.strip() for text in prompts):
             raise RequestError("the prompt is empty")
+        if output not in get_args(Output):
+            raise RequestError(f"output={output!r} must be one of {', '.join(get_args(Output))}")
         request = make_request(self.config, batch=len(prompts), **options)
+        if not 0 <= seed <= MAX_SEED - request.batch:
+            raise RequestError(f"seed={seed} must lie in 0..{MAX_SEED - request.batch} for a batch of {request.batch}")
+        if isinstance(noise, Sequence) and len(noise) < request.chunks:
+            raise RequestError(f"noise is given for {len(noise)} chunks, but the video has {request.chunks}")
         negative_prompt = self.config.sample.negative_prompt if negative_prompt is None else negative_prompt
         return self._run(request, prompts, negative_prompt, seed, noise, output, stopwatch or Stopwatch())
 
@@ -174,9 +182,10 @@ class HeliosPipeline:
         elif not callable(noise):
             noise = noise.__getitem__
         state = start_history((request.batch, *request.latent_shape[1:]), request.plan.history_sizes)
+        sample = functools.partial(sample_chunk_by_stages, timed=stopwatch) if stopwatch.running else sample_chunk
         for chunk in range(request.chunks):
             with stopwatch("transformer") as done:
-                state, latents = sample_chunk(
+                state, latents = sample(
                     self.params["transformer"],
                     state,
                     noise(chunk),
@@ -185,7 +194,6 @@ class HeliosPipeline:
                     model=self.transformer,
                     scheduler=self.config.scheduler,
                     plan=request.plan if chunk else request.first_plan,
-                    on_stage=stopwatch.on_stage,
                 )
                 done(latents)
             if output == "latent":

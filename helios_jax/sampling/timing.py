@@ -21,27 +21,27 @@ class Stopwatch:
 
     Attributes:
       seconds: by part; "stage k" are the transformer's pyramid stages.
+      running: whether it is entered.
     """
 
     def __init__(self):
         self.seconds: dict[str, float] = defaultdict(float)
-        self._running = False
-        self._stage_began = 0.0
+        self.running = False
         self._compilations: list[tuple[float, float]] = []
 
     def __enter__(self) -> "Stopwatch":
-        self._running = True
+        self.running = True
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._running = False
+        self.running = False
         jax.monitoring.unregister_event_duration_listener(self._count_compilation)
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[Callable[[Any], Any]]:
         """Charge the time inside to ``part``."""
-        if not self._running:
+        if not self.running:
             yield lambda arrays: arrays
             return
         began, compiled = time.perf_counter(), self.seconds["compile"]
@@ -49,17 +49,6 @@ class Stopwatch:
             yield jax.block_until_ready
         finally:
             self.seconds[part] += time.perf_counter() - began - (self.seconds["compile"] - compiled)
-
-    @property
-    def on_stage(self) -> Callable[[int], None] | None:
-        """What :func:`~helios_jax.sampling.chunk.sample_chunk` calls as stages end; None before the stopwatch is entered."""
-        return self._stage_done if self._running else None
-
-    def _stage_done(self, stage: int) -> None:
-        now = time.perf_counter()
-        if stage >= 0:
-            self.seconds[f"stage {stage}"] += now - self._stage_began
-        self._stage_began = now
 
     def _count_compilation(self, event: str, seconds: float, **_: Any) -> None:
         """JAX reports a phase when it ends; a function traced inside another is reported before the one around it."""

@@ -84,13 +84,13 @@ def test_text_embedded_once_serves_every_step(params):
     assert error <= ROUNDING
 
 
-@pytest.mark.parametrize("lengths", [(1, 1), (7, 40), (64, 5), (64, 64), (511, 3), (512, 1), (512, 512)])
+@pytest.mark.parametrize("lengths", [(1, 1), (7, 40), (63, 5), (63, 63), (511, 3), (512, 1), (512, 512)])
 def test_one_padding_row_stands_for_all(params, lengths):
     """Text cut at its bucket, with one row and a logit offset for the padding of each prompt, is attended to as 512 rows are."""
-    total, bucket = 512, 64 if max(lengths) <= 64 else 512
+    total, bucket = 512, 64 if max(lengths) < 64 else 512
     text = normal(9, 2, total, 16) * (np.arange(total) < np.array(lengths)[:, None])[..., None].astype(np.float32)
     collapsed = run(params, "embed_text", text[:, :bucket], jnp.array(lengths), total=total)
-    assert collapsed.key.shape[2] == min(bucket + 1, total)
+    assert collapsed.key.shape[2] == bucket
     full = velocity(params, run(params, "embed_text", text))
     error = deviation(velocity(params, collapsed), full)
     print(lengths, error)
@@ -154,7 +154,7 @@ def test_rope_averaged_by_axis_is_the_whole_table_averaged(grid, pool):
 
 def test_prompt_and_negative_prompt_share_a_batch(params):
     """Each half of a batch of twice the size is what that prompt gives alone, with texts of different lengths."""
-    lengths = jnp.array([9, 40, 1, 64])
+    lengths = jnp.array([9, 40, 1, 63])
     text = normal(16, 4, 64, 16) * (jnp.arange(64)[None] < lengths[:, None]).astype(jnp.float32)[..., None]
     texts = [run(params, "embed_text", text[part], lengths[part], total=512) for part in (slice(0, 4), slice(0, 2), slice(2, 4))]
     twice = lambda x: jnp.concatenate([x, x])

@@ -13,7 +13,7 @@ from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_schedule
 from helios_jax.diffusion.solvers import solver_table
 from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
-from helios_jax.sampling.chunk import ChunkPlan, _sample_stage, sample_chunk
+from helios_jax.sampling.chunk import ChunkPlan, _solve, sample_chunk
 from helios_jax.sampling.weights import abstract_params
 
 from .conftest import TOY
@@ -25,7 +25,7 @@ def stage(velocity, zeros, steps=4):
     """One stage of UniPC, whose times are the indices of its steps."""
     table = solver_table("unipc", make_schedule(SchedulerConfig(), 0, steps, 540).sigmas)
     indices = TimeEmbedding(jnp.arange(steps, dtype=jnp.float32)[:, None], jnp.zeros((steps, 6, 1)))
-    return _sample_stage(lambda sample, time: velocity(sample, time.temb[0]), START, table, indices, zeros)
+    return _solve(lambda sample, time: velocity(sample, time.temb[0]), START, table, indices, zeros)
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 4])

@@ -74,7 +74,7 @@ def test_supplied_noise_takes_the_place_of_the_seed(pipeline):
 
 def test_text_cache_is_as_long_as_the_prompt_needs(pipeline):
     """Padding is one row with a logit offset, so short prompts have short caches."""
-    assert pipeline.encode_prompts([PROMPT]).key.shape[2] <= 65 < pipeline.config.text_encoder.max_sequence_length
+    assert pipeline.encode_prompts([PROMPT]).key.shape[2] == 64 < pipeline.config.text_encoder.max_sequence_length
 
 
 def test_prompt_matters_and_guidance_leads_away_from_the_negative(guided):
@@ -86,14 +86,18 @@ def test_prompt_matters_and_guidance_leads_away_from_the_negative(guided):
 
 
 def test_stopwatch_tells_the_stages_apart(guided):
-    """Each pyramid stage has its own seconds, which add up to the transformer's; compilation is apart."""
+    """Each pyramid stage has its own seconds, which add up to the transformer's; compilation is apart, and done once for all stopwatches."""
+    options = dict(num_frames=33, output="latent")
     with Stopwatch() as stopwatch:
-        guided.generate(PROMPT, num_frames=33, stopwatch=stopwatch)
+        timed = guided.generate(PROMPT, stopwatch=stopwatch, **options)
     seconds = stopwatch.seconds
     stages = [seconds[f"stage {stage}"] for stage in range(3)]
     assert min(stages) > 0
     assert sum(stages) <= seconds["transformer"] * 1.05
     assert seconds["compile"] > 0
+    np.testing.assert_allclose(timed, guided.generate(PROMPT, **options), rtol=1e-4, atol=1e-5)
+    with Stopwatch() as stopwatch:
+        assert count_compilations(lambda: guided.generate(PROMPT, stopwatch=stopwatch, **options)) == 0
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,8 @@ def test_stopwatch_tells_the_stages_apart(guided):
         (dict(steps=(2, 2)), "names 2 stages, but this checkpoint has 3"),
         (dict(steps=(2, 0, 2)), "must be at least 1 at every stage"),
         (dict(batch=0), "batch=0 must be at least 1"),
+        (dict(seed=2**31), "seed=2147483648 must lie in 0..2147483647 for a batch of 1"),
+        (dict(noise=[], num_frames=34), "noise is given for 0 chunks, but the video has 2"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_runs(pipeline, options, message):
