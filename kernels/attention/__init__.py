@@ -1,5 +1,6 @@
 """Softmax attention over whole sequences, with an optional logit offset a key."""
 
-from .reference import attention
+from .api import attention
+from .padding import padding_bias
 
-__all__ = ["attention"]
+__all__ = ["attention", "padding_bias"]
