@@ -1,7 +1,29 @@
 """Reading and writing images and video."""
 
+from helios_jax.media.ffmpeg import MediaError
+from helios_jax.media.fit import FITS
+from helios_jax.media.images import read_image
 from helios_jax.media.latents import load_latents, save_latents
-from helios_jax.media.output import MediaError, check_output, numbered, output_kind
+from helios_jax.media.live import LiveWriter, live_frames, open_live_writer
+from helios_jax.media.output import check_output, is_pipe, numbered, output_kind
 from helios_jax.media.video import VideoWriter, open_video_writer
+from helios_jax.media.video_input import VideoInput, read_video
 
-__all__ = ["MediaError", "VideoWriter", "check_output", "load_latents", "numbered", "open_video_writer", "output_kind", "save_latents"]
+__all__ = [
+    "FITS",
+    "LiveWriter",
+    "MediaError",
+    "VideoInput",
+    "VideoWriter",
+    "check_output",
+    "is_pipe",
+    "live_frames",
+    "load_latents",
+    "numbered",
+    "open_live_writer",
+    "open_video_writer",
+    "output_kind",
+    "read_image",
+    "read_video",
+    "save_latents",
+]

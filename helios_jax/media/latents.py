@@ -8,7 +8,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from helios_jax.media.output import MediaError, check_output, output_kind, staged
+from helios_jax.media.ffmpeg import MediaError
+from helios_jax.media.output import check_output, output_kind, staged
 from helios_jax.types import Array, Float
 
 

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio_ffmpeg
+from helios_jax.media.ffmpeg import MediaError, find_ffmpeg
 
 KINDS = {
     ".mp4": "video (H.264)",
@@ -21,17 +22,22 @@ PARTIAL = ".partial-"
 """How the names of the hidden folders begin in which results are made."""
 
 
-class MediaError(ValueError):
-    """A file that cannot be read or written; the message names it and says what to do."""
+def is_pipe(path: str | os.PathLike) -> bool:
+    """Whether ``path`` is standard output, ``-``, or a named pipe: what is written there cannot be taken back."""
+    with contextlib.suppress(OSError):
+        return os.fspath(path) == "-" or Path(path).is_fifo()
+    return False
 
 
 def output_kind(path: str | os.PathLike) -> str:
-    """The key of :data:`KINDS` for a path.
+    """The key of :data:`KINDS` for a path; pipes take mp4.
 
     Raises:
       MediaError: if the suffix is not known.
     """
     name = os.fspath(path)
+    if is_pipe(path):
+        return ".mp4"
     suffix = "" if name.endswith(os.sep) else Path(name).suffix.lower()
     if suffix not in KINDS:
         known = ", ".join(f"{key or 'no suffix'} ({kind})" for key, kind in KINDS.items())
@@ -50,9 +56,16 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
 
     Raises:
       MediaError: if the suffix is unknown, the parent folder missing or not writable, if something stands at ``path`` that must not
-        be replaced, or if there is no ffmpeg.
+        be replaced, if ``-`` is a terminal, or if there is no ffmpeg.
     """
-    kind, target = output_kind(path), Path(os.path.abspath(path))
+    kind = output_kind(path)
+    if kind != ".safetensors":
+        find_ffmpeg(path)
+    if is_pipe(path):
+        if os.fspath(path) == "-" and sys.stdout.isatty():
+            raise MediaError("-: standard output is a terminal; lead it to a player or a file")
+        return
+    target = Path(os.path.abspath(path))
     try:
         if not target.parent.is_dir():
             raise MediaError(f"{target}: the folder {target.parent} does not exist; create it first")
@@ -64,18 +77,19 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
             _check_folder(target, overwrite)
     except OSError as error:
         raise MediaError(f"{target} cannot be written: {error.strerror}") from error
-    if kind != ".safetensors":
-        try:
-            imageio_ffmpeg.get_ffmpeg_exe()
-        except RuntimeError as error:
-            raise MediaError(f"{target} needs ffmpeg: {error}") from error
 
 
 def numbered(path: str | os.PathLike, count: int) -> list[str]:
-    """The paths of ``count`` results: ``path`` itself for one, else ``clip.mp4`` as ``clip_0.mp4``, ``clip_1.mp4`` and so on."""
+    """The paths of ``count`` results: ``path`` itself for one, else ``clip.mp4`` as ``clip_0.mp4``, ``clip_1.mp4`` and so on.
+
+    Raises:
+      MediaError: if ``path`` is a pipe, which takes one.
+    """
     name = os.fspath(path)
     if count == 1:
         return [name]
+    if is_pipe(path):
+        raise MediaError(f"{name} takes one video, not {count}")
     stem, suffix = (name.rstrip(os.sep), os.sep) if name.endswith(os.sep) else os.path.splitext(name)
     return [f"{stem}_{i}{suffix}" for i in range(count)]
 

@@ -4,19 +4,16 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 
-from helios_jax.media.output import MediaError, check_output, output_kind, staged
+from helios_jax.media.ffmpeg import H264, MediaError, check_frames, find_ffmpeg, frame_rate, raw_frames
+from helios_jax.media.output import check_output, is_pipe, output_kind, staged
 
-# crf 18 is where H.264 is commonly taken to be free of visible loss (imageio's usual quality is crf 25, at less than half the bytes): what is looked
-# at, or rated, should be the model. The matrix is the one ffmpeg converts RGB with; said aloud, every player undoes the same one.
 # A GIF gets a palette for each frame: one for all would need the whole video first.
 ENCODERS = {
-    ".mp4": ("", "-c:v libx264 -crf 18 -pix_fmt yuv420p -colorspace smpte170m -movflags +faststart"),
+    ".mp4": ("", f"{H264} -movflags +faststart"),
     ".gif": ("", "-filter_complex split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1 -loop 0"),
     "": ("/%05d.png", "-c:v png -start_number 0"),
 }
@@ -37,6 +34,8 @@ def open_video_writer(path: str | os.PathLike, fps: int | float, overwrite: bool
         ffmpeg fails.
     """
     kind = output_kind(path)
+    if is_pipe(path):
+        raise MediaError(f"{path}: a pipe cannot be given a whole file at the end; write it live")
     if kind not in ENCODERS:
         raise MediaError(f"{path}: {kind} files hold no video; name .mp4, .gif, or a folder")
     fastest = 50 if kind == ".gif" else 1000  # browsers slow down a GIF whose delays are shorter than two hundredths
@@ -70,8 +69,7 @@ class VideoWriter:
         Raises:
           MediaError: if the frames are something else, an mp4 has an odd side, or ffmpeg fails.
         """
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise MediaError(f"frames must be uint8 [F, Y, X, 3], not {frames.dtype} {list(frames.shape)}")
+        check_frames(frames, even=self._kind == ".mp4")
         if not len(frames):
             return
         size = frames.shape[2], frames.shape[1]
@@ -102,14 +100,11 @@ class VideoWriter:
                 self._process.stdin.close()
 
     def _start(self, size: tuple[int, int]) -> None:
-        if self._kind == ".mp4" and (size[0] % 2 or size[1] % 2):
-            raise MediaError(f"an mp4 needs even sides, not {size[0]}x{size[1]} pixels; write a folder of PNG images instead")
         if not self._kind:
             self._path.mkdir()
         tail, options = ENCODERS[self._kind]
-        rate = Fraction(self._fps).limit_denominator(1001)
-        source = f"-f rawvideo -pix_fmt rgb24 -s {size[0]}x{size[1]} -r {rate} -i -"
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *source.split(), *options.split(), self._path.name + tail]
+        source = raw_frames(size, frame_rate(self._fps))
+        command = [find_ffmpeg(self._path), "-v", "error", *source, *options.split(), self._path.name + tail]
         with self._log.open("wb") as log:  # a file: a pipe that nobody reads could fill up
             # run beside the output, so that no character of the path can mean something to ffmpeg
             self._process = subprocess.Popen(command, cwd=self._path.parent, stdin=subprocess.PIPE, stderr=log)

@@ -1,0 +1,126 @@
+"""Reading a video that another goes on from: its first frame and its last ones, however long it is."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from helios_jax.media.ffmpeg import MediaError, find_ffmpeg, frame_rate
+from helios_jax.media.fit import check_fit, fit_image
+
+# By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with the flags for exactness.
+# Pixels that are not square are made so first: a fit is chosen by what is seen.
+TO_RGB = "scale=iw*sar:ih:flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
+
+DAMAGE = "File ended prematurely"
+"""What ffmpeg says of a Matroska or WebM file that is cut short, although it counts it as a success."""
+
+
+class VideoInput(NamedTuple):
+    """What is kept of a video that was read.
+
+    Attributes:
+      first: its first frame.
+      tail: its last frames, a whole number of pieces.
+      num_frames: how many it has at the rate asked for.
+      description: a line that says what was read and what was done to it.
+    """
+
+    first: UInt8[np.ndarray, "Y X 3"]
+    tail: UInt8[np.ndarray, "F Y X 3"]
+    num_frames: int
+    description: str
+
+
+def read_video(
+    path: str | os.PathLike, height: int, width: int, fps: int | float | Fraction, fit: str = "crop", *, piece: int = 33, pieces: int = 3
+) -> VideoInput:
+    """Read a video in any format that ffmpeg knows, upright, as 8-bit RGB of the size and rate asked for.
+
+    It is decoded twice: once to count its frames, which also shows whether it is whole, and once for the frames that are kept. So neither memory
+    nor what is spent on resizing grows with its length.
+
+    Args:
+      path: a file; sound is left alone.
+      height, width: pixels of the result.
+      fps: the model's frames per second. Any other rate is resampled by the frames' times: each instant shows the nearest frame.
+      fit: what to do with other proportions, see :data:`~helios_jax.media.fit.FITS`.
+      piece: frames of one chunk, which are encoded together.
+      pieces: how many pieces to keep at most; a history of 19 latent frames holds no more than three.
+
+    Raises:
+      MediaError: if the file is missing, damaged, no video, or shorter than one piece.
+    """
+    check_fit(fit)
+    if not os.path.isfile(path):
+        raise MediaError(f"{path}: {'is not a file' if os.path.exists(path) else 'No such file or directory'}")
+    rate = frame_rate(fps)
+    log = _decode_once(path, rate)
+    counts = re.findall(r"(\d+) frames in, (\d+) frames out", log)
+    source_frames, num_frames = (sum(int(pair[i]) for pair in counts) for i in range(2))
+    if num_frames < piece:
+        raise MediaError(
+            f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {piece} are needed, {float(piece / rate):.3g} seconds"
+        )
+    kept = piece * min(num_frames // piece, pieces)
+    fitted = [fit_image(frame, height, width, fit) for frame in _frames(path, rate, num_frames - kept)]
+    wanted = kept + (kept < num_frames)
+    if len(fitted) != wanted:
+        raise MediaError(
+            f"{path}: read again, {len(fitted)} frames came instead of {wanted}; the file changes meanwhile, or its size does on the way: "
+            "give a copy, made by ffmpeg -i FILE copy.mp4"
+        )
+    frames = np.stack([pixels for pixels, _ in fitted])
+    said = [_describe(log, rate, source_frames, num_frames), f"the first and the last {kept} used", fitted[0][1]]
+    return VideoInput(frames[0], frames[-kept:], num_frames, f"{path}: {', '.join(said)}")
+
+
+def _decode_once(path: str | os.PathLike, rate: Fraction) -> str:
+    """What ffmpeg tells of a video and of decoding all of it at ``rate``."""
+    done = subprocess.run(_command(path, f"fps={rate}", "-f null -"), capture_output=True)
+    log = done.stderr.decode(errors="replace")
+    if "matches no streams" in log:
+        raise MediaError(f"{path}: has no video in it")
+    if done.returncode or DAMAGE in log:
+        errors = [line.split("] ")[-1].strip() for line in log.splitlines() if "[error]" in line or "[fatal]" in line]
+        raise MediaError(f"{path}: damaged, cut short, or not a video: {errors[0] if errors else f'ffmpeg gave status {done.returncode}'}")
+    return log
+
+
+def _frames(path: str | os.PathLike, rate: Fraction, start: int) -> Iterator[Image.Image]:
+    """Frame 0 and those from ``start`` on, one at a time and in their own size."""
+    filters = f"fps={rate},select='eq(n,0)+gte(n,{start})',{TO_RGB}"
+    command = _command(path, filters, "-fps_mode passthrough -c:v ppm -f image2pipe -")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        while header := re.fullmatch(rb"P6\n(\d+) (\d+)\n255\n", b"".join(process.stdout.readline() for _ in range(3))):
+            width, height = map(int, header.groups())
+            pixels = process.stdout.read(3 * width * height)
+            if len(pixels) == 3 * width * height:
+                yield Image.frombytes("RGB", (width, height), pixels)
+
+
+def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
+    """Decode the first video that is not a cover, and stop at damage. ``file:`` keeps a name from being taken for an option or an address."""
+    options = ["-hide_banner", "-nostdin", "-nostats", "-v", "level+verbose", "-xerror"]
+    return [find_ffmpeg(path), *options, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", filters, *output.split()]
+
+
+def _describe(log: str, rate: Fraction, source_frames: int, num_frames: int) -> str:
+    """The codec, and what became of the frames."""
+    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1]
+    source_rate = re.search(r"([\d.]+k?) fps", stream)
+    source_rate, wanted_rate = source_rate[1] if source_rate else "an unknown number of", f"{float(rate):.4g}"
+    if (source_rate, source_frames) == (wanted_rate, num_frames):
+        frames = f"{num_frames} frames at {wanted_rate} fps"
+    else:
+        frames = f"{source_rate} fps resampled to {wanted_rate}: {source_frames} frames -> {num_frames}"
+    high_range = re.search("smpte2084|arib-std-b67", stream)
+    return f"{stream.split()[0].rstrip(',')} video, {frames}" + (
+        f", high dynamic range ({high_range[0]}) not converted" if high_range else ""
+    )

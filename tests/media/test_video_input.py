@@ -1,0 +1,208 @@
+"""Any video becomes upright 8-bit RGB of the rate and size asked for: its first frame and its last pieces, and what was done is said."""
+
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from helios_jax.media import MediaError, read_image, read_video, video_input
+
+HEIGHT, WIDTH = 32, 64
+LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
+
+
+def ffmpeg(*arguments, **options):
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True, **options)
+
+
+def make(path, frames, fps=24, *options):
+    """A file of ``frames`` [F, Y, X, 3]."""
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-", *options, path, input=frames.tobytes())
+    return path
+
+
+def counting(count):
+    """Frames that say which they are: the number's sixteens as grey on the left, its ones on the right."""
+    frames = np.zeros((count, HEIGHT, WIDTH, 3), np.uint8)
+    tens, ones = np.divmod(np.arange(count), 16)
+    frames[:, :, : WIDTH // 2] = (10 + 12 * tens)[:, None, None, None]
+    frames[:, :, WIDTH // 2 :] = (10 + 12 * ones)[:, None, None, None]
+    return frames
+
+
+def numbers(frames):
+    """Which of :func:`counting` these are."""
+    tens, ones = (np.rint((half.mean((1, 2, 3)) - 10) / 12).astype(int) for half in np.split(frames, 2, axis=2))
+    return 16 * tens + ones
+
+
+def read(path, fps=24, height=HEIGHT, width=WIDTH, **options):
+    return read_video(path, height, width, fps, **options)
+
+
+def test_first_and_last_frames(tmp_path):
+    """Of 75 frames the last two pieces of 33, and frame 0, which is not among them."""
+    video = read(make(tmp_path / "a.mp4", counting(75)))
+    assert numbers(video.first[None]) == [0]
+    assert numbers(video.tail).tolist() == list(range(9, 75))
+    assert video.num_frames == 75
+    assert video.tail.dtype == video.first.dtype == np.uint8
+    assert video.description.endswith("a.mp4: h264 video, 75 frames at 24 fps, the first and the last 66 used, 64x32")
+
+
+@pytest.mark.parametrize(("count", "kept"), [(33, 33), (65, 33), (66, 66), (99, 99), (140, 99)])
+def test_whole_pieces_at_most_three(tmp_path, count, kept):
+    """As many as there are, and never more than a history can hold."""
+    video = read(make(tmp_path / "a.mkv", counting(count), 24, *LOSSLESS))
+    assert numbers(video.first[None]) == [0]
+    assert numbers(video.tail).tolist() == list(range(count - kept, count))
+
+
+def test_work_and_memory_do_not_grow_with_the_length(tmp_path, monkeypatch):
+    """Frames that are not kept are never converted: one and a piece of three hundred."""
+    seen = []
+    fit_image = video_input.fit_image
+    monkeypatch.setattr(video_input, "fit_image", lambda *arguments: seen.append(0) or fit_image(*arguments))
+    video = read(make(tmp_path / "a.mp4", counting(300)), piece=12, pieces=1)
+    assert numbers(video.tail).tolist() == list(range(288, 300))
+    assert len(seen) == 13
+
+
+@pytest.mark.parametrize(
+    ("fps", "count", "resampled", "said"),
+    [(25, 80, 77, "25 fps"), ("60000/1001", 301, 121, "59.94 fps"), (12, 40, 80, "12 fps"), ("24000/1001", 70, 70, "23.98 fps")],
+)
+def test_other_rates_are_resampled(tmp_path, fps, count, resampled, said):
+    """Each instant shows a frame whose own time is not further away than half a frame of the coarser rate, and the description counts them."""
+    video = read(make(tmp_path / "a.mp4", counting(count), fps), piece=resampled, pieces=1)
+    rate = float(Fraction(fps))
+    off = np.arange(resampled) / 24 - numbers(video.tail) / rate
+    assert video.num_frames == resampled
+    assert f"{said} resampled to 24: {count} frames -> {resampled}" in video.description
+    assert off.max() <= max(0.5 / 24, 1 / rate) + 1e-3
+    assert off.min() >= -0.5 / 24 - 1e-3
+
+
+def test_the_rate_need_not_be_24(tmp_path):
+    """Another model, another rate, also a broken one."""
+    path = make(tmp_path / "a.mp4", counting(60), 30)
+    assert numbers(read(path, 15, piece=30).tail).tolist() in (list(range(0, 60, 2)), list(range(1, 60, 2)))
+    assert read(path, 30000 / 1001, piece=12).num_frames == 60
+
+
+def test_variable_rate(tmp_path):
+    """24 frames in the first second and 8 in each that follows, as a screen recording has them: times count, not numbers."""
+    slow = "setpts='if(lt(N,24),N,24+3*(N-24))/24/TB'"
+    video = read(make(tmp_path / "a.mkv", counting(48), 24, "-vf", slow, "-fps_mode", "vfr", *LOSSLESS), piece=94, pieces=1)
+    shown = numbers(video.tail)
+    assert shown[:24].tolist() == list(range(24))
+    assert shown[24:].tolist() == [24 + i // 3 for i in range(70)]
+    assert "48 frames -> 94" in video.description
+
+
+@pytest.mark.parametrize("order", [("0", "1"), ("1", "0")])
+def test_sound_is_left_alone(tmp_path, order):
+    """Before or after the video in the file, and longer than it."""
+    silent = make(tmp_path / "silent.mp4", counting(40))
+    maps = [word for number in order for word in ("-map", number)]
+    ffmpeg("-i", silent, "-f", "lavfi", "-i", "sine=duration=3", *maps, "-c:v", "copy", tmp_path / "a.mp4")
+    assert numbers(read(tmp_path / "a.mp4").tail).tolist() == list(range(7, 40))
+
+
+@pytest.mark.parametrize("name", ["a.mov", "a.webm", "a.avi", "a.ts", "a.gif", "50%d off.mp4", "-i.mp4", "http:a.mp4", "a 'b' [c];d.mp4"])
+def test_any_container_and_any_name(tmp_path, name, monkeypatch):
+    """Nothing in a name means something to ffmpeg."""
+    make(tmp_path / f"made{Path(name).suffix}", counting(40)).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert numbers(read(name).tail).tolist() == list(range(7, 40))
+
+
+def test_rotation(tmp_path):
+    """A telephone held upright: the frames are, too, and their size is counted upright."""
+    make(tmp_path / "made.mp4", counting(33))
+    ffmpeg("-display_rotation", 90, "-i", tmp_path / "made.mp4", "-c", "copy", tmp_path / "a.mp4")
+    video = read(tmp_path / "a.mp4", height=WIDTH, width=HEIGHT)
+    assert numbers(np.rot90(video.tail, -1, (1, 2))).tolist() == list(range(33))
+    assert "32x64" in video.description
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    """A fit is chosen by what is seen: 64x32 pixels of double width are 128x32."""
+    video = read(make(tmp_path / "a.mp4", counting(33), 24, "-vf", "setsar=2"), height=32, width=128)
+    assert "128x32" in video.description
+    assert "cropped" not in video.description
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le", "yuv444p"])
+@pytest.mark.parametrize(("matrix", "colors"), [("bt709", "tv"), ("bt709", "pc"), ("smpte170m", "tv"), ("bt2020nc", "tv")])
+def test_colors(tmp_path, matrix, colors, pixels):
+    """The matrix and range that the file names are undone, of 8 bits and of 10: off by rounding, not by another matrix."""
+    color = np.array([200, 120, 30], np.uint8)
+    convert = f"scale=out_color_matrix={matrix.replace('nc', '')}:out_range={colors},format={pixels}"
+    path = make(
+        tmp_path / "a.mp4", np.tile(color, (33, 32, 64, 1)), 24, "-vf", convert, "-qp", "4", "-colorspace", matrix, "-color_range", colors
+    )
+    assert np.abs(read(path).tail.astype(int) - color).max() <= 3
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+def test_frames_are_fitted_as_images_are(tmp_path, fit):
+    """The same picture, as an image and as a video without loss, gives the same pixels and the same words."""
+    picture = np.random.default_rng(0).integers(0, 256, (46, 62, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    pixels, description = read_image(tmp_path / "a.png", HEIGHT, WIDTH, fit)
+    video = read(make(tmp_path / "a.mkv", np.repeat(picture[None], 33, 0), 24, *LOSSLESS), fit=fit)
+    np.testing.assert_array_equal(video.tail, np.repeat(pixels[None], 33, 0))
+    np.testing.assert_array_equal(video.first, pixels)
+    assert video.description.endswith(description.partition("image, ")[2])
+
+
+def test_too_short(tmp_path):
+    """The error names what is there and what is needed, counted at the model's rate."""
+    with pytest.raises(MediaError, match=r"a\.mp4: has 20 frame\(s\) at 24 fps; at least 33 are needed, 1\.38 seconds"):
+        read(make(tmp_path / "a.mp4", counting(40), 48))
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.mp4", ["-movflags", "+faststart"]), ("b.mp4", []), ("a.mkv", []), ("a.avi", [])])
+def test_truncated_files_are_refused(tmp_path, name, options):
+    """Although enough frames could be read: the end, which counts, is missing."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 64, 3), np.uint8)
+    path = make(tmp_path / name, noise, 24, *options)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.8)])
+    with pytest.raises(MediaError, match=f"{name}: damaged, cut short, or not a video: ."):
+        read(path)
+
+
+def test_what_is_no_video_is_refused(tmp_path):
+    """Missing, a folder, empty, text, sound alone, or sound with a picture on its cover."""
+    path = tmp_path / "a.mp4"
+    with pytest.raises(MediaError, match=r"a\.mp4: No such file"):
+        read(path)
+    with pytest.raises(MediaError, match="is not a file"):
+        read(tmp_path)
+    for content in (b"", b"a red ball"):
+        path.write_bytes(content)
+        with pytest.raises(MediaError, match="not a video"):
+            read(path)
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=2", path)
+    with pytest.raises(MediaError, match="has no video in it"):
+        read(path)
+    Image.new("RGB", (32, 32)).save(tmp_path / "cover.png")
+    ffmpeg(
+        "-i", path, "-i", tmp_path / "cover.png", "-map", 0, "-map", 1, "-c", "copy", "-disposition:v:0", "attached_pic", tmp_path / "b.mp4"
+    )
+    with pytest.raises(MediaError, match="has no video in it"):
+        read(tmp_path / "b.mp4")
+
+
+def test_high_dynamic_range_is_said(tmp_path):
+    """It is read, but its brightness is not converted, so the user should know."""
+    tags = "setparams=color_trc=smpte2084:color_primaries=bt2020:colorspace=bt2020nc"
+    path = make(tmp_path / "a.mp4", counting(33), 24, "-vf", f"format=yuv420p10le,{tags}")
+    assert "high dynamic range (smpte2084) not converted" in read(path).description
