@@ -40,6 +40,11 @@ def append_chunk(state: HistoryState, latents: Float[Array, "B T H W C"]) -> His
     return HistoryState(ring, jnp.where(state.anchored, state.anchor, latents[:, :1]), jnp.ones((), bool))
 
 
+def release_anchor(state: HistoryState) -> HistoryState:
+    """The same window, but the next chunk's first frame becomes the anchor, as if there had been none."""
+    return state._replace(anchored=jnp.zeros((), bool))
+
+
 def frame_indices(sizes: tuple[int, int, int], frames: int) -> FrameIndices:
     """Positions in time, the same for every chunk: anchor 0, then long, mid, newest, then the ``frames`` noisy ones."""
     long, mid, newest, noisy = np.split(np.arange(1, 1 + sum(sizes) + frames), np.cumsum(sizes))
