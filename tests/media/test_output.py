@@ -1,11 +1,13 @@
 """A path that cannot be written is known before anything is computed."""
 
 import os
+import pty
+import sys
 
 import imageio_ffmpeg
 import pytest
 
-from helios_jax.media import MediaError, check_output, numbered
+from helios_jax.media import MediaError, check_output, is_pipe, numbered, output_kind
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.MP4", "a.gif", "a.safetensors", "frames", "frames/", "v1.5/"])
@@ -83,3 +85,25 @@ def test_numbered(path, names):
     """Several results are numbered before the suffix; one keeps its name."""
     assert numbered(path, 2) == names
     assert numbered(path, 1) == [path]
+
+
+def test_pipes_take_one_mp4(tmp_path):
+    """Standard output and named pipes of any name; several videos have no place there."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("-", str(tmp_path / "pipe")):
+        assert is_pipe(path)
+        assert output_kind(path) == ".mp4"
+        check_output(path)
+        assert numbered(path, 1) == [path]
+        with pytest.raises(MediaError, match="takes one video, not 2"):
+            numbered(path, 2)
+    assert not is_pipe(tmp_path / "a.mp4")
+
+
+def test_a_terminal_is_no_place_for_video(monkeypatch):
+    """Known beforehand: nobody wants to read an mp4."""
+    ends = pty.openpty()
+    with os.fdopen(ends[0]), os.fdopen(ends[1], "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        with pytest.raises(MediaError, match="standard output is a terminal"):
+            check_output("-")

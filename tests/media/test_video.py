@@ -1,5 +1,6 @@
 """Video files hold the frames that were written, appear whole, and leave nothing behind when they fail."""
 
+import os
 import re
 import subprocess
 
@@ -199,3 +200,12 @@ def test_latents_are_no_video(tmp_path):
     """A path for latents is not taken for a video."""
     with pytest.raises(MediaError, match="hold no video"):
         write_chunks(tmp_path / "x.safetensors", [])
+
+
+def test_pipes_are_not_replaced(tmp_path):
+    """A whole file cannot take the place of a pipe; the error says what can."""
+    os.mkfifo(tmp_path / "a.mp4")
+    for path in (tmp_path / "a.mp4", "-"):
+        with pytest.raises(MediaError, match="write it live"):
+            write_chunks(path, [])
+    assert (tmp_path / "a.mp4").is_fifo()
