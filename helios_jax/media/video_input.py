@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -17,6 +18,15 @@ from helios_jax.media.fit import check_fit, fit_image
 # By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with the flags for exactness.
 # Pixels that are not square are made so first: a fit is chosen by what is seen.
 TO_RGB = "scale=iw*sar:ih:flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
+
+# To the range of ordinary screens. White of graphics and faces stands at 203 nits (ITU-R BT.2408): what is well below keeps its brightness, what is
+# above is pressed together.
+TONE_MAP = (
+    "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
+    "zscale=t=bt709:m=bt709:r=limited,format=yuv444p,"
+)
+HIGH_RANGE = "smpte2084|arib-std-b67"
+"""The transfer functions of high dynamic range, PQ and HLG."""
 
 DAMAGE = "File ended prematurely"
 """What ffmpeg says of a Matroska or WebM file that is cut short, although it counts it as a success."""
@@ -68,8 +78,10 @@ def read_video(
         raise MediaError(
             f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {piece} are needed, {float(piece / rate):.3g} seconds"
         )
+    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1]
+    high_range = re.search(HIGH_RANGE, stream)
     kept = piece * min(num_frames // piece, pieces)
-    fitted = [fit_image(frame, height, width, fit) for frame in _frames(path, rate, num_frames - kept)]
+    fitted = [fit_image(frame, height, width, fit) for frame in _frames(path, rate, num_frames - kept, bool(high_range))]
     wanted = kept + (kept < num_frames)
     if len(fitted) != wanted:
         raise MediaError(
@@ -77,7 +89,9 @@ def read_video(
             "give a copy, made by ffmpeg -i FILE copy.mp4"
         )
     frames = np.stack([pixels for pixels, _ in fitted])
-    said = [_describe(log, rate, source_frames, num_frames), f"the first and the last {kept} used", fitted[0][1]]
+    said = [_describe(stream, rate, source_frames, num_frames), f"the first and the last {kept} used", fitted[0][1]]
+    if high_range:
+        said.insert(1, f"high dynamic range ({high_range[0]}) tone-mapped")
     return VideoInput(frames[0], frames[-kept:], num_frames, f"{path}: {', '.join(said)}")
 
 
@@ -85,24 +99,23 @@ def _decode_once(path: str | os.PathLike, rate: Fraction) -> str:
     """What ffmpeg tells of a video and of decoding all of it at ``rate``."""
     done = subprocess.run(_command(path, f"fps={rate}", "-f null -"), capture_output=True)
     log = done.stderr.decode(errors="replace")
-    if "matches no streams" in log:
-        raise MediaError(f"{path}: has no video in it")
-    if done.returncode or DAMAGE in log:
-        errors = [line.split("] ")[-1].strip() for line in log.splitlines() if "[error]" in line or "[fatal]" in line]
-        raise MediaError(f"{path}: damaged, cut short, or not a video: {errors[0] if errors else f'ffmpeg gave status {done.returncode}'}")
+    _check(path, done.returncode, log)
     return log
 
 
-def _frames(path: str | os.PathLike, rate: Fraction, start: int) -> Iterator[Image.Image]:
+def _frames(path: str | os.PathLike, rate: Fraction, start: int, tone_map: bool) -> Iterator[Image.Image]:
     """Frame 0 and those from ``start`` on, one at a time and in their own size."""
-    filters = f"fps={rate},select='eq(n,0)+gte(n,{start})',{TO_RGB}"
+    filters = f"fps={rate},select='eq(n,0)+gte(n,{start})',{TONE_MAP if tone_map else ''}{TO_RGB}"
     command = _command(path, filters, "-fps_mode passthrough -c:v ppm -f image2pipe -")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        while header := re.fullmatch(rb"P6\n(\d+) (\d+)\n255\n", b"".join(process.stdout.readline() for _ in range(3))):
-            width, height = map(int, header.groups())
-            pixels = process.stdout.read(3 * width * height)
-            if len(pixels) == 3 * width * height:
-                yield Image.frombytes("RGB", (width, height), pixels)
+    with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+            while header := re.fullmatch(rb"P6\n(\d+) (\d+)\n255\n", b"".join(process.stdout.readline() for _ in range(3))):
+                width, height = map(int, header.groups())
+                pixels = process.stdout.read(3 * width * height)
+                if len(pixels) == 3 * width * height:
+                    yield Image.frombytes("RGB", (width, height), pixels)
+        log.seek(0)
+        _check(path, process.returncode, log.read().decode(errors="replace"))
 
 
 def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
@@ -111,16 +124,21 @@ def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
     return [find_ffmpeg(path), *options, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", filters, *output.split()]
 
 
-def _describe(log: str, rate: Fraction, source_frames: int, num_frames: int) -> str:
+def _check(path: str | os.PathLike, status: int, log: str) -> None:
+    """Refuse what ffmpeg stumbled over."""
+    if "matches no streams" in log:
+        raise MediaError(f"{path}: has no video in it")
+    if status or DAMAGE in log:
+        errors = [line.split("] ")[-1].strip() for line in log.splitlines() if "[error]" in line or "[fatal]" in line]
+        raise MediaError(f"{path}: damaged, cut short, or not a video: {errors[0] if errors else f'ffmpeg gave status {status}'}")
+
+
+def _describe(stream: str, rate: Fraction, source_frames: int, num_frames: int) -> str:
     """The codec, and what became of the frames."""
-    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1]
     source_rate = re.search(r"([\d.]+k?) fps", stream)
     source_rate, wanted_rate = source_rate[1] if source_rate else "an unknown number of", f"{float(rate):.4g}"
     if (source_rate, source_frames) == (wanted_rate, num_frames):
         frames = f"{num_frames} frames at {wanted_rate} fps"
     else:
         frames = f"{source_rate} fps resampled to {wanted_rate}: {source_frames} frames -> {num_frames}"
-    high_range = re.search("smpte2084|arib-std-b67", stream)
-    return f"{stream.split()[0].rstrip(',')} video, {frames}" + (
-        f", high dynamic range ({high_range[0]}) not converted" if high_range else ""
-    )
+    return f"{stream.split()[0].rstrip(',')} video, {frames}"

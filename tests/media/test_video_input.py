@@ -201,8 +201,11 @@ def test_what_is_no_video_is_refused(tmp_path):
         read(tmp_path / "b.mp4")
 
 
-def test_high_dynamic_range_is_said(tmp_path):
-    """It is read, but its brightness is not converted, so the user should know."""
-    tags = "setparams=color_trc=smpte2084:color_primaries=bt2020:colorspace=bt2020nc"
-    path = make(tmp_path / "a.mp4", counting(33), 24, "-vf", f"format=yuv420p10le,{tags}")
-    assert "high dynamic range (smpte2084) not converted" in read(path).description
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_high_dynamic_range(tmp_path, transfer):
+    """A grey card is as bright as in an ordinary video (41 %; ITU-R BT.2408 puts it at 38 % of both signals), and what was done is said."""
+    grey = f"format=yuv420p10le,geq=lum={round(64 + 876 * 0.38)}:cb=512:cr=512"
+    tags = f"setparams=color_trc={transfer}:color_primaries=bt2020:colorspace=bt2020nc:range=tv"
+    video = read(make(tmp_path / "a.mp4", counting(33), 24, "-vf", f"{grey},{tags}"))
+    assert np.abs(video.tail.astype(int) - 104).max() <= 4
+    assert f"high dynamic range ({transfer}) tone-mapped" in video.description
