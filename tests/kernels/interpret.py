@@ -5,7 +5,20 @@ synchronization, not layouts: a kernel that passes here can still fail to compil
 shapes tiny. After an exception inside a kernel the process must be started again.
 """
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from unittest import mock
+
+from jax._src.pallas.mosaic.interpret.shared_memory import Buffer
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 INTERPRET = InterpretGPUParams(detect_races=True)
 """To be given to a kernel as ``interpret=INTERPRET``."""
+
+
+@contextlib.contextmanager
+def clipping_copies() -> Iterator[InterpretGPUParams]:
+    """Parameters for kernels whose copies reach past the end of an array: read as zeros there and not written, as the hardware does it."""
+    with mock.patch.object(Buffer, "__setitem__", Buffer.set_in_bounds_portion):
+        yield dataclasses.replace(INTERPRET, out_of_bounds_reads="uninitialized", uninitialized_memory="zero")

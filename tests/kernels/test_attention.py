@@ -1,0 +1,186 @@
+"""Attention: the Mosaic kernel against the plain version, padding that few keys stand for, and what compiles for an H100."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helios_jax.kernels import deviceless
+from helios_jax.kernels.attention import attention, padding_bias, pallas, reference
+from helios_jax.kernels.attention.api import IMPLEMENTATIONS
+from helios_jax.kernels.attention.shapes import SHAPES
+from helios_jax.kernels.dispatch import Target, UnsupportedError
+from tests.kernels.interpret import clipping_copies
+
+H100, A100, CPU = Target("cuda", "NVIDIA H100 80GB HBM3"), Target("cuda", "NVIDIA A100-SXM4-80GB"), Target("cpu", "cpu")
+needs_compiler = pytest.mark.skipif(deviceless.unavailable() is not None, reason=f"cannot compile for a GPU: {deviceless.unavailable()}")
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def inputs(dtype, batch=1, queries=70, keys=140, heads=1, channels=64):
+    """Queries, keys and values."""
+    sizes = (queries, keys, keys)
+    return tuple(normal(seed, batch, tokens, heads, channels, dtype=dtype) for seed, tokens in enumerate(sizes))
+
+
+# --- the padding of a text
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("lengths", [(1, 37), (60, 59), (3, 2)])
+def test_four_padding_keys_stand_for_all(lengths, dtype):
+    """Attention to 64 keys with offsets, rounded to any dtype, is attention to 512 without."""
+    total, rows = 512, 64
+    query, key, value = inputs(jnp.float32, batch=2, queries=9, keys=total, heads=2, channels=8)
+    is_token = (jnp.arange(total)[None] < jnp.array(lengths)[:, None])[..., None, None]
+    key, value = (jnp.where(is_token, x, x[:, -1:]) for x in (key, value))
+    bias = padding_bias(jnp.array(lengths), rows, total)
+    assert bias.shape == (2, rows)
+    rounded = bias.astype(dtype).astype(jnp.float32)
+    np.testing.assert_allclose(
+        attention(query, key[:, :rows], value[:, :rows], rounded), attention(query, key, value), rtol=1e-5, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(("length", "rows"), [(511, 512), (508, 511), (63, 64), (62, 64), (512, 512), (509, 512)])
+def test_padding_weighs_as_much_with_fewer_keys(length, rows):
+    """However few keys are left for it, the padding's weights sum to its count in float32."""
+    weights = np.exp(np.asarray(padding_bias(jnp.array([length]), rows, 512), np.float64))[0]
+    np.testing.assert_array_equal(weights[:length], 1)
+    np.testing.assert_allclose(weights[length:].sum(), 512 - length, rtol=1e-6)
+
+
+# --- the choice
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "channels", "expected"),
+    [
+        (H100, jnp.bfloat16, 128, ["cudnn", "pallas", "xla"]),
+        (H100, jnp.float16, 64, ["cudnn", "pallas", "xla"]),
+        (H100, jnp.bfloat16, 96, ["cudnn", "xla"]),
+        (H100, jnp.float32, 128, ["xla"]),
+        (A100, jnp.bfloat16, 128, ["cudnn", "xla"]),
+        (CPU, jnp.bfloat16, 128, ["xla"]),
+    ],
+)
+def test_who_serves(target, dtype, channels, expected):
+    arrays = inputs(dtype, channels=channels)
+    assert [name for name, it in IMPLEMENTATIONS.items() if it.refuses(target, *arrays, None) is None] == expected
+
+
+@pytest.mark.parametrize(("name", "reason"), [("cudnn", "it needs an NVIDIA GPU, not cpu"), ("pallas", "it needs a Hopper GPU, not cpu")])
+def test_refusal_tells_why(name, reason):
+    with pytest.raises(UnsupportedError, match=reason):
+        attention(*inputs(jnp.bfloat16), implementation=name)
+
+
+def test_mixed_dtypes_are_refused():
+    query, key, value = inputs(jnp.bfloat16)
+    for name in ("cudnn", "pallas"):
+        reason = IMPLEMENTATIONS[name].refuses(H100, query, key, value.astype(jnp.float32), None)
+        assert reason == "it takes bfloat16 or float16, the same for all, not bfloat16 and float32"
+
+
+# --- the Mosaic kernel
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The kernel in Pallas' interpreter, which has no matrix product with an operand in registers: here it is jnp's."""
+
+    def product(a, b, *, transpose=False):
+        a, b = a[...], b[...]
+        return jnp.matmul(a, b.T if transpose else b, preferred_element_type=jnp.float32)
+
+    monkeypatch.setattr(pallas, "_product", product)
+    with clipping_copies() as interpret:
+        yield lambda *arrays: pallas.attention(*arrays, interpret=interpret)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "biased"),
+    [
+        (dict(queries=70, keys=140), False),  # ends inside a tile of queries and inside a block of keys
+        (dict(queries=130, keys=384, batch=2, heads=2), False),  # every slot is used again, and two tiles
+        (dict(queries=5, keys=300, batch=2), True),
+    ],
+)
+def test_mosaic_kernel_is_the_plain_version(interpreted, sizes, biased):
+    """Values, without races between the warpgroups; and its gradient, which is the plain version's."""
+    arrays = inputs(jnp.bfloat16, **sizes)
+    bias = 3 * normal(3, arrays[1].shape[0], arrays[1].shape[1]).at[:, 130:135].set(-jnp.inf) if biased else None
+    ours = interpreted(*arrays, bias)
+    exact = reference.attention(*(x.astype(jnp.float32) for x in arrays), bias)
+    assert ours.dtype == jnp.bfloat16
+    assert ours.shape == exact.shape
+    # Weights and results are rounded to 8 bits, weights in proportion to themselves.
+    np.testing.assert_allclose(ours.astype(jnp.float32), exact, rtol=2**-7, atol=2**-9)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_gradient_is_the_plain_versions(monkeypatch, biased):
+    """Where there is no cuDNN, the Mosaic kernel is differentiated as the plain version, in the bias, too."""
+    monkeypatch.setattr(pallas, "attention", lambda query, key, value, bias: jnp.ones_like(query))
+    arrays = (*inputs(jnp.float32, queries=6, keys=9, channels=8), normal(3, 1, 9) if biased else None)
+    gradient = lambda run: jax.grad(lambda arrays: (normal(4, 1, 6, 1, 8) * run(*arrays)).sum())(arrays)
+    ours, theirs = gradient(IMPLEMENTATIONS["pallas"].run), gradient(reference.attention)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert len(jax.tree.leaves(ours)) == 3 + biased
+
+
+# --- what compiles
+
+
+def structs(shape, dtype=jnp.bfloat16):
+    of = lambda tokens: jax.ShapeDtypeStruct((shape.batch, tokens, shape.heads, shape.channels), dtype)
+    bias = jax.ShapeDtypeStruct((shape.batch, shape.keys), jnp.float32) if shape.bias else None
+    return of(shape.queries), of(shape.keys), of(shape.keys), bias
+
+
+@pytest.fixture
+def assembled(tmp_path, monkeypatch):
+    """Compiles for an H100; also gives what the assembler said of Mosaic kernels: bytes of registers spilled."""
+    for name, setting in dict(TO=tmp_path, PTXAS=1).items():
+        monkeypatch.setenv(f"MOSAIC_GPU_DUMP_{name}", str(setting))
+
+    def compile(fn, *args):
+        compiled = deviceless.compile_for(fn, *args)
+        reports = [path.read_text() for path in tmp_path.glob("*.ptxas")]
+        return compiled, [int(number) for report in reports for number in re.findall(r"(\d+) bytes spill", report)]
+
+    return compile
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["self 11040", "last block 540", "text 8640 x 256"])
+def test_mosaic_kernel_compiles(assembled, name):
+    """At real sizes, within the shared memory (or it would not compile) and without a register spilled."""
+    compiled, spilled = assembled(lambda *arrays: attention(*arrays, implementation="pallas"), *structs(SHAPES[name]))
+    assert "mosaic_gpu" in compiled.as_text()
+    assert spilled == [0, 0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["self 11040", "text 8640 x 512", "text 8640 x 256"])
+def test_automatic_choice_is_cudnn(name):
+    """For every size, with offsets too, and without anything as large as the logits: 18 GiB at 11040 tokens."""
+    compiled = deviceless.compile_for(attention, *structs(SHAPES[name]))
+    call = "__cudnn$fmhaScaleBiasSoftmax" if SHAPES[name].bias else "__cudnn$fmhaSoftmax"
+    assert f'"{call}"' in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2**26
+
+
+@needs_compiler
+@pytest.mark.parametrize("implementation", ["cudnn", "pallas"])
+def test_backward_is_cudnn(implementation):
+    """The logits of 11040 tokens are never held for a gradient."""
+    run = lambda *arrays: attention(*arrays, implementation=implementation).astype(jnp.float32).sum()
+    compiled = deviceless.compile_for(jax.grad(run, argnums=(0, 1, 2)), *structs(SHAPES["self 11040"]))
+    assert '"__cudnn$fmhaSoftmaxBackward"' in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2**30
