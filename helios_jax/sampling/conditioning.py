@@ -15,9 +15,9 @@ tends to begin with stillness. What can be done about it:
   chunk is anchored to a frame in motion rather than to the image;
 * ``image_history``, a start that is consistent with training. Training of the released checkpoints never showed an anchor with one newest frame. The
   reference corrected that in training alone, where some examples now keep just these two frames (``random_drop_i2v_ratio``); it samples as before.
-  ``"still"`` is how it samples. ``"window"`` is a start as those examples have it: corruption takes the newest nine frames together, so that the eight
-  zeros among them carry noise too. ``"anchor"`` leaves the ring empty, as examples of the released checkpoints have it: the video shows the scene
-  of the image, but need not begin with it.
+  ``"still"`` is how it samples. ``"window"`` is a start as those examples have it: corruption takes the newest nine frames together, so that the
+  eight zeros among them carry noise too. ``"anchor"`` leaves the ring empty, as examples of the released checkpoints have it: the video shows what
+  the image shows, but need not begin with it.
 """
 
 import functools
