@@ -1,5 +1,5 @@
 """RMS norm of queries and keys fused with rotary embedding."""
 
-from .reference import norm_rope
+from .reference import norm_rope_one as norm_rope
 
 __all__ = ["norm_rope"]

@@ -1,4 +1,4 @@
-"""RMS norm over all heads of queries or keys, then rotary embedding, in plain JAX."""
+"""RMS norm of queries and keys over all heads, then rotary embedding, in plain JAX."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,14 +7,32 @@ from ..norm.reference import rms_norm
 
 
 def norm_rope(
-    x: Float[Array, "B N K d"], scale: Float[Array, "D"], cos: Float[Array, "N d//2"], sin: Float[Array, "N d//2"], *, eps: float
-) -> Float[Array, "B N K d"]:
-    """RMS norm over the K·d channels of a token, then rotation of each interleaved pair of channels by its angle.
+    qkv: Float[Array, "B N 3 K d"],
+    scale_q: Float[Array, "K*d"],
+    scale_k: Float[Array, "K*d"],
+    cos: Float[Array, "N d//2"],
+    sin: Float[Array, "N d//2"],
+    key_gain: Float[Array, "K"] | None = None,
+    *,
+    history: int,
+    eps: float,
+) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
+    """Queries, keys and values of attention; see :func:`.api.norm_rope`."""
+    query, key, value = (qkv[:, :, part] for part in range(3))
+    query = norm_rope_one(query, scale_q, cos, sin, eps=eps)
+    key = norm_rope_one(key, scale_k, cos, sin, eps=eps)
+    if key_gain is not None and history:
+        is_history = (jnp.arange(key.shape[1]) < history)[None, :, None, None]
+        key = (key.astype(jnp.float32) * jnp.where(is_history, key_gain[None, None, :, None], 1)).astype(key.dtype)
+    return query, key, value
 
-    The norm is rounded to ``x``'s dtype before it is rotated in float32, and rounded once more after, as in the reference.
-    ``cos`` and ``sin`` are float32 and may have cos² + sin² < 1: averaged rotations also shrink.
-    """
+
+def norm_rope_one(
+    x: Float[Array, "B N K d"], scale: Float[Array, "K*d"], cos: Float[Array, "N d//2"], sin: Float[Array, "N d//2"], *, eps: float
+) -> Float[Array, "B N K d"]:
+    """RMS norm over the K·d channels of a token, then rotation of each interleaved pair of channels by its angle."""
     B, N, K, d = x.shape
+    # Rounded to the array's dtype before it is rotated in float32, and once more after, as PyTorch's model does.
     pairs = rms_norm(x.reshape(B, N, K * d), scale, eps=eps).astype(jnp.float32).reshape(B, N, K, d // 2, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[None, :, None, :], sin[None, :, None, :]

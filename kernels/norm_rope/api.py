@@ -1,0 +1,92 @@
+"""RMS norm and rotary embedding of the joint query, key, value projection, by whichever implementation serves best."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..dispatch import Implementation, Target, dispatch
+from ..gradient import with_reference_gradient
+from . import reference
+
+
+def norm_rope(
+    qkv: Float[Array, "B N 3 K d"],
+    scale_q: Float[Array, "K*d"],
+    scale_k: Float[Array, "K*d"],
+    cos: Float[Array, "N d//2"],
+    sin: Float[Array, "N d//2"],
+    key_gain: Float[Array, "K"] | None = None,
+    *,
+    history: int,
+    eps: float,
+    implementation: Literal["triton", "pallas", "xla"] | None = None,
+) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
+    """Queries, keys and values of self-attention, from one reading of the projection that holds all three.
+
+    Of queries and keys, x ↦ R(θ) · x / √(mean(x²) + eps) · scale: an RMS norm over the K·d channels of a token, and a rotation of each
+    interleaved pair of a head's channels, (x₂ᵢ cos θᵢ - x₂ᵢ₊₁ sin θᵢ, x₂ᵢ sin θᵢ + x₂ᵢ₊₁ cos θᵢ). Both are computed in float32 and rounded to
+    the projection's dtype after each, then once more after the gain. Values are copied.
+
+    Args:
+      qkv: queries, keys and values, bfloat16, float16 or float32.
+      scale_q, scale_k: weights of the two norms.
+      cos, sin: float32, of each token's angles; cos² + sin² may be less than 1, as averaged rotations also shrink.
+      key_gain: float32 factor of each head's keys in the first ``history`` tokens, or None.
+      history: number of history tokens; they come first.
+      eps: of the norms.
+      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments on this device.
+
+    Returns:
+      query, key, value, each contiguous, in the projection's dtype. Differentiable in all arrays, as the plain version is.
+
+    Raises:
+      UnsupportedError: if the named implementation cannot serve, with the reason.
+    """
+    arrays = (qkv, scale_q, scale_k, cos, sin, key_gain)
+    return dispatch("norm_rope", IMPLEMENTATIONS, implementation, *arrays, history=history, eps=eps)
+
+
+def _kernel(module: str) -> Callable[..., Any]:
+    """A kernel of this folder, imported when it is run: a CPU needs neither Triton nor Pallas."""
+
+    def run(*arrays, **static):
+        return importlib.import_module(f".{module}", __package__).norm_rope(*arrays, **static)
+
+    return with_reference_gradient(run, reference.norm_rope)
+
+
+def _refuses_triton(target: Target, qkv: Array, *_, **__) -> str | None:
+    channels = qkv.shape[-1]
+    if target.platform != "cuda":
+        return f"it needs an NVIDIA GPU, not {target.platform}"
+    if importlib.util.find_spec("jax_triton") is None:
+        return "jax-triton is not installed"
+    if channels & (channels - 1) or not 2 <= channels <= 1024:
+        return f"it takes heads of 2, 4, 8, ... up to 1024 channels, not {channels}"
+    if qkv.dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
+        return f"it takes bfloat16, float16 or float32, not {qkv.dtype}"
+    return None
+
+
+def _refuses_pallas(target: Target, qkv: Array, *_, **__) -> str | None:
+    heads, channels = qkv.shape[-2:]
+    if not target.is_hopper:
+        return f"it needs a Hopper GPU, not {target.kind}"
+    if channels not in (64, 128, 256):
+        return f"it takes heads of 64, 128 or 256 channels, not {channels}"
+    if heads * channels % 512:
+        return f"it takes whole groups of 512 channels, and {heads} x {channels} are not"
+    if qkv.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it takes bfloat16 or float16, not {qkv.dtype}"
+    return None
+
+
+IMPLEMENTATIONS = {
+    "triton": Implementation(_kernel("triton"), _refuses_triton),
+    "pallas": Implementation(_kernel("pallas"), _refuses_pallas),
+    "xla": Implementation(reference.norm_rope, lambda *_, **__: None),
+}
