@@ -60,6 +60,8 @@ def test_every_chunk_is_there_when_it_is_written(tmp_path):
             writer.write(clip(chunk * CHUNK))
             whole(path, (chunk + 1) * CHUNK)
     whole(path, 4 * CHUNK)
+    numbers = [int.from_bytes(box[4:8], "big") for box in path.read_bytes().split(b"mfhd")[1:]]
+    assert numbers == [1, 2, 3, 4]  # as the format wants it, though few players look
     assert writer.num_frames == 4 * CHUNK
     assert live_frames(path) == [12, 24, 36, 48]
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]

@@ -201,6 +201,14 @@ def test_what_is_no_video_is_refused(tmp_path):
         read(tmp_path / "b.mp4")
 
 
+def test_a_size_that_changes_is_refused(tmp_path):
+    """Frames cannot be counted across it; the error says how to get a video of one size."""
+    small, large = make(tmp_path / "small.h264", counting(80)), make(tmp_path / "large.h264", np.zeros((40, 64, 96, 3), np.uint8))
+    (tmp_path / "a.h264").write_bytes(small.read_bytes() + large.read_bytes())
+    with pytest.raises(MediaError, match=r"81 frames came instead of 100; .* give a copy, made by ffmpeg"):
+        read(tmp_path / "a.h264")
+
+
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
 def test_high_dynamic_range(tmp_path, transfer):
     """A grey card is as bright as in an ordinary video (41 %; ITU-R BT.2408 puts it at 38 % of both signals), and what was done is said."""
