@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def segment_rows(rows: Float[Array, "#B 2 D"], tokens: int, history: int) -> Float[Array, "#B #N D"]:
-    """The row of each token: ``rows[:, 0]`` for the first ``history`` tokens, ``rows[:, 1]`` for the others. Fuses; nothing is stored."""
-    if history == 0:
-        return rows[:, 1:]
+def segment_rows(rows: Float[Array, "#B #2 D"], tokens: int, history: int) -> Float[Array, "#B #N D"]:
+    """The row of each token: the first for the ``history`` tokens, the last for the others. Fuses; nothing is stored."""
+    if history == 0 or rows.shape[1] == 1:
+        return rows[:, -1:]
     is_history = (jnp.arange(tokens) < history)[None, :, None]
     return jnp.where(is_history, rows[:, :1], rows[:, 1:])

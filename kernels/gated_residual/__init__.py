@@ -1,5 +1,5 @@
-"""Gated residual addition."""
+"""Gated residual addition, alone or with the norm that follows it."""
 
-from .reference import gated_residual
+from .api import gated_residual, gated_residual_norm
 
-__all__ = ["gated_residual"]
+__all__ = ["gated_residual", "gated_residual_norm"]

@@ -1,5 +1,5 @@
 """Layer norm with segment-wise modulation."""
 
-from .reference import modulated_layer_norm
+from .api import modulated_layer_norm
 
 __all__ = ["modulated_layer_norm"]

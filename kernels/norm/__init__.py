@@ -1,5 +1,5 @@
 """Layer norm and RMS norm."""
 
-from .reference import layer_norm, rms_norm
+from .api import layer_norm, rms_norm
 
 __all__ = ["layer_norm", "rms_norm"]
