@@ -67,6 +67,20 @@ def test_every_chunk_is_there_when_it_is_written(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_moving_pictures(tmp_path):
+    """Motion, for which an encoder would like to reorder frames: they come evenly, in the order they are shown, and nearly as they were."""
+    texture = np.random.default_rng(0).normal(size=(8, 10)).repeat(6, 0).repeat(6, 1)
+    grey = np.stack([np.roll(texture, t, 1)[:32, :48] for t in range(36)])
+    moving = np.repeat((128 + 40 * grey).clip(0, 255).astype(np.uint8)[..., None], 3, -1)
+    with open_live_writer(tmp_path / "a.mp4", 24) as writer:
+        for start in range(0, 36, CHUNK):
+            writer.write(moving[start : start + CHUNK])
+    assert play(tmp_path / "a.mp4")[1] == [512 * i for i in range(36)]
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "a.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    shown = np.frombuffer(subprocess.run(ffmpeg, capture_output=True, check=True).stdout, np.uint8).reshape(moving.shape)
+    assert np.abs(shown.astype(int) - moving).mean() < 4
+
+
 @pytest.mark.parametrize("fps", [16, 30000 / 1001])
 def test_rate(tmp_path, fps):
     """Exactly, also where it is no whole number; evenly from chunk to chunk."""
