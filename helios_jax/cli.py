@@ -8,6 +8,8 @@ from typing import NoReturn
 
 from absl import app, flags
 
+from helios_jax.kernels import deviceless
+
 
 def run_script(main: Callable[[], None], errors: tuple[type[Exception], ...]) -> NoReturn:
     """Parse the flags and call ``main``.
@@ -17,6 +19,18 @@ def run_script(main: Callable[[], None], errors: tuple[type[Exception], ...]) ->
       errors: what bad input raises; any other exception keeps its traceback.
     """
     app.run(lambda argv: _guarded(main, argv, errors), flags_parser=_parse)
+
+
+def plan_flag(help: str) -> flags.Flag:
+    """``--plan`` for the H100, ``--plan=h200`` for another of :data:`~helios_jax.kernels.deviceless.TARGETS`."""
+    return flags.Flag(_TargetParser(list(deviceless.TARGETS)), None, "plan", None, help, boolean=True)  # boolean: a value may be left out
+
+
+class _TargetParser(flags.EnumParser):
+    """The name of a GPU; what stands for it where none is given is "true"."""
+
+    def parse(self, argument: str) -> str:
+        return super().parse(self.enum_values[0] if argument == "true" else argument)
 
 
 def complain(message: str) -> None:

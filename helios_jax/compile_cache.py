@@ -1,0 +1,67 @@
+"""Compiled programs kept on disk, so that the next process does not compile them again.
+
+JAX does the work: it looks a program up by its text, by the versions of JAX and of the compiler, by the compiler's flags and by the device, and
+compiles whatever it does not find. Importing the library changes nothing; scripts call :func:`use_compile_cache`.
+"""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def use_compile_cache(directory: str | None = None) -> None:
+    """Look compiled programs up in a folder, and keep new ones there.
+
+    Args:
+      directory: where; "" for nowhere. None: the folder that ``JAX_COMPILATION_CACHE_DIR`` names, otherwise one in the user's cache folder, or
+        nowhere if that cannot be written.
+
+    Raises:
+      OSError: if ``directory`` cannot be made.
+    """
+    if directory == "":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if directory is None and jax.config.jax_compilation_cache_dir is None:
+        directory = _default_directory()
+    if directory is not None:
+        jax.config.update("jax_compilation_cache_dir", directory)
+    # All of them: the small ones are many, and a GPU's compiler takes a tenth of a second for each.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _default_directory() -> str | None:
+    """``helios-jax/programs`` in the user's cache folder, if it can be made."""
+    try:
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "helios-jax" / "programs"
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return None
+    return str(path)
+
+
+@contextlib.contextmanager
+def count_programs(tell: Callable[[], Any] = lambda: None) -> Iterator[Counter[str]]:
+    """Count the programs that are ``"needed"`` inside, and of those the ones that were ``"cached"`` on disk; ``tell`` is called after each."""
+    counter = Counter()
+
+    def count_needed(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":  # reported whether the program was compiled or found
+            counter["needed"] += 1
+            tell()
+
+    def count_cached(event: str, **_: Any) -> None:
+        counter["cached"] += event == "/jax/compilation_cache/cache_hits"
+
+    jax.monitoring.register_event_duration_secs_listener(count_needed)
+    jax.monitoring.register_event_listener(count_cached)
+    try:
+        yield counter
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count_needed)
+        jax.monitoring.unregister_event_listener(count_cached)

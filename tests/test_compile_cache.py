@@ -1,0 +1,68 @@
+"""Where compiled programs are kept."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from helios_jax.compile_cache import count_programs, use_compile_cache
+
+SETTINGS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, tmp_path):
+    """Every test begins without a cache, with a home of its own, and leaves JAX as it was."""
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def compile_again(number):
+    """Compile a program as a new process would, that is, with nothing in memory."""
+    jax.clear_caches()
+    with count_programs() as programs:
+        assert jax.jit(lambda x: x * number)(jnp.ones(3))[0] == number
+    return programs
+
+
+def test_a_program_is_compiled_once(tmp_path):
+    """By default programs are kept in the user's cache folder, however quick they were to compile."""
+    use_compile_cache()
+    first, second = compile_again(7), compile_again(7)
+    assert first["needed"] > first["cached"]
+    assert second["needed"] == second["cached"] > 0
+    assert any((tmp_path / "helios-jax" / "programs").iterdir())
+
+
+def test_a_named_folder_is_used(tmp_path):
+    use_compile_cache(str(tmp_path / "here"))
+    compile_again(8)
+    assert any((tmp_path / "here").iterdir())
+    assert not (tmp_path / "helios-jax").exists()
+
+
+def test_the_environment_has_a_say(tmp_path):
+    """A folder that JAX already has, as from JAX_COMPILATION_CACHE_DIR, stays."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "users"))
+    use_compile_cache()
+    compile_again(9)
+    assert any((tmp_path / "users").iterdir())
+
+
+def test_an_empty_name_is_no_cache(tmp_path):
+    use_compile_cache("")
+    assert compile_again(10)["cached"] == compile_again(10)["cached"] == 0
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_home_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    use_compile_cache()
+    assert compile_again(11)["cached"] == 0
