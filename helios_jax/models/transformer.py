@@ -205,7 +205,8 @@ class HeliosTransformer(nn.Module):
             return block(x, modulation, rope, TextCache(*block.embed_text(x), None), history=0)
 
         block = Block(cfg, self.dtype, self.param_dtype, parent=None)
-        return jax.vmap(lambda key: block.init(key, method=every_part)["params"])(jax.random.split(key, cfg.num_layers))
+        # Not by vmap: Flax traces this at every apply, to compare shapes, and not every kernel has a batching rule.
+        return jax.lax.map(lambda key: block.init(key, method=every_part)["params"], jax.random.split(key, cfg.num_layers))
 
 
 class TimeMLP(nn.Module):
