@@ -9,45 +9,16 @@ from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import ChunkNoise
 from helios_jax.diffusion.pyramid import stage_grids
 from helios_jax.models.block import TextCache
-from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
 from helios_jax.sampling.chunk import sample_chunk
 from helios_jax.sampling.request import make_request
 
 from .compare import relative_error
+from .formula import Formula, torch_formula
 from .torch_pipeline import OPTIONS, make_pair, run_torch
 
 CHUNKS, SIZE = 3, (128, 128)
 GAINS = np.array([0.7, 0.9, -0.4, 0.2], np.float32)
 """What the formula makes of two prompts and their negative prompts."""
-
-
-class Formula(HeliosTransformer):
-    """gain(text) x + t / 1000 + sum of history means and positions, each frame weighted by the cosine of its index."""
-
-    def setup(self):
-        pass
-
-    def embed_history(self, history, indices):
-        means = [jnp.mean(part, (2, 3, 4)) @ np.cos(frames, dtype=np.float32) for part, frames in zip(history, map(np.array, indices[1:]))]
-        return HistoryTokens(sum(means)[:, None, None], None, None, None)
-
-    def embed_time(self, timesteps):
-        return TimeEmbedding(timesteps[:, None] / 1000, timesteps[:, None, None])
-
-    def denoise(self, latents, time, text, history, frames):
-        per_sample = jnp.mean(text.value, (0, 2, 3, 4)), history.tokens[:, 0, 0]
-        gain, past = (x[:, None, None, None, None] for x in per_sample)
-        return gain * latents + time.temb[:, :, None, None, None] + past + np.cos(frames, dtype=np.float32)[None, :, None, None, None]
-
-
-def torch_formula(hidden_states, timestep, encoder_hidden_states, indices_hidden_states, **history):
-    past = 0
-    for part in ("short", "mid", "long"):
-        means = history[f"latents_history_{part}"].mean((1, 3, 4))
-        past = past + (means * history[f"indices_latents_history_{part}"].float().cos()).sum(1)
-    per_sample = encoder_hidden_states.mean((1, 2)), timestep.float() / 1000 + past
-    gain, offset = (x[:, None, None, None, None] for x in per_sample)
-    return (gain * hidden_states + offset + indices_hidden_states.float().cos()[:, None, :, None, None],)
 
 
 @pytest.mark.parametrize("variant", ["base", "mid", "distilled", "distilled, guided"])

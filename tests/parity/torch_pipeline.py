@@ -1,5 +1,8 @@
 """Tiny random pipelines of Diffusers, run with given noise, and ours, converted from them as a user would."""
 
+import contextlib
+from unittest import mock
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, HeliosDMDScheduler, HeliosPipeline, HeliosPyramidPipeline, HeliosScheduler
@@ -68,8 +71,11 @@ def randomised(module: torch.nn.Module):
     return module.requires_grad_(False)
 
 
-def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise], height: int, width: int):
-    """Run a Diffusers pipeline on our noise: latents [B T H W C] in model space, and frames [B F Y X 3] in [0, 1]."""
+def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise], height: int, width: int, draws=(), **conditioning):
+    """Run a Diffusers pipeline on our noise: latents [B T H W C] in model space, and frames [B F Y X 3] in [0, 1].
+
+    ``conditioning`` are further arguments of the pipeline, and ``draws`` what it draws for them.
+    """
     options = OPTIONS[variant]
     unit = iter([channels_first(chunk.latents) for chunk in noise])
     blocks = iter([channels_first(block) for chunk in noise for block in chunk.blocks])
@@ -81,13 +87,33 @@ def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise
     pipeline.transformer.forward = lambda *args, **kwargs: tuple(out.contiguous() for out in forward(*args, **kwargs))
     pipeline.vae.decode = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
     pyramid = dict(pyramid_num_inference_steps_list=list(options["steps"]), is_amplify_first_chunk=variant == "distilled")
-    frames = pipeline(
-        prompt=prompts, negative_prompt=[NEGATIVE] * len(prompts), height=height, width=width, num_frames=33 * len(noise),
-        guidance_scale=options["guidance_scale"], output_type="np",
-        **(dict(num_inference_steps=options["steps"][0]) if variant == "base" else pyramid),
-    ).frames  # fmt: skip
+    with injected(draws):
+        frames = pipeline(
+            prompt=prompts, negative_prompt=[NEGATIVE] * len(prompts), height=height, width=width, num_frames=33 * len(noise),
+            guidance_scale=options["guidance_scale"], output_type="np",
+            **(dict(num_inference_steps=options["steps"][0]) if variant == "base" else pyramid), **conditioning,
+        ).frames  # fmt: skip
+    pipeline.transformer.forward, pipeline.vae.decode = forward, decode
     mean, std = (np.asarray(STATISTICS[name], np.float32) for name in ("latents_mean", "latents_std"))
     return (channels_last(torch.cat(decoded, dim=2)) - mean) / std, frames
+
+
+@contextlib.contextmanager
+def injected(draws):
+    """Where Diffusers would draw noise, normal or uniform, it gets these tensors, in this order; another number or shape is an error."""
+    left = iter(draws)
+
+    def draw(shape, **_):
+        tensor = next(left)
+        assert tensor.shape == tuple(shape), f"{tuple(tensor.shape)} is given where {tuple(shape)} is drawn"
+        return tensor
+
+    with contextlib.ExitStack() as patches:
+        for module in ("models.autoencoders.vae", "pipelines.helios.pipeline_helios", "pipelines.helios.pipeline_helios_pyramid"):
+            patches.enter_context(mock.patch(f"diffusers.{module}.randn_tensor", draw))
+        patches.enter_context(mock.patch("torch.rand", lambda *shape, **_: draw(shape)))
+        yield
+    assert next(left, None) is None, "fewer draws than were given"
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
