@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 WORDS = 256
 """Two a thread of a warpgroup: the least that spreads over all its threads in the layout of larger arrays."""
 
-MOST_TOKENS = 16
+MOST_TOKENS = 8
 """Tokens that a warpgroup takes one after another, with the weights of the norm in registers all the while."""
 
 
