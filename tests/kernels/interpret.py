@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 from jax._src.pallas.mosaic.interpret.shared_memory import Buffer
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 INTERPRET = InterpretGPUParams(detect_races=True)
@@ -22,3 +23,8 @@ def clipping_copies() -> Iterator[InterpretGPUParams]:
     """Parameters for kernels whose copies reach past the end of an array: read as zeros there and not written, as the hardware does it."""
     with mock.patch.object(Buffer, "__setitem__", Buffer.set_in_bounds_portion):
         yield dataclasses.replace(INTERPRET, out_of_bounds_reads="uninitialized", uninitialized_memory="zero")
+
+
+def raced() -> bool:
+    """Whether two threads of the last kernel used the same memory, one of them writing, with no barrier between."""
+    return gpu_callbacks.get_races().races_found
