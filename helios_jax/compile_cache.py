@@ -30,6 +30,8 @@ def use_compile_cache(directory: str | None = None) -> None:
     if directory is None and jax.config.jax_compilation_cache_dir is None:
         directory = _default_directory()
     if directory is not None:
+        if "://" not in directory:
+            os.makedirs(directory, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", directory)
     # All of them: the small ones are many, and a GPU's compiler takes a tenth of a second for each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -120,11 +120,12 @@ def main() -> None:
         tell("absent", "", reason)
         return
     module, _, function = programs.partition(":")
-    for name, program in getattr(importlib.import_module(module), function)(**arguments).items():
-        try:
+    name = programs
+    try:
+        for name, program in getattr(importlib.import_module(module), function)(**arguments).items():
             tell("compiled", name, measure(program, target))
-        except Exception as error:  # whatever it is, it concerns this program and is the other process's to report
-            tell("failed", name, f"{type(error).__name__}: {error}")
+    except Exception as error:  # whatever it is, it is the other process's to report
+        tell("failed", name, f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

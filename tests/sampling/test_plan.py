@@ -1,0 +1,108 @@
+"""What a request is said to need."""
+
+import dataclasses
+import re
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+
+from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.kernels import deviceless
+from helios_jax.program_memory import CompilerAbsentError, ProgramMemory
+from helios_jax.sampling import plan
+from helios_jax.sampling.plan import GIB, estimate_request, plan_request
+from helios_jax.sampling.programs import request_programs
+from helios_jax.sampling.request import make_request
+
+from .conftest import TOY
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DISTILLED = from_dict(HeliosConfig, runpy.run_path(str(CONFIGS / "helios_distilled.py"))["get_config"]())
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler that finds a program's name to be its size, and keeps what it was asked."""
+    asked = []
+
+    def compile_all(programs, arguments, target):
+        asked.append((programs, arguments, target))
+        for number, name in enumerate(("text encoder", "text keys and values", "chunk", "VAE decoder")):
+            yield name, ProgramMemory(arguments=7, outputs=3 * GIB, aliased=GIB, temporary=number * GIB, host=0, seconds=0.0)
+
+    monkeypatch.setattr(plan, "program_memory", compile_all)
+    return asked
+
+
+def test_peak_is_what_is_held_and_the_largest_program(compiler):
+    """Programs run in turn, so only the one that needs most counts; arguments are counted once, among what is held."""
+    found = plan_request(TOY, make_request(TOY), "h100", "bfloat16")
+    assert found.working == {"text encoder": 2 * GIB, "text keys and values": 3 * GIB, "chunk": 4 * GIB, "VAE decoder": 5 * GIB}
+    assert found.peak == sum(found.resident.values()) + 5 * GIB
+    assert found.source == "as compiled for NVIDIA H100 80GB HBM3"
+
+
+def test_the_process_that_compiles_is_asked_for_this_request(compiler):
+    """Programs made from what it is sent are those of the request."""
+    config = dataclasses.replace(TOY, sample=dataclasses.replace(TOY.sample, guidance_scale=2.0))
+    request = make_request(config, batch=2, num_frames=70, height=128, steps=(2, 1, 3))
+    plan_request(config, request, "h200", "bfloat16")
+    [(function, arguments, target)] = compiler
+    module, _, name = function.partition(":")
+    sent = getattr(__import__(module, fromlist=[name]), name)(**arguments)
+    expected = request_programs(config, request, "bfloat16", "float32")
+    shapes = lambda programs: {name: jax.tree.map(lambda x: (x.shape, x.dtype), program.args) for name, program in programs.items()}
+    assert target == "h200"
+    assert shapes(sent) == shapes(expected)
+    assert shapes(sent)["chunk"][3].key[0][:3] == (3, 4, 96)
+
+
+def test_a_released_text_encoder_is_not_counted(compiler):
+    whole, without = (plan_request(TOY, make_request(TOY), "h100", "bfloat16", text_encoder=kept) for kept in (True, False))
+    assert whole.peak - without.peak == whole.resident["text encoder"] > 0
+    assert "text encoder" not in without.working
+
+
+def test_without_a_compiler_an_estimate_says_that_it_is_one(monkeypatch):
+    def absent(*_):
+        raise CompilerAbsentError("no plugin")
+        yield
+
+    monkeypatch.setattr(plan, "program_memory", absent)
+    found = plan_request(TOY, make_request(TOY), "h100", "bfloat16")
+    assert found.source.startswith("estimated by arithmetic (no plugin: pip install")
+    assert "estimated by arithmetic" in str(found)
+
+
+def test_estimate_of_the_released_model():
+    """Weights and caches to the byte: 14B in bfloat16, save the parameters that stay float32; UMT5-XXL; the VAE in float32."""
+    resident = estimate_request(DISTILLED, make_request(DISTILLED), "bfloat16", fused_attention=True).resident
+    assert {part: round(size / GIB, 2) for part, size in resident.items()} == {
+        "transformer": 26.71,
+        "text encoder": 10.58,
+        "VAE": 0.47,
+        "text keys and values": 0.39,
+        "history and noise": 0.01,
+    }
+
+
+def test_table_adds_up(compiler):
+    """The parts that are printed as held and each program's own make the total printed beside it."""
+    text = str(plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16"))
+    held = sum(float(size) for size in re.findall(r"^  .*? ([\d.]+) GiB$", text.partition("working memory")[0], re.MULTILINE))
+    totals = re.findall(r"([\d.]+) GiB, ([\d.]+) in all$", text, re.MULTILINE)
+    assert len(totals) == 4
+    assert all(abs(held + float(own) - float(total)) < 0.05 for own, total in totals)
+
+
+@pytest.mark.slow
+def test_released_model_fits_beside_its_text_encoder(monkeypatch):
+    """14B Distilled, 384x640, batch 1, bfloat16, decoding included: at most 48 GiB of an H100, and 37 once the text encoder is gone."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    if reason := deviceless.unavailable():
+        pytest.skip(f"no compiler for GPUs: {reason}")
+    found = plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16")
+    assert found.peak <= 48 * GIB
+    assert found.peak - found.resident["text encoder"] <= 37 * GIB
