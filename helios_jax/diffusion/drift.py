@@ -71,7 +71,7 @@ def detect_drift(
 
     def track(running, current, decay):
         running = jnp.where(statistics.started, decay * running + (1 - decay) * current, current)
-        return running, jnp.linalg.norm(current - running, axis=-1)
+        return running, jnp.where(statistics.started, jnp.linalg.norm(current - running, axis=-1), 0.0)
 
     mean, mean_drift = track(statistics.mean, latents.mean((1, 2, 3)), control.mean_decay)
     variance, variance_drift = track(statistics.variance, latents.var((1, 2, 3), ddof=1), control.variance_decay)

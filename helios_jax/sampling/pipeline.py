@@ -1,8 +1,9 @@
 """From prompts to video: the user's API."""
 
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -12,7 +13,8 @@ from tqdm import tqdm
 
 from helios_jax import checkpoint
 from helios_jax.config import HeliosConfig
-from helios_jax.diffusion.history import start_history
+from helios_jax.diffusion.drift import DriftControl, start_drift
+from helios_jax.diffusion.history import HistoryState, start_history
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.models.block import TextCache
 from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
@@ -20,7 +22,11 @@ from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
 from helios_jax.sampling.chunk import sample_chunk, sample_chunk_by_stages
-from helios_jax.sampling.request import Request, RequestError, make_request
+from helios_jax.sampling.loop import ChunkRecord, Sent, run_chunks
+from helios_jax.sampling.prompts import PromptSchedule, make_schedule
+from helios_jax.sampling.request import Request, RequestError, frames_per_chunk, make_request
+from helios_jax.sampling.state import VideoState, check_config
+from helios_jax.sampling.text import Features, PromptTexts
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.sampling.weights import abstract_params, dtype_rules, random_params
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
@@ -28,6 +34,7 @@ from helios_jax.types import Array, DTypeLike, Float, Int, Params
 MAX_SEED = 2**31
 
 Output = Literal["uint8", "float32", "latent"]
+Prompt = str | Sequence[str] | PromptSchedule
 
 
 class HeliosPipeline:
@@ -109,114 +116,172 @@ class HeliosPipeline:
         return cls(config, params, train_tokenizer(words, config.text_encoder.vocab_size), dtype=dtype)
 
     def generate(
-        self, prompt: str | Sequence[str], negative_prompt: str | None = None, *, output: Output = "uint8", **options: Any
+        self, prompt: Prompt, negative_prompt: str | None = None, *, num_frames: int | None = None, output: Output = "uint8", **options: Any
     ) -> np.ndarray:
         """Make whole videos.
 
         Args:
-          prompt: one prompt, or one for each video of the batch.
-          negative_prompt: what guidance leads away from; unused without guidance.
-          output: see :meth:`stream`.
-          **options: of :meth:`stream` and :func:`~helios_jax.sampling.request.make_request`.
+          prompt, negative_prompt, num_frames, output: see :meth:`stream`.
+          **options: of :meth:`stream`.
 
         Returns:
           Frames [B, num_frames, height, width, 3], exactly as many as were asked for, or the latents of all chunks [B, 9 chunks, H, W, C].
         """
-        chunks = list(self.stream(prompt, negative_prompt, output=output, **options))
-        video = np.concatenate(chunks, axis=1)
-        return video if output == "latent" else video[:, : options.get("num_frames") or self.config.sample.num_frames]
+        video = np.concatenate(list(self.stream(prompt, negative_prompt, num_frames=num_frames, output=output, **options)), axis=1)
+        return video if output == "latent" else video[:, : self._num_frames(prompt, num_frames)]
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt,
         negative_prompt: str | None = None,
         *,
         seed: int = 0,
         batch: int | None = None,
+        num_frames: int | None = None,
         noise: Callable[[int], ChunkNoise] | Sequence[ChunkNoise] | None = None,
+        drift: DriftControl | None = None,
+        start: VideoState | None = None,
         output: Output = "uint8",
+        blend: int = 0,
+        lookahead: int = 0,
+        on_chunk: Callable[[ChunkRecord], None] | None = None,
         stopwatch: Stopwatch | None = None,
         **options: Any,
-    ) -> Iterator[np.ndarray]:
+    ) -> Generator[np.ndarray, Sent, None]:
         """Yield the video chunk by chunk, each as soon as it is decoded; memory does not grow with the number of chunks.
 
+        Between chunks a new prompt may be sent, ``chunk = stream.send("the ball turns blue")``: it governs the chunk that ``send`` returns, or with
+        ``lookahead`` the one after that, which is under way by then. Sent when all chunks are under way, it has no effect.
+
         Args:
-          prompt: one prompt, or one for each video of the batch.
+          prompt: one prompt, or one for each video of the batch, or a schedule of prompts.
           negative_prompt: by default the configuration's.
           seed: video b of the batch is that of ``seed + b`` made alone.
           batch: number of videos of a single prompt.
+          num_frames: of the whole video; by default a schedule's, or the configuration's.
           noise: the noise of each chunk, by index, in place of that drawn from ``seed``.
+          drift: corrupts the history of chunks that drift; by default nothing is looked at.
+          start: where the video stands; :meth:`resume` takes all other arguments from it.
           output: "uint8" frames (truncated, as the reference writes files), "float32" frames in [0, 1], or "latent".
-          stopwatch: is told where the time goes; while it runs, a chunk is one program a stage rather than one in all.
-          **options: num_frames, height, width, steps, guidance_scale, as in :func:`~helios_jax.sampling.request.make_request`.
+          blend: over so many chunks a prompt that is sent takes over from the one before it; 0 is at once.
+          lookahead: 1 begins each chunk before the one before it is copied to the host and yielded, so that the device does not wait for whoever
+            writes or shows the frames; two chunks of frames are then held.
+          on_chunk: is called with each chunk, its latents, and a state from which the video can be resumed, before the chunk is yielded.
+          stopwatch: is told where the time goes; while it runs, a chunk is one program a stage rather than one in all, and nothing overlaps.
+          **options: height, width, steps, guidance_scale, as in :func:`~helios_jax.sampling.request.make_request`.
 
         Yields:
           The whole chunk: frames [B, 33, height, width, 3] or latents [B, 9, H, W, C].
 
         Raises:
-          RequestError: if the request cannot be served; before anything is computed.
+          RequestError: if the request cannot be served; by the call, before anything is computed. An empty prompt that is sent raises it too, and
+            ends the stream.
         """
-        prompts = [prompt] * (1 if batch is None else batch) if isinstance(prompt, str) else list(prompt)
-        if batch not in (None, len(prompts)) and not isinstance(prompt, str):
-            raise RequestError(f"batch={batch} does not fit {len(prompts)} prompts")
-        if not all(text.strip() for text in prompts):
-            raise RequestError("the prompt is empty")
+        schedule = make_schedule(prompt, batch)
         if output not in get_args(Output):
             raise RequestError(f"output={output!r} must be one of {', '.join(get_args(Output))}")
-        request = make_request(self.config, batch=len(prompts), **options)
-        if not 0 <= seed <= MAX_SEED - request.batch:
-            raise RequestError(f"seed={seed} must lie in 0..{MAX_SEED - request.batch} for a batch of {request.batch}")
+        if lookahead not in (0, 1) or blend < 0:
+            raise RequestError(f"lookahead={lookahead} must be 0 or 1, and blend={blend} at least 0")
+        batch = len(schedule.changes[0].prompts)
+        request = make_request(self.config, batch=batch, num_frames=self._num_frames(prompt, num_frames), **options)
+        if not 0 <= seed <= MAX_SEED - batch:
+            raise RequestError(f"seed={seed} must lie in 0..{MAX_SEED - batch} for a batch of {batch}")
         if isinstance(noise, Sequence) and len(noise) < request.chunks:
             raise RequestError(f"noise is given for {len(noise)} chunks, but the video has {request.chunks}")
+        if start is not None:
+            check_config(start, self.config)
+            if start.chunk >= request.chunks:
+                raise RequestError(f"all {start.chunk} chunks of num_frames={request.num_frames} are made: ask for more frames to go on")
         negative_prompt = self.config.sample.negative_prompt if negative_prompt is None else negative_prompt
-        return self._run(request, prompts, negative_prompt, seed, noise, output, stopwatch or Stopwatch())
+        fixed = dict(negative_prompt=negative_prompt, seed=seed, num_frames=request.num_frames, height=request.height, width=request.width)
+        fixed |= dict(steps=request.plan.steps, guidance_scale=request.guidance_scale, drift=drift and dataclasses.asdict(drift))
+        stopwatch = stopwatch or Stopwatch()
 
-    def _run(self, request: Request, prompts, negative_prompt, seed, noise, output, stopwatch) -> Iterator[np.ndarray]:
-        """The chunk loop."""
-        with stopwatch("text") as done:
-            negatives = [negative_prompt] * len(prompts) if request.plan.guided else []
-            text = done(self.encode_prompts([*prompts, *negatives]))
-        if noise is None:
-            keys = jax.vmap(jax.random.key)(jnp.arange(request.batch) + seed)
-            noise = functools.partial(self._draw_noise, request, keys)
-        elif not callable(noise):
-            noise = noise.__getitem__
-        state = start_history((request.batch, *request.latent_shape[1:]), request.plan.history_sizes)
-        sample = functools.partial(sample_chunk_by_stages, timed=stopwatch) if stopwatch.running else sample_chunk
-        for chunk in range(request.chunks):
-            with stopwatch("transformer") as done:
-                state, latents = sample(
-                    self.params["transformer"],
-                    state,
-                    noise(chunk),
-                    text,
-                    jnp.float32(request.guidance_scale),
-                    model=self.transformer,
-                    scheduler=self.config.scheduler,
-                    plan=request.plan if chunk else request.first_plan,
-                )
-                done(latents)
-            if output == "latent":
-                yield np.asarray(latents)
-                continue
-            with stopwatch("vae") as done:
-                frames = done(self.decode(latents, output))
-            yield np.asarray(frames)
+        def run():
+            keys = jax.vmap(jax.random.key)(jnp.arange(batch) + seed)
+            statistics = drift and start_drift(batch, request.latent_shape[-1])
+            state = start or VideoState(0, self._start_history(request), schedule, 0, statistics, fixed, self.config)
+            texts = self._texts((negative_prompt,) * batch if request.plan.guided else (), state.text_rows)
+            sample = functools.partial(self._sample, request, noise or functools.partial(self._draw_noise, request, keys), stopwatch)
+            decode = (lambda latents: latents) if output == "latent" else functools.partial(self.decode, output=output)
+            hooks = dict(drift=drift, blend=blend, lookahead=lookahead, on_chunk=on_chunk, stopwatch=stopwatch)
+            yield from run_chunks(state._replace(options=fixed), request.chunks, keys, texts, sample, decode, **hooks)
+
+        return run()
+
+    def resume(self, state: VideoState, *, num_frames: int | None = None, **options: Any) -> Generator[np.ndarray, Sent, None]:
+        """Go on with a video: yield the chunks that would have followed, the same to the last bit on the same machine.
+
+        Args:
+          state: of a chunk, from ``on_chunk`` or :func:`~helios_jax.sampling.state.load_state`. Prompts, seed, size, steps, guidance and control of
+            drift are those it was made with.
+          num_frames: of the whole video, those made before included; by default as many as were asked for then.
+          **options: noise, output, blend, lookahead, on_chunk and stopwatch, as in :meth:`stream`.
+
+        Raises:
+          RequestError: if the state is that of another model or sampler, or the video is complete.
+        """
+        fixed = dict(state.options)
+        drift = None if fixed["drift"] is None else DriftControl(**fixed.pop("drift"))
+        fixed |= dict(drift=drift, num_frames=fixed["num_frames"] if num_frames is None else num_frames)
+        return self.stream(state.prompts, start=state, **fixed, **options)
 
     def decode(self, latents: Float[Array, "B T H W C"], output: Output = "uint8") -> Array:
         """The frames of one chunk of latents in model space, on the device; each chunk is a clip of its own."""
         return _decode(self.vae, self.params["vae"], latents, output)
 
+    def decode_video(self, latents: Float[np.ndarray, "B T H W C"], output: Output = "uint8") -> Iterator[np.ndarray]:
+        """Yield the frames of saved latents chunk by chunk, the same that :meth:`stream` yielded.
+
+        Raises:
+          RequestError: if they are not whole chunks of this model's latents.
+        """
+        T, C = self.config.sample.latent_frames_per_chunk, self.config.vae.z_dim
+        if latents.shape[1] % T or latents.shape[4] != C:
+            raise RequestError(f"latents of shape {list(latents.shape)} are not whole chunks: [B, a multiple of {T}, H, W, {C}] is needed")
+        return (np.asarray(self.decode(jnp.asarray(latents[:, i : i + T]), output)) for i in range(0, latents.shape[1], T))
+
+    def encode_prompt(self, prompt: str) -> Features:
+        """Text features of one prompt, cleaned and tokenized, and its number of tokens."""
+        ids, lengths = self.tokenizer([clean_prompt(prompt)], self.config.text_encoder.max_sequence_length)
+        return encode_text(self.text_encoder, self.params["text_encoder"], ids, lengths)
+
     def encode_prompts(self, prompts: Sequence[str]) -> TextCache:
-        """Cross-attention keys and values of cleaned, tokenized and encoded prompts."""
+        """Cross-attention keys and values of prompts."""
+        return self._texts()(make_schedule(prompts, None), 0)
+
+    def _num_frames(self, prompt: Prompt, num_frames: int | None) -> int | None:
+        """Frames that are asked for."""
+        if num_frames is None and isinstance(prompt, PromptSchedule) and prompt.chunks:
+            return prompt.chunks * frames_per_chunk(self.config)
+        return self.config.sample.num_frames if num_frames is None else num_frames
+
+    def _start_history(self, request: Request) -> HistoryState:
+        """The history before the first chunk."""
+        return start_history((request.batch, *request.latent_shape[1:]), request.plan.history_sizes)
+
+    def _texts(self, negatives: tuple[str, ...] = (), rows: int = 0) -> PromptTexts:
         total = self.config.text_encoder.max_sequence_length
-        ids, lengths = self.tokenizer([clean_prompt(prompt) for prompt in prompts], total)
-        features, lengths = encode_text(self.text_encoder, self.params["text_encoder"], ids, lengths)
-        return _embed_text(self.transformer, total, self.params["transformer"], features, lengths)
+        embed = functools.partial(_embed_text, self.transformer, total, self.params["transformer"])
+        return PromptTexts(self.encode_prompt, embed, negatives, rows)
 
     def _draw_noise(self, request: Request, keys: Array, chunk: int) -> ChunkNoise:
         scheduler = self.config.scheduler
         return _draw(keys, jnp.int32(chunk), request.latent_shape, scheduler.stages, scheduler.gamma)
+
+    def _sample(self, request, noise, stopwatch, chunk, history, text) -> tuple[HistoryState, Array]:
+        """Make one chunk."""
+        sample = functools.partial(sample_chunk_by_stages, timed=stopwatch) if stopwatch.running else sample_chunk
+        return sample(
+            self.params["transformer"],
+            history,
+            noise(chunk) if callable(noise) else noise[chunk],
+            text,
+            jnp.float32(request.guidance_scale),
+            model=self.transformer,
+            scheduler=self.config.scheduler,
+            plan=request.plan if chunk else request.first_plan,
+        )
 
 
 def default_dtype() -> DTypeLike:

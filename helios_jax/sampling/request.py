@@ -83,8 +83,7 @@ def make_request(
         raise RequestError(f"steps={','.join(map(str, steps))} must be at least 1 at every stage")
     _check_size(config, height, width)
 
-    T = sample.latent_frames_per_chunk
-    frames_per_chunk = 1 + config.vae.temporal_factor * (T - 1)
+    length = frames_per_chunk(config)
     plan = ChunkPlan(
         steps, guidance_scale > 1, sample.cfg_zero_star, sample.zero_init_steps if sample.cfg_zero_star else 0, sample.history_sizes
     )
@@ -95,20 +94,24 @@ def make_request(
         width=width,
         num_frames=num_frames,
         batch=batch,
-        chunks=math.ceil(num_frames / frames_per_chunk),
-        frames_per_chunk=frames_per_chunk,
-        latent_shape=(T, height // factor, width // factor, config.vae.z_dim),
+        chunks=math.ceil(num_frames / length),
+        frames_per_chunk=length,
+        latent_shape=(sample.latent_frames_per_chunk, height // factor, width // factor, config.vae.z_dim),
         plan=plan,
         first_plan=amplified if sample.amplify_first_chunk and scheduler.solver == "dmd" else plan,
         guidance_scale=float(guidance_scale),
     )
 
 
+def frames_per_chunk(config: HeliosConfig) -> int:
+    """Frames that a chunk of latents decodes to."""
+    return 1 + config.vae.temporal_factor * (config.sample.latent_frames_per_chunk - 1)
+
+
 def reference_frames(config: HeliosConfig, num_frames: int) -> int:
     """Frames the reference implementation returns when asked for ``num_frames``: whole chunks, cut to 4m + 1."""
-    factor = config.vae.temporal_factor
-    per_chunk = 1 + factor * (config.sample.latent_frames_per_chunk - 1)
-    return (max(1, math.ceil(num_frames / per_chunk)) * per_chunk - 1) // factor * factor + 1
+    factor, length = config.vae.temporal_factor, frames_per_chunk(config)
+    return (max(1, math.ceil(num_frames / length)) * length - 1) // factor * factor + 1
 
 
 def _check_size(config: HeliosConfig, height: int, width: int) -> None:

@@ -1,0 +1,43 @@
+"""A minute of video costs no more per chunk, in memory or in time, than its beginning."""
+
+import gc
+import time
+
+import psutil
+import pytest
+
+from helios_jax.sampling.prompts import PromptEntry, PromptSchedule
+from helios_jax.sampling.statistics import chunk_rows
+
+from .test_pipeline import count_compilations
+
+CHUNKS = 44
+
+
+@pytest.mark.slow
+def test_forty_four_chunks_cost_what_the_first_ones_cost(pipeline):
+    """1449 frames, six prompts blended into one another, one chunk ahead, with statistics: resident memory after the last chunk is within 2 % of that
+    after the fourth, nothing compiles after the second, and no chunk takes longer for being late."""
+    prompts = ["a red ball", "two blue squares", "the quick brown fox", "green grass", "a lazy dog", "a ball rolls over grass"]
+    schedule = PromptSchedule.of([PromptEntry(prompt, 7, 1) for prompt in prompts])
+    rows, memory, seconds = [], [], []
+    record = lambda record: rows.extend(chunk_rows(record.index, record.latents, record.frames))
+    stream = pipeline.stream(schedule, num_frames=33 * CHUNKS, lookahead=1, on_chunk=record)
+
+    def receive():
+        began = time.process_time()
+        next(stream)
+        seconds.append(time.process_time() - began)
+        gc.collect()
+        memory.append(psutil.Process().memory_info().rss)
+
+    receive()
+    receive()
+    assert count_compilations(lambda: [receive() for _ in range(CHUNKS - 2)]) == 0
+    assert len(rows) == CHUNKS
+    assert abs(memory[-1] - memory[3]) <= 0.02 * memory[3]
+    early, late = min(seconds[3:13]), min(seconds[-11:-1])
+    assert late <= 1.3 * early
+    print(
+        f"{memory[3] / 2**20:.1f} MiB after chunk 4, {memory[-1] / 2**20:.1f} after {CHUNKS}; CPU seconds a chunk {early:.2f} early, {late:.2f} late"
+    )
