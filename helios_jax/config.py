@@ -21,7 +21,11 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The Helios transformer. Names and defaults are those of the released 14B checkpoints' ``transformer/config.json``."""
+    """The Helios transformer. Names and defaults are those of the released 14B checkpoints' ``transformer/config.json``.
+
+    ``remat``, ``kernels`` and ``attention`` say how it is computed and not what: whether the backward pass computes blocks again, and which
+    implementation of the fused operations and of attention runs, None being the best that serves.
+    """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
     num_attention_heads: int = 40
@@ -40,6 +44,8 @@ class TransformerConfig:
     is_amplify_history: bool = False
     history_scale_mode: Literal["per_head", "scalar"] = "per_head"
     remat: bool = False
+    kernels: Literal["triton", "pallas", "xla"] | None = None
+    attention: Literal["cudnn", "pallas", "xla"] | None = None
 
     def __post_init__(self):
         if self.patch_size[0] != 1:

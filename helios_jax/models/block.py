@@ -11,23 +11,19 @@ import jax.numpy as jnp
 
 from helios_jax.config import TransformerConfig
 from helios_jax.kernels.attention import attention
-from helios_jax.kernels.gated_residual import gated_residual
+from helios_jax.kernels.gated_residual import gated_residual, gated_residual_norm
 from helios_jax.kernels.modulated_norm import modulated_layer_norm
-from helios_jax.kernels.norm import layer_norm, rms_norm
+from helios_jax.kernels.norm import rms_norm
 from helios_jax.kernels.norm_rope import norm_rope
 from helios_jax.models.layers import Projection
 from helios_jax.types import Array, DTypeLike, Float
-
-QUERY, KEY_VALUE = slice(0, 1), slice(1, 3)
-HIDDEN = -1e30
-"""Logit offset of a text row that stands for no token; finite, since a row of infinities would make NaN."""
 
 
 class TextCache(NamedTuple):
     """Keys and values of the text tokens; ``[L, B, S, K, d]`` for all blocks, without the first axis inside one.
 
     Attributes:
-      bias: [B, S] float32 offset of each text token's logit (``HIDDEN`` hides a token, ln m counts it m times), or None.
+      bias: [B, S] float32 offset of each text token's logit, as :func:`~helios_jax.kernels.attention.padding_bias` makes it, or None.
     """
 
     key: Float[Array, "*L B S K d"]
@@ -77,28 +73,18 @@ class SelfAttention(nn.Module):
           history_qkv: queries, keys and values of the history tokens where they are already known.
           noisy_only: compute the result for noisy tokens only.
         """
-        query, key, value = self._project(x, history, history_qkv, noisy_only)
-        skipped = key.shape[1] - query.shape[1]
-        eps = self.config.eps
-        query = norm_rope(query, self.norm_q(), rope.cos[skipped:], rope.sin[skipped:], eps=eps)
-        key = norm_rope(key, self.norm_k(), rope.cos, rope.sin, eps=eps)
-        if self.config.is_amplify_history and history:
-            gain = 1 + 9 * jax.nn.sigmoid(self.history_key_scale)[None, None, :, None]
-            amplified = (key[:, :history].astype(jnp.float32) * gain).astype(key.dtype)
-            key = jnp.concatenate([amplified, key[:, history:]], axis=1)
-        return self.out(attention(query, key, value))
-
-    def _project(self, x, history, history_qkv, noisy_only):
-        """Queries, keys, values, each [B, tokens, K, d]; queries of noisy tokens only where no other is asked for."""
-        if history_qkv is not None:
-            qkv = jnp.concatenate([history_qkv, self.qkv(x)], axis=1)
-            query, key, value = (qkv[:, :, part] for part in range(3))
-            return query[:, history if noisy_only else 0 :], key, value
-        if noisy_only:
-            key_value = self.qkv(x, KEY_VALUE)
-            return self.qkv(x[:, history:], QUERY)[:, :, 0], key_value[:, :, 0], key_value[:, :, 1]
         qkv = self.qkv(x)
-        return tuple(qkv[:, :, part] for part in range(3))
+        if history_qkv is not None:
+            qkv = jnp.concatenate([history_qkv, qkv], axis=1)
+        cfg, gain = self.config, None
+        if cfg.is_amplify_history:
+            gain = jnp.broadcast_to(1 + 9 * jax.nn.sigmoid(self.history_key_scale), (cfg.num_attention_heads,))
+        query, key, value = norm_rope(
+            qkv, self.norm_q(), self.norm_k(), rope.cos, rope.sin, gain, history=history, eps=cfg.eps, implementation=cfg.kernels
+        )
+        # The projection is not cut where it is not asked for: a slice of its kernel would be copied at every step, and costs what it saves.
+        query = query[:, history if noisy_only else 0 :]
+        return self.out(attention(query, key, value, implementation=cfg.attention))
 
 
 class CrossAttention(nn.Module):
@@ -122,11 +108,13 @@ class CrossAttention(nn.Module):
         return self._norm(key_value[:, :, 0], self.norm_k()), key_value[:, :, 1]
 
     def __call__(self, x: Float[Array, "B n D"], text: TextCache) -> Float[Array, "B n D"]:
-        return self.out(attention(self._norm(self.q(x), self.norm_q()), text.key, text.value, text.bias))
+        query = self._norm(self.q(x), self.norm_q())
+        return self.out(attention(query, text.key, text.value, text.bias, implementation=self.config.attention))
 
     def _norm(self, x, scale):
         """RMS norm over all heads at once."""
-        return rms_norm(x.reshape(*x.shape[:2], -1), scale, eps=self.config.eps).reshape(x.shape)
+        cfg = self.config
+        return rms_norm(x.reshape(*x.shape[:2], -1), scale, eps=cfg.eps, implementation=cfg.kernels).reshape(x.shape)
 
 
 class Scale(nn.Module):
@@ -140,16 +128,15 @@ class Scale(nn.Module):
         return self.param("scale", nn.initializers.ones, (self.features,), self.param_dtype)
 
 
-class LayerNorm(nn.Module):
-    """Layer norm with weight and bias, kept in float32."""
+class Affine(nn.Module):
+    """Scale and bias of a layer norm, kept in float32."""
 
-    eps: float
+    features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        return layer_norm(x, scale, bias, eps=self.eps)
+    def __call__(self) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
+        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
+        return scale, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
 
 class FeedForward(nn.Module):
@@ -181,7 +168,7 @@ class Block(nn.Module):
         self.scale_shift_table = self.param("scale_shift_table", nn.initializers.normal(cfg.width**-0.5), (6, cfg.width), jnp.float32)
         self.attn1 = SelfAttention(cfg, **dtypes)
         self.attn2 = CrossAttention(cfg, **dtypes)
-        self.norm2 = LayerNorm(cfg.eps)
+        self.norm2 = Affine(cfg.width)
         self.ffn = FeedForward(cfg.ffn_dim, **dtypes)
 
     def __call__(
@@ -206,24 +193,19 @@ class Block(nn.Module):
           history_qkv: this block's queries, keys and values of the history, where :meth:`embed_history` computed them before.
           noisy_only: return the noisy tokens only and spend nothing on the others: the last block's history feeds nothing.
         """
-        eps = self.config.eps
+        cfg, fused = self.config, dict(eps=self.config.eps, implementation=self.config.kernels)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self._rows(modulation)
 
-        skipped = 0 if history_qkv is None else history
-        normed = modulated_layer_norm(x[:, skipped:], shift, scale, history=history - skipped, eps=eps)
+        known = 0 if history_qkv is None else history
+        normed = modulated_layer_norm(x[:, known:], shift, scale, history=history - known, **fused)
         attended = self.attn1(normed, rope, history=history, history_qkv=history_qkv, noisy_only=noisy_only)
         if noisy_only:
             x, history = x[:, history:], 0
-        x = gated_residual(x, attended, gate, history=history)
 
-        if self.config.guidance_cross_attn and history:
-            noisy = x[:, history:]
-            x = jnp.concatenate([x[:, :history], noisy + self.attn2(self.norm2(noisy), text)], axis=1)
-        else:
-            x = x + self.attn2(self.norm2(x), text)
-
-        normed = modulated_layer_norm(x, ff_shift, ff_scale, history=history, eps=eps)
-        return gated_residual(x, self.ffn(normed), ff_gate, history=history)
+        norm2 = (weight[None, None] for weight in self.norm2())
+        x, normed = gated_residual_norm(x, attended, gate, *norm2, history=history, norm_history=not cfg.guidance_cross_attn, **fused)
+        x, normed = gated_residual_norm(x, self.attn2(normed, text), None, 1 + ff_scale, ff_shift, history=history, **fused)
+        return gated_residual(x, self.ffn(normed), ff_gate, history=history, implementation=cfg.kernels)
 
     def embed_text(self, text: Float[Array, "B S D"]) -> tuple[Float[Array, "B S K d"], Float[Array, "B S K d"]]:
         """Cross-attention keys and values of the text."""
@@ -231,8 +213,9 @@ class Block(nn.Module):
 
     def embed_history(self, tokens: Float[Array, "B h D"], modulation: Float[Array, "#B 2 6 D"]) -> Float[Array, "B h 3 K d"]:
         """Queries, keys and values of history tokens: in the first block they are the same at every step of a chunk."""
-        shift, scale, *_ = self._rows(modulation)
-        return self.attn1.qkv(modulated_layer_norm(tokens, shift, scale, history=tokens.shape[1], eps=self.config.eps))
+        cfg, (shift, scale, *_) = self.config, self._rows(modulation)
+        normed = modulated_layer_norm(tokens, shift, scale, history=tokens.shape[1], eps=cfg.eps, implementation=cfg.kernels)
+        return self.attn1.qkv(normed)
 
     def _rows(self, modulation: Float[Array, "#B 2 6 D"]) -> list[Float[Array, "#B 2 D"]]:
         """This block's six modulation rows of each segment, float32."""

@@ -24,15 +24,13 @@ class Projection(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch_and_inputs"], parts: slice = slice(None)) -> Float[Array, "*batch_and_features"]:
-        """Project; ``parts`` keeps a range of the first feature axis, e.g. keys and values of a joint q, k, v kernel."""
+    def __call__(self, x: Float[Array, "*batch_and_inputs"]) -> Float[Array, "*batch_and_features"]:
         contracted = x.shape[x.ndim - self.inputs :]
         kernel = self.param("kernel", _lecun_normal(self.inputs), (*contracted, *self.features), self.param_dtype)
-        kernel = kernel[(slice(None),) * self.inputs + (parts,)].astype(self.dtype)
         axes = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
-        y = jnp.tensordot(x.astype(self.dtype), kernel, axes)
+        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype)[parts].astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype).astype(self.dtype)
             y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
         return y
 

@@ -13,8 +13,9 @@ import numpy as np
 from einops import rearrange
 
 from helios_jax.config import TransformerConfig
+from helios_jax.kernels.attention import padding_bias
 from helios_jax.kernels.modulated_norm import modulated_layer_norm
-from helios_jax.models.block import HIDDEN, Block, Rope, TextCache
+from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.layers import PatchEmbedding, Projection
 from helios_jax.models.rope import rope_table
 from helios_jax.types import Array, DTypeLike, Float, FrameIndices, History, Int, Params, PRNGKeyArray
@@ -100,19 +101,17 @@ class HeliosTransformer(nn.Module):
     def embed_text(self, text: Float[Array, "B S E"], lengths: Int[Array, "B"] | None = None, total: int | None = None) -> TextCache:
         """Cross-attention keys and values of every block.
 
-        Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, one of them stands for
-        all ``total - length``, its logit raised by the logarithm of their number.
+        Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, those there are stand
+        for all ``total - length``, by offsets of their logits.
 
         Args:
-          text: text embeddings, zero past each prompt's length; with ``lengths``, ``total`` rows or fewer, but one more than the longest prompt.
+          text: text embeddings, zero past each prompt's length; with ``lengths``, ``total`` rows or fewer, but more than the longest prompt has.
           lengths: real tokens of each prompt.
           total: rows of the full embedding; needed with ``lengths``.
         """
         bias = None
         if lengths is not None:
-            row, length = jnp.arange(text.shape[1])[None], lengths[:, None]
-            padding = jnp.log(jnp.maximum(total - length, 1).astype(jnp.float32))
-            bias = jnp.where(row < length, 0.0, jnp.where(row == length, padding, HIDDEN)).astype(jnp.float32)
+            bias = padding_bias(lengths, text.shape[1], total)
         embedded = self.text_embedder(text)
         block, stack = Block(self.config, self.dtype, self.param_dtype, parent=None), self.blocks
 
@@ -170,7 +169,7 @@ class HeliosTransformer(nn.Module):
 
         table = self.norm_out()[None] + time.temb.astype(jnp.float32)[:, None]
         shift, scale = (jnp.broadcast_to(table[:, None, row], (B, 2, cfg.width)) for row in (0, 1))
-        x = self.proj_out(modulated_layer_norm(x, shift, scale, history=0, eps=cfg.eps))
+        x = self.proj_out(modulated_layer_norm(x, shift, scale, history=0, eps=cfg.eps, implementation=cfg.kernels))
         return rearrange(x, "b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c", t=T // pt, h=H // ph, w=W // pw, pt=pt, ph=ph, pw=pw)
 
     def _run_blocks(self, x, modulation, rope, text, history, first_qkv):

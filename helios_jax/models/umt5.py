@@ -17,6 +17,8 @@ from helios_jax.types import Array, Bool, Float, Int, Params
 
 LENGTH_BUCKETS = (64, 128, 256, 512)
 """Prompts are padded up to one of these lengths, so that prompts of similar length share a compiled program."""
+SPARE = 4
+"""Rows of padding there should be: they share the weight of all in the transformer's cross-attention."""
 
 
 class UMT5Encoder(nn.Module):
@@ -64,8 +66,8 @@ def encode_text(
 ) -> tuple[Float[Array, "B s D"], Int[Array, "B"]]:
     """Features of tokenized prompts, as the transformer takes them: zero past each prompt's last token.
 
-    Nothing attends to padding and its features are zeroed, so padding up to ``s``, the first bucket beyond the longest prompt, gives the same
-    rows as padding up to ``S``; those from ``s`` on would be zero.
+    Nothing attends to padding and its features are zeroed, so padding up to ``s``, the first bucket with ``SPARE`` rows beyond the longest prompt,
+    gives the same rows as padding up to ``S``; those from ``s`` on would be zero.
 
     Args:
       encoder: the module.
@@ -85,7 +87,7 @@ def encode_text(
         raise ValueError(
             f"token id {ids.max()} is outside text_encoder.vocab_size={encoder.config.vocab_size}: this tokenizer is another text encoder's"
         )
-    bucket = min((size for size in LENGTH_BUCKETS if size > lengths.max()), default=ids.shape[1])
+    bucket = min((size for size in LENGTH_BUCKETS if size >= lengths.max() + SPARE), default=ids.shape[1])
     return _encode(encoder, params, ids[:, :bucket], lengths)
 
 

@@ -1,5 +1,5 @@
-"""RMS norm of queries and keys fused with rotary embedding."""
+"""RMS norm and rotary embedding of the joint query, key, value projection."""
 
-from .reference import norm_rope_one as norm_rope
+from .api import norm_rope
 
 __all__ = ["norm_rope"]

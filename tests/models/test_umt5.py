@@ -48,7 +48,7 @@ def test_param_dtype_reaches_every_leaf():
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
 
 
-@pytest.mark.parametrize(("tokens", "bucket"), [(1, 64), (63, 64), (64, 128), (200, 256), (512, 512)])
+@pytest.mark.parametrize(("tokens", "bucket"), [(1, 64), (60, 64), (61, 128), (200, 256), (510, 512), (512, 512)])
 def test_prompts_are_padded_to_a_bucket(params, tokens, bucket):
     """The output is as long as the smallest bucket that holds the prompt."""
     features, lengths = encode_text(ENCODER, params, *padded(np.ones(tokens)))
