@@ -23,8 +23,8 @@ class ConfigError(ValueError):
 class TransformerConfig:
     """The Helios transformer. Names and defaults are those of the released 14B checkpoints' ``transformer/config.json``.
 
-    ``remat``, ``kernels`` and ``attention`` say how it is computed and not what: whether the backward pass computes blocks again, and which
-    implementation of the fused operations and of attention runs, None being the best that serves.
+    The last four say how it is computed and not what: whether the backward pass computes blocks again; which implementation of the fused
+    operations and of attention runs, None being the best that serves; and, where weights have eight bits, whether activations do, too.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -46,6 +46,7 @@ class TransformerConfig:
     remat: bool = False
     kernels: Literal["triton", "pallas", "xla"] | None = None
     attention: Literal["cudnn", "pallas", "xla"] | None = None
+    round_activations: bool = False
 
     def __post_init__(self):
         if self.patch_size[0] != 1:

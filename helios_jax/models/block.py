@@ -3,6 +3,8 @@
 Every method takes the static number ``history`` of leading history tokens; what differs between the two segments is a pair of rows.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -48,9 +50,10 @@ class SelfAttention(nn.Module):
     def setup(self):
         cfg = self.config
         heads = (cfg.num_attention_heads, cfg.attention_head_dim)
-        self.qkv = Projection((3, *heads), dtype=self.dtype, param_dtype=self.param_dtype)
+        project = _projection(cfg, self.dtype, self.param_dtype)
+        self.qkv = project((3, *heads))
         self.norm_q, self.norm_k = Scale(cfg.width, self.param_dtype), Scale(cfg.width, self.param_dtype)
-        self.out = Projection((cfg.width,), inputs=2, dtype=self.dtype, param_dtype=self.param_dtype)
+        self.out = project((cfg.width,), inputs=2)
         if cfg.is_amplify_history:
             shape = (cfg.num_attention_heads if cfg.history_scale_mode == "per_head" else 1,)
             self.history_key_scale = self.param("history_key_scale", nn.initializers.ones, shape, jnp.float32)
@@ -97,10 +100,10 @@ class CrossAttention(nn.Module):
     def setup(self):
         cfg = self.config
         heads = (cfg.num_attention_heads, cfg.attention_head_dim)
-        self.q = Projection(heads, dtype=self.dtype, param_dtype=self.param_dtype)
-        self.kv = Projection((2, *heads), dtype=self.dtype, param_dtype=self.param_dtype)
+        project = _projection(cfg, self.dtype, self.param_dtype)
+        self.q, self.kv = project(heads), project((2, *heads))
         self.norm_q, self.norm_k = Scale(cfg.width, self.param_dtype), Scale(cfg.width, self.param_dtype)
-        self.out = Projection((cfg.width,), inputs=2, dtype=self.dtype, param_dtype=self.param_dtype)
+        self.out = project((cfg.width,), inputs=2)
 
     def embed_text(self, text: Float[Array, "B S D"]) -> tuple[Float[Array, "B S K d"], Float[Array, "B S K d"]]:
         """Keys and values of the text tokens."""
@@ -142,15 +145,21 @@ class Affine(nn.Module):
 class FeedForward(nn.Module):
     """down(gelu_tanh(up(x)))."""
 
-    features: int
+    config: TransformerConfig
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
-    @nn.compact
+    def setup(self):
+        project = _projection(self.config, self.dtype, self.param_dtype)
+        self.up, self.down = project((self.config.ffn_dim,)), project((self.config.width,))
+
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        hidden = Projection((self.features,), dtype=self.dtype, param_dtype=self.param_dtype, name="up")(x)
-        hidden = nn.gelu(hidden, approximate=True)
-        return Projection(x.shape[-1:], dtype=self.dtype, param_dtype=self.param_dtype, name="down")(hidden)
+        return self.down(nn.gelu(self.up(x), approximate=True))
+
+
+def _projection(config: TransformerConfig, dtype: DTypeLike, param_dtype: DTypeLike) -> Callable[..., Projection]:
+    """What the large projections of a block have in common."""
+    return functools.partial(Projection, dtype=dtype, param_dtype=param_dtype, round_activations=config.round_activations)
 
 
 class Block(nn.Module):
@@ -169,7 +178,7 @@ class Block(nn.Module):
         self.attn1 = SelfAttention(cfg, **dtypes)
         self.attn2 = CrossAttention(cfg, **dtypes)
         self.norm2 = Affine(cfg.width)
-        self.ffn = FeedForward(cfg.ffn_dim, **dtypes)
+        self.ffn = FeedForward(cfg, **dtypes)
 
     def __call__(
         self,

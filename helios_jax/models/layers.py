@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
+from helios_jax.models.quantization import quantized_product
 from helios_jax.types import Array, DTypeLike, Float
 
 
@@ -15,11 +16,13 @@ class Projection(nn.Module):
     Attributes:
       features: shape of the result's last axes.
       inputs: number of last axes of ``x`` that are contracted.
+      round_activations: where the kernel has eight bits, round ``x`` to as many.
     """
 
     features: tuple[int, ...]
     inputs: int = 1
     use_bias: bool = True
+    round_activations: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -27,9 +30,14 @@ class Projection(nn.Module):
     def __call__(self, x: Float[Array, "*batch_and_inputs"]) -> Float[Array, "*batch_and_features"]:
         contracted = x.shape[x.ndim - self.inputs :]
         kernel = self.param("kernel", _lecun_normal(self.inputs), (*contracted, *self.features), self.param_dtype)
-        axes = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
-        y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes)
+        if self.has_variable("params", "kernel_scale"):
+            scale = self.get_variable("params", "kernel_scale")
+            y = quantized_product(x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations).astype(self.dtype)
+        else:
+            axes = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
+            y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes)
         if self.use_bias:
+            # Added in ``dtype``: on a GPU it joins the product's epilogue, before the one rounding, while a float32 product would be stored as such.
             bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype).astype(self.dtype)
             y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
         return y

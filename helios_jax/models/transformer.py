@@ -68,7 +68,9 @@ class HeliosTransformer(nn.Module):
         self.text_embedder = TextMLP(cfg.width, **dtypes)
         self.norm_out = OutputTable(cfg.width)
         self.proj_out = Projection((int(np.prod(cfg.patch_size)) * cfg.out_channels,), **dtypes)
-        self.blocks = self.param("blocks", self._init_blocks)
+        # Not by `param` where they exist: it would trace their initialisation to compare shapes, which each block does for itself.
+        there = self.has_variable("params", "blocks")
+        self.blocks = self.get_variable("params", "blocks") if there else self.param("blocks", self._init_blocks)
 
     def __call__(
         self,
@@ -204,7 +206,7 @@ class HeliosTransformer(nn.Module):
             return block(x, modulation, rope, TextCache(*block.embed_text(x), None), history=0)
 
         block = Block(cfg, self.dtype, self.param_dtype, parent=None)
-        # Not by vmap: Flax traces this at every apply, to compare shapes, and not every kernel has a batching rule.
+        # One after another: not every kernel has a batching rule.
         return jax.lax.map(lambda key: block.init(key, method=every_part)["params"], jax.random.split(key, cfg.num_layers))
 
 
