@@ -1,0 +1,396 @@
+"""How fast helios-jax is on one GPU: kernels, attention, one forward, the VAE, chunks and whole requests, on random weights and data.
+
+  python benchmarks/gpu.py                          # full size, about eight minutes; needs some 60 GB of GPU memory
+  python benchmarks/gpu.py --budget_s=240           # rows that no longer fit are listed as not measured
+  python benchmarks/gpu.py --rows=kernel,attention  # some of the rows
+  python benchmarks/gpu.py --size=toy               # every row at toy size on any device, to see that the script runs
+
+Each row is written to --out as soon as it is measured, so an interrupted run leaves what it has. How a row is timed:
+
+  copy            x + 1 over 1 GiB of bfloat16: the rate kernels are held against, bytes read and written
+  matmul          the widest product of the model: the rate the transformer is held against
+  kernel          a queue of calls over buffers that together exceed the L2 cache several times; bytes are those of operands and results, once each
+  attention       4 N S d K operations
+  block, forward  bfloat16, batch 1, history and text prepared, as the sampler calls them; operations of what PyTorch computes, without our savings
+  vae             one chunk of latents to 8-bit frames
+  chunk           seconds between the frames of two chunks in host memory, median of chunks 2 to 8; transformer, VAE and copy inside
+  request         prompt to the last frame, everything compiled; `first frames` is the wait for the first chunk, amplified as released
+"""
+
+import datetime
+import functools
+import importlib.metadata
+import json
+import platform
+import runpy
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.diffusion.history import frame_indices, start_history
+from helios_jax.kernels import attention as attention_kernel
+from helios_jax.kernels import gated_residual, modulated_norm, norm, norm_rope
+from helios_jax.models.block import Block, Rope, TextCache
+from helios_jax.models.tokenizer import train_tokenizer
+from helios_jax.models.transformer import HeliosTransformer, layer_params
+from helios_jax.sampling.chunk import ChunkPlan, embed_chunk_history
+from helios_jax.sampling.pipeline import HeliosPipeline
+from helios_jax.sampling.weights import abstract_params
+
+ROOT = Path(__file__).parents[1]
+SIZE = flags.DEFINE_enum("size", "full", ["full", "toy"], "The released model at 384 x 640, or the tiny preset.")
+BUDGET = flags.DEFINE_float("budget_s", 540, "Seconds after which no further row begins.")
+ROWS = flags.DEFINE_list("rows", [], "Rows to measure, by how their names begin; all by default.")
+REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats of a row; medians are reported.", lower_bound=1)
+OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/gpu"), "Result files, without .json and .md.")
+PROMPT = "a red ball rolls slowly over green grass while the camera follows it from the left; soft morning light, long shadows"
+
+
+class Row(NamedTuple):
+    """What is timed.
+
+    Attributes:
+      name: its first word is the kind of row.
+      run: called once to compile, then ``REPEATS`` times; returns seconds, one number or several whose median is taken.
+      amount: what one second's worth is counted in: ("GB/s", bytes), ("TFLOP/s", operations) or ("frames/s", frames), or None.
+      against: name of the row whose rate this one's is a share of.
+    """
+
+    name: str
+    run: Callable[[], float | list[float]]
+    amount: tuple[str, float] | None = None
+    against: str | None = None
+
+
+UNITS = {"GB/s": 1e9, "TFLOP/s": 1e12, "frames/s": 1.0}
+
+
+def queued(fn: Callable[..., Any], inputs: list[tuple], calls: int) -> Callable[[], float]:
+    """Seconds a call of ``fn`` when many wait in the queue, so that starting them costs nothing; ``inputs`` take turns."""
+
+    def run():
+        began = time.perf_counter()
+        for call in range(calls):
+            out = fn(*inputs[call % len(inputs)])
+        jax.block_until_ready(out)
+        return (time.perf_counter() - began) / calls
+
+    return run
+
+
+def random_like(tree: Any, seed: int = 0) -> Any:
+    """Arrays of the shapes and dtypes of ``tree``, drawn on the device: norms at one, everything else normal with deviation 0.02."""
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def draw(key, shape, dtype):
+        return (0.02 * jax.random.normal(key, shape, jnp.bfloat16)).astype(dtype)
+
+    def make(number, path, leaf):
+        if jax.tree_util.keystr(path[-1:], simple=True) in ("scale", "gamma", "history_key_scale"):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        return draw(jax.random.fold_in(jax.random.key(seed), number), leaf.shape, leaf.dtype)
+
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return jax.tree.unflatten(structure, [make(number, path, leaf) for number, (path, leaf) in enumerate(leaves)])
+
+
+def array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+class Size(NamedTuple):
+    """A model and the token counts of its stages: history tokens, and noisy tokens of each stage."""
+
+    config: HeliosConfig
+    history: int
+    noisy: tuple[int, ...]
+    height: int
+    width: int
+
+
+def read_size() -> Size:
+    """The size that --size asks for."""
+    name = {"full": "helios_distilled", "toy": "tiny"}[SIZE.value]
+    config = from_dict(HeliosConfig, runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]())
+    height, width = config.sample.height, config.sample.width
+    cells = (height // 16) * (width // 16)
+    long, mid, short = config.sample.history_sizes
+    history = cells * (short + 1) + -(-mid // 2) * -(-cells // 4) + -(-long // 4) * -(-cells // 16)
+    noisy = tuple(config.sample.latent_frames_per_chunk * cells // 4**stage for stage in (2, 1, 0))
+    return Size(config, history, noisy, height, width)
+
+
+# --------------------------------------------------------------------------------------------------------------------------------- rows
+
+
+def rows(size: Size) -> Iterator[Row]:
+    """Every row, most telling last within its kind; what a row needs is made when it is asked for and freed after."""
+    yield from device_rows(size)
+    yield from kernel_rows(size)
+    yield from attention_rows(size)
+    yield from model_rows(size)
+
+
+def device_rows(size: Size) -> Iterator[Row]:
+    elements = 2**29 if SIZE.value == "full" else 2**16
+    x = random_like(array(elements))
+    yield Row("copy", queued(jax.jit(lambda x: x + jnp.bfloat16(1)), [(x,)], 10), ("GB/s", 4 * elements))
+    del x
+    cfg, tokens = size.config.transformer, size.history + size.noisy[-1]
+    a, b = random_like(array(tokens, cfg.width)), random_like(array(cfg.width, cfg.ffn_dim))
+    yield Row("matmul", queued(jax.jit(jnp.dot), [(a, b)], 10), ("TFLOP/s", 2 * tokens * cfg.width * cfg.ffn_dim))
+
+
+def kernel_rows(size: Size) -> Iterator[Row]:
+    """Each fused operation by each implementation that serves here, at the tokens of the last stage."""
+    cfg, h = size.config.transformer, size.history
+    N, D, K, d = h + size.noisy[-1], cfg.width, cfg.num_attention_heads, cfg.attention_head_dim
+    x, row, pair = array(1, N, D), array(D), array(1, 2, D, dtype=jnp.float32)
+    angles = array(N, d // 2, dtype=jnp.float32)
+    operations = {
+        "modulated layer norm": (functools.partial(modulated_norm.modulated_layer_norm, history=h, eps=1e-6), (x, pair, pair)),
+        "layer norm": (functools.partial(norm.layer_norm, eps=1e-6), (x, row, row)),
+        "RMS norm": (functools.partial(norm.rms_norm, eps=1e-6), (x, row)),
+        "gated residual": (functools.partial(gated_residual.gated_residual, history=h), (x, x, pair)),
+        "gated residual + norm": (
+            functools.partial(gated_residual.gated_residual_norm, history=h, eps=1e-6),
+            (x, x, pair, pair, pair),
+        ),
+        "q, k norm + rotary": (
+            functools.partial(norm_rope.norm_rope, history=h, eps=1e-6),
+            (array(1, N, 3, K, d), row, row, angles, angles),
+        ),
+    }
+    for name, (fn, shapes) in operations.items():
+        moved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((shapes, jax.eval_shape(fn, *shapes))))
+        inputs = [random_like(shapes, seed) for seed in range(3)]
+        for implementation in ("xla", "triton", "pallas"):
+            call = jax.jit(functools.partial(fn, implementation=implementation))
+            yield Row(f"kernel {name}, {implementation}", queued(call, inputs, 60), ("GB/s", moved), "copy")
+
+
+def attention_rows(size: Size) -> Iterator[Row]:
+    cfg = size.config.transformer
+    K, d, S = cfg.num_attention_heads, cfg.attention_head_dim, 128
+    for kind, shapes in (
+        *((f"self, {size.history + n} tokens", (size.history + n, size.history + n)) for n in size.noisy),
+        (f"text, {size.noisy[-1]} tokens on {S}", (size.noisy[-1], S)),
+    ):
+        queries, keys = (array(1, tokens, K, d) for tokens in shapes)
+        bias = array(1, S, dtype=jnp.float32) if kind.startswith("text") else None
+        inputs = [random_like((queries, keys, keys, bias))]
+        operations = 4 * shapes[0] * shapes[1] * K * d
+        for implementation in ("cudnn", "pallas") if SIZE.value == "full" else ("xla",):
+            call = jax.jit(functools.partial(attention_kernel.attention, implementation=implementation))
+            yield Row(f"attention {kind}, {implementation}", queued(call, inputs, 10), ("TFLOP/s", operations), "matmul")
+
+
+def model_rows(size: Size) -> Iterator[Row]:
+    """The transformer in parts, then the pipeline, of one set of random weights."""
+    config = size.config
+    cfg = config.transformer
+    params = random_like(abstract_params(config, jnp.bfloat16, jnp.bfloat16))
+    words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
+    tokenizer = train_tokenizer(words, config.text_encoder.vocab_size)
+    pipeline = HeliosPipeline(config, params, tokenizer, dtype=jnp.bfloat16, vae_dtype=jnp.bfloat16)
+    text = pipeline.encode_prompts([PROMPT])
+
+    T, C = config.sample.latent_frames_per_chunk, config.vae.z_dim
+    indices = frame_indices(config.sample.history_sizes, T)
+    H, W = size.height // config.vae.spatial_factor, size.width // config.vae.spatial_factor
+    model = HeliosTransformer(cfg, jnp.bfloat16)
+    apply = lambda params, *args, method: model.apply({"params": params}, *args, method=method)
+    state = start_history((1, H, W, C), config.sample.history_sizes)
+    history = jax.jit(functools.partial(embed_chunk_history, frames=T, model=model, plan=ChunkPlan((1,), False)))(
+        params["transformer"], state
+    )
+    time_row = jax.jit(functools.partial(apply, method="embed_time"))(params["transformer"], jnp.full((1,), 500.0))
+    denoise = jax.jit(
+        lambda params, latents, time, text, history: apply(params, latents, time, text, history, indices.noisy, method="denoise")
+    )
+    tokens, half = size.history + size.noisy[-1], cfg.attention_head_dim // 2
+    block = Block(cfg, jnp.bfloat16, parent=None)
+    middle = layer_params(params["transformer"]["blocks"], cfg.num_layers // 2)
+    cache = TextCache(text.key[0], text.value[0], text.bias)
+    x, modulation, *angles = random_like(
+        (array(1, tokens, cfg.width), array(1, 2, 6, cfg.width), *[array(tokens, half, dtype=jnp.float32)] * 2)
+    )
+    run = jax.jit(lambda params, x, *rest: block.apply({"params": params}, x, *rest, history=size.history))
+    inputs = [(middle, x, modulation, Rope(*angles), cache)]
+    rows = config.text_encoder.max_sequence_length
+    operations = block_operations(size, size.noisy[-1], rows)
+    yield Row(f"block, {tokens} tokens", queued(run, inputs, 10), ("TFLOP/s", operations), "matmul")
+
+    for stage, n in enumerate(size.noisy):
+        latents = random_like(array(1, T, H // 2 ** (2 - stage), W // 2 ** (2 - stage), C, dtype=jnp.float32))
+        inputs = [(params["transformer"], latents, time_row, text, history)]
+        yield Row(
+            f"forward, {size.history + n} tokens",
+            queued(denoise, inputs, 2),
+            ("TFLOP/s", forward_operations(size, n, rows)),
+            "matmul",
+        )
+
+    latents = random_like(array(1, T, H, W, C, dtype=jnp.float32))
+    yield Row("vae decode of a chunk", queued(pipeline.decode, [(latents,)], 2))
+
+    frames = 1 + config.vae.temporal_factor * (T - 1)
+    for steps in ((1, 1, 1), (2, 2, 2)):
+        name = "-".join(map(str, steps))
+        stream = functools.partial(pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1)
+        yield Row(f"chunk {name}", functools.partial(between_chunks, stream, 8 * frames), ("frames/s", frames))
+    stream = functools.partial(pipeline.stream, PROMPT, steps=(2, 2, 2), guidance_scale=1.0, lookahead=1)
+    yield Row("request of 240 frames, 2-2-2", functools.partial(whole_request, stream, 240), ("frames/s", 240))
+    yield Row("first frames, 2-2-2", functools.partial(first_frames, stream, 240))
+
+
+def between_chunks(stream: Callable[..., Iterator[np.ndarray]], num_frames: int) -> list[float]:
+    """Seconds from each chunk to the next."""
+    arrived = [time.perf_counter() for _ in stream(num_frames=num_frames)]
+    return list(np.diff(arrived))
+
+
+def whole_request(stream: Callable[..., Iterator[np.ndarray]], num_frames: int) -> float:
+    began = time.perf_counter()
+    for _ in stream(num_frames=num_frames):
+        pass
+    return time.perf_counter() - began
+
+
+def first_frames(stream: Callable[..., Iterator[np.ndarray]], num_frames: int) -> float:
+    began = time.perf_counter()
+    next(stream(num_frames=num_frames))
+    return time.perf_counter() - began
+
+
+def block_operations(size: Size, n: int, S: int) -> float:
+    """Operations of a block as PyTorch computes it: ``n`` noisy tokens, all ``S`` text rows, nothing prepared; multiply and add are two."""
+    cfg = size.config.transformer
+    D, F, N = cfg.width, cfg.ffn_dim, size.history + n
+    return 8.0 * N * D**2 + 4 * N**2 * D + 4 * N * D * F + 4 * n * D**2 + 4 * n * S * D + 4 * S * D**2
+
+
+def forward_operations(size: Size, n: int, S: int) -> float:
+    """Operations of a forward: all blocks, patches, text and time embeddings, output head."""
+    cfg, D = size.config.transformer, size.config.transformer.width
+    cells = int(cfg.in_channels * np.prod(cfg.patch_size))
+    outside = 4 * n * cells * D + 2 * size.history * cells * D + 2 * S * (cfg.text_dim * D + D**2) + 4 * (cfg.freq_dim * D + 7 * D**2)
+    return cfg.num_layers * block_operations(size, n, S) + outside
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- report
+
+
+def measure(row: Row, rates: dict[str, float]) -> dict[str, Any]:
+    """Time a row; its rate is kept for those that are held against it."""
+    began = time.perf_counter()
+    row.run()
+    compiled = time.perf_counter() - began
+    samples = [seconds for _ in range(REPEATS.value) for seconds in np.atleast_1d(row.run())]
+    median = statistics.median(samples)
+    result = {
+        "row": row.name,
+        "median_s": median,
+        "min_s": min(samples),
+        "max_s": max(samples),
+        "samples": len(samples),
+        "first_s": compiled,
+    }
+    if row.amount:
+        unit, amount = row.amount
+        rates[row.name] = result["rate"] = amount / median / UNITS[unit]
+        result["unit"] = unit
+        if row.against in rates:
+            result["share"] = result["rate"] / rates[row.against]
+            result["against"] = row.against
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return result | {"peak_bytes_so_far": stats.get("peak_bytes_in_use")}
+
+
+def conditions() -> dict[str, Any]:
+    device = jax.local_devices()[0]
+    packages = ("jax", "jaxlib", "triton", "jax-triton", "numpy")
+    installed = {name: importlib.metadata.version(name) for name in packages if has(name)}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        "machine": f"one {device.device_kind}",
+        "platform": getattr(device.client, "platform_version", device.platform).strip().splitlines()[0],
+        "python": platform.python_version(),
+        **installed,
+        "size": SIZE.value,
+        "dtype": "bfloat16 weights and activations; float32 latents, norms, modulation",
+        "weights and data": "random",
+        "batch": 1,
+        "prompt": PROMPT,
+        "statistic": f"median of {REPEATS.value} repeats after one that compiles",
+    }
+
+
+def has(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The results as a table."""
+    lines = ["# helios-jax on a GPU", "", f"`{report['command']}`; how to read a row: `--help`.", ""]
+    lines += ["| row | median | rate | share | min .. max | peak GB so far |", "|---|---|---|---|---|---|"]
+    for row in report["results"]:
+        rate = f"{row['rate']:.4g} {row['unit']}" if "rate" in row else ""
+        share = f"{row['share']:.0%} of {row['against']}" if "share" in row else ""
+        peak = f"{row['peak_bytes_so_far'] / 1e9:.1f}" if row.get("peak_bytes_so_far") else ""
+        if "not_measured" in row:
+            lines.append(f"| {row['row']} | not measured: {row['not_measured']} | | | | |")
+            continue
+        spread = f"{milliseconds(row['min_s'])} .. {milliseconds(row['max_s'])}"
+        lines.append(f"| {row['row']} | {milliseconds(row['median_s'])} | {rate} | {share} | {spread} | {peak} |")
+    return "\n".join([*lines, "", "## Conditions", "", *(f"* {name}: {value}" for name, value in report["conditions"].items()), ""])
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file at once."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def main(argv: list[str]) -> None:
+    """Measure row after row while there is time; write both files after each."""
+    if len(argv) > 1:
+        sys.exit(f"unexpected argument {argv[1]!r}: see --help")
+    began, rates = time.monotonic(), {}
+    report = {"command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]), "conditions": conditions(), "results": []}
+    for row in rows(read_size()):
+        if ROWS.value and not row.name.startswith(tuple(ROWS.value)) and row.name not in ("copy", "matmul"):
+            continue
+        if time.monotonic() - began > BUDGET.value:
+            result = {"row": row.name, "not_measured": f"the budget of {BUDGET.value:.0f} s was spent"}
+        else:
+            try:
+                result = measure(row, rates)
+            except (ValueError, jax.errors.JaxRuntimeError) as error:  # refused, or more memory than there is: the other rows still count
+                result = {"row": row.name, "not_measured": " ".join(str(error).split())[:300]}
+        print(markdown({**report, "results": [result]}).splitlines()[6], flush=True)
+        report["results"].append(result)
+        write(Path(f"{OUT.value}.json"), json.dumps(report, indent=2) + "\n")
+        write(Path(f"{OUT.value}.md"), markdown(report))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,13 @@
+"""What is here needs a GPU: ``JAX_PLATFORMS=cuda pytest tests/gpu``. Elsewhere it is skipped, and pytest says so."""
+
+import jax
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Skip this folder's tests where there is no GPU."""
+    here = __file__.rpartition("/")[0]
+    if jax.default_backend() != "gpu":
+        for item in items:
+            if str(item.path).startswith(here):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU: JAX_PLATFORMS=cuda pytest tests/gpu"))
