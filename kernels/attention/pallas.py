@@ -87,6 +87,7 @@ def attention(
                 logits, scale = _product(q.at[warpgroup], k.at[slot], transpose=True), unit
                 if offsets_hbm:
                     logits, scale = logits * unit + lax.broadcast_in_dim(offsets[slot], logits.shape, [1]), 1.0
+                    plgpu.commit_smem()  # read by threads, unlike keys and values: a fence keeps the next copy behind
                 plgpu.barrier_arrive(k_free.at[slot])
                 if keys < BLOCK:
                     logits = jnp.where(lax.broadcasted_iota(jnp.int32, logits.shape, 1) < keys, logits, -jnp.inf)
