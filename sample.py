@@ -14,14 +14,23 @@ Every prompt of a file, two seeds each, as animated GIFs:
 
 Any field of a preset can be changed: --config configs/helios_mid.py --config.sample.cfg_zero_star=False
 
+What a request would take on a GPU, asked on a machine that has none (`pip install -e '.[plan]'` for the compiler, without which it is estimated):
+
+  python sample.py --config configs/helios_distilled.py --plan=h100
+
+Compiled programs are kept in the user's cache folder (--compile_cache), so that only the first run of a shape compiles.
+
 Exit status: 0 when every video is written, 2 when the request cannot be served (one line on stderr says why, and nothing is written).
 """
 
 import contextlib
 import dataclasses
+import os
 import runpy
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -29,11 +38,14 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from helios_jax import checkpoint, media
-from helios_jax.cli import run_script
+from helios_jax.cli import plan_flag, run_script
+from helios_jax.compile_cache import count_programs, use_compile_cache
 from helios_jax.config import ConfigError, HeliosConfig, from_dict
+from helios_jax.kernels.deviceless import TARGETS
 from helios_jax.models.tokenizer import TokenizerError
-from helios_jax.sampling.memory import available_memory, estimate_memory, host_memory, peak_memory
+from helios_jax.program_memory import PlanError
 from helios_jax.sampling.pipeline import HeliosPipeline, default_dtype
+from helios_jax.sampling.plan import GIB, available_memory, estimate_request, plan_request
 from helios_jax.sampling.request import Request, RequestError, make_request, reference_frames
 from helios_jax.sampling.timing import Stopwatch
 
@@ -56,6 +68,18 @@ BATCH = flags.DEFINE_integer("batch", 1, "Videos of each prompt.")
 OUT = flags.DEFINE_string("out", "helios.mp4", "What to write: .mp4, .gif, a folder for PNG images, or .safetensors for latents.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Let a folder of images take the place of an older one.")
 DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of transformer and text encoder; float32 on a CPU, else bfloat16.")
+PLAN = flags.DEFINE_flag(plan_flag("Print the memory that the request takes on this GPU, which need not be there, and make nothing."))
+WARMUP = flags.DEFINE_bool(
+    "warmup", False, "Compile everything, and run it once, before the first video: its first frames come at full speed."
+)
+COMPILE_CACHE = flags.DEFINE_string(
+    "compile_cache",
+    None,
+    "Folder of compiled programs; empty for none. By default JAX_COMPILATION_CACHE_DIR, or one in the user's cache folder.",
+)
+RELEASE_TEXT_ENCODER = flags.DEFINE_bool(
+    "release_text_encoder", False, "Encode the prompts, then drop the text encoder before the transformer is loaded: at 14B, 11 GB less."
+)
 VERIFY = flags.DEFINE_bool("verify", True, "Compare the checkpoint's files with their digests.")
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
@@ -63,8 +87,37 @@ TINY = Path(__file__).parent / "configs" / "tiny.py"
 
 def main() -> None:
     """Read the request, say what it will take, make the videos, say where the time went."""
-    prompts = read_prompts()
     config = read_config()
+    request = read_request(config)
+    if PLAN.value is not None:
+        show_plan(config, request)
+        return
+    prompts = read_prompts()
+    fps = FPS.value or config.sample.fps
+    paths = media.numbered(OUT.value, len(prompts) * BATCH.value)
+    for path in paths:
+        media.check_output(path, OVERWRITE.value)
+    use_compile_cache(COMPILE_CACHE.value)
+    dtype = DTYPE.value or default_dtype()
+    announce(config, request, len(prompts), fps, dtype)
+
+    with Stopwatch() as stopwatch, count_programs() as programs:
+        began = time.perf_counter()
+        with stopwatch("load"):
+            pipeline = load(config, dtype, prompts)
+        if WARMUP.value:
+            with stopwatch("warm-up"):
+                warm_up(pipeline, request, prompts)
+        chunks = request.chunks * len(prompts)
+        with tqdm(total=chunks, unit="chunk", desc="compiling", disable=None, dynamic_ncols=True) as bar:
+            for number, prompt in enumerate(prompts):
+                own = paths[number * BATCH.value : (number + 1) * BATCH.value]
+                make_videos(pipeline, request, prompt, own, fps, stopwatch, bar)
+    report(stopwatch, time.perf_counter() - began, request.num_frames * len(paths), paths, programs)
+
+
+def read_request(config: HeliosConfig) -> Request:
+    """What is asked for, checked."""
     request = make_request(
         config,
         batch=BATCH.value,
@@ -78,23 +131,7 @@ def main() -> None:
         request = dataclasses.replace(request, num_frames=reference_frames(config, request.num_frames))
     if FPS.value is not None and FPS.value < 1:
         raise RequestError(f"fps={FPS.value} must be at least 1")
-    fps = FPS.value or config.sample.fps
-    paths = media.numbered(OUT.value, len(prompts) * BATCH.value)
-    for path in paths:
-        media.check_output(path, OVERWRITE.value)
-    dtype = DTYPE.value or default_dtype()
-    announce(config, request, len(prompts), fps, dtype)
-
-    with Stopwatch() as stopwatch:
-        began = time.perf_counter()
-        with stopwatch("load"):
-            pipeline = load(config, dtype)
-        chunks = request.chunks * len(prompts)
-        with tqdm(total=chunks, unit="chunk", desc="compiling", disable=None, dynamic_ncols=True) as bar:
-            for number, prompt in enumerate(prompts):
-                own = paths[number * BATCH.value : (number + 1) * BATCH.value]
-                make_videos(pipeline, request, prompt, own, fps, stopwatch, bar)
-    report(stopwatch, time.perf_counter() - began, request.num_frames * len(paths), paths)
+    return request
 
 
 def read_prompts() -> list[str]:
@@ -155,12 +192,13 @@ def announce(config: HeliosConfig, request: Request, prompts: int, fps: int, dty
         f"{request.num_frames / fps:.1f} s at {fps} frames/s: {request.chunks} chunk(s) of {request.frames_per_chunk} frames, "
         f"steps {steps}, guidance {request.guidance_scale:g}"
     )
-    parts = estimate_memory(config, request, dtype, "float32")
-    peak, free = peak_memory(parts), available_memory()
+    plan = estimate_request(config, request, dtype, text_encoder=not RELEASE_TEXT_ENCODER.value)
+    peak, free = plan.peak, available_memory()
     print(
         f"device memory, estimated: {size(peak)}{f' of {size(free)} free' if free else ''} "
-        f"({', '.join(f'{part} {size(count)}' for part, count in parts.items())}); "
-        f"host memory beside it: {size(host_memory(config, request, dtype))}"
+        f"(weights and caches: {', '.join(f'{part} {size(count)}' for part, count in plan.resident.items())}; "
+        f"beside them, in turn: {', '.join(f'{part} {size(count)}' for part, count in plan.working.items())}); "
+        f"host memory beside it: {size(sum(plan.host.values()))}"
     )
     if NEGATIVE_PROMPT.value and not request.plan.guided:
         print("--negative_prompt has no effect: guidance_scale is 1")
@@ -168,33 +206,49 @@ def announce(config: HeliosConfig, request: Request, prompts: int, fps: int, dty
         raise RequestError(f"this needs about {size(peak)} of device memory and {size(free)} are free: ask for a smaller size or batch")
 
 
-def load(config: HeliosConfig, dtype: str) -> HeliosPipeline:
+def show_plan(config: HeliosConfig, request: Request) -> None:
+    """Print the memory that the request takes on the GPU of --plan, and refuse what does not fit."""
+    gpu, dtype = TARGETS[PLAN.value], DTYPE.value or "bfloat16"
+    with tqdm(total=0, bar_format="{desc}", disable=None, leave=False) as line:
+        plan = plan_request(
+            config, request, PLAN.value, dtype, text_encoder=not RELEASE_TEXT_ENCODER.value, progress=line.set_description_str
+        )
+    print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, the VAE float32, on {gpu.name}")
+    print(plan)
+    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
+    verdict = (
+        f"{plan.peak / GIB:.2f} GiB at once, of {gpu.memory / GIB:.2f} GiB, of which JAX takes {share:.0%} (XLA_PYTHON_CLIENT_MEM_FRACTION)"
+    )
+    if plan.peak > share * gpu.memory:
+        raise RequestError(f"it does not fit: {verdict}")
+    print(f"it fits: {verdict}")
+
+
+def load(config: HeliosConfig, dtype: str, prompts: list[str]) -> HeliosPipeline:
     """The checkpoint, or random weights."""
+    encoded = [*prompts, config.sample.negative_prompt if NEGATIVE_PROMPT.value is None else NEGATIVE_PROMPT.value]
     if CHECKPOINT.value is not None:
-        return HeliosPipeline.from_checkpoint(CHECKPOINT.value, dtype=dtype, verify=VERIFY.value)
+        only = encoded if RELEASE_TEXT_ENCODER.value else None
+        return HeliosPipeline.from_checkpoint(CHECKPOINT.value, dtype=dtype, verify=VERIFY.value, prompts=only)
     print("no --checkpoint: the weights are random, so expect coloured noise, not what the prompt says")
-    return HeliosPipeline.random(config, dtype=dtype)
+    pipeline = HeliosPipeline.random(config, dtype=dtype)
+    if RELEASE_TEXT_ENCODER.value:
+        pipeline.release_text_encoder(encoded)
+    return pipeline
+
+
+def warm_up(pipeline: HeliosPipeline, request: Request, prompts: list[str]) -> None:
+    """Compile and run everything once, and count the programs as they come."""
+    with tqdm(unit=" programs", desc="warming up", disable=None, dynamic_ncols=True) as bar, count_programs(bar.update), Stopwatch() as own:
+        pipeline.warmup(prompts, NEGATIVE_PROMPT.value, stopwatch=own, **options(request))
 
 
 def make_videos(
     pipeline: HeliosPipeline, request: Request, prompt: str, paths: list[str], fps: int, stopwatch: Stopwatch, bar: tqdm
 ) -> None:
     """Make the videos of one prompt and write each chunk as it comes."""
-    latents = media.output_kind(paths[0]) == ".safetensors"
-    chunks = pipeline.stream(
-        prompt,
-        NEGATIVE_PROMPT.value,
-        seed=SEED.value,
-        batch=BATCH.value,
-        output="latent" if latents else "uint8",
-        stopwatch=stopwatch,
-        num_frames=request.num_frames,
-        height=request.height,
-        width=request.width,
-        steps=request.plan.steps,
-        guidance_scale=request.guidance_scale,
-    )
-    if latents:
+    chunks = pipeline.stream(prompt, NEGATIVE_PROMPT.value, seed=SEED.value, stopwatch=stopwatch, **options(request))
+    if media.output_kind(OUT.value) == ".safetensors":
         collected = np.concatenate([advance(bar, chunk, request) for chunk in chunks], axis=1)
         for path, own in zip(paths, collected, strict=True):
             media.save_latents(path, own[None], {"prompt": prompt, "seed": str(SEED.value)})
@@ -213,6 +267,19 @@ def make_videos(
             stack.close()
 
 
+def options(request: Request) -> dict[str, Any]:
+    """The request as :meth:`HeliosPipeline.stream` takes it."""
+    return dict(
+        batch=request.batch,
+        num_frames=request.num_frames,
+        height=request.height,
+        width=request.width,
+        steps=request.plan.steps,
+        guidance_scale=request.guidance_scale,
+        output="latent" if media.output_kind(OUT.value) == ".safetensors" else "uint8",
+    )
+
+
 def advance(bar: tqdm, chunk: np.ndarray, request: Request) -> np.ndarray:
     """Count a chunk, with the rate in frames."""
     bar.set_description("sampling")
@@ -223,17 +290,17 @@ def advance(bar: tqdm, chunk: np.ndarray, request: Request) -> np.ndarray:
     return chunk
 
 
-def report(stopwatch: Stopwatch, seconds: float, frames: int, paths: list[str]) -> None:
+def report(stopwatch: Stopwatch, seconds: float, frames: int, paths: list[str], programs: Counter[str]) -> None:
     """Where the time went."""
     parts = dict(stopwatch.seconds)
     stages = sorted(part for part in parts if part.startswith("stage "))
     print("seconds, compilation apart:")
-    for part in ("load", "text", "transformer", *stages, "vae", "media", "compile"):
+    for part in ("load", "warm-up", "text", "transformer", *stages, "vae", "media", "compile"):
         if part in parts:
             print(f"  {'  ' if part in stages else ''}{part:<14}{parts[part]:9.2f}")
-    print(
-        f"  {'total':<14}{seconds:9.2f}   {frames / seconds:.2f} frames/s, {frames / (seconds - parts['compile'] - parts['load']):.2f} warm"
-    )
+    warm = seconds - sum(parts.get(part, 0.0) for part in ("load", "warm-up", "compile"))
+    print(f"  {'total':<14}{seconds:9.2f}   {frames / seconds:.2f} frames/s, {frames / warm:.2f} warm")
+    print(f"{programs['needed'] - programs['cached']} programs compiled, {programs['cached']} found in the compile cache")
     print("wrote " + ", ".join(paths))
 
 
@@ -246,4 +313,4 @@ def size(count: float) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, (RequestError, ConfigError, TokenizerError, checkpoint.CheckpointError, media.MediaError, OSError))
+    run_script(main, (RequestError, PlanError, ConfigError, TokenizerError, checkpoint.CheckpointError, media.MediaError, OSError))

@@ -1,6 +1,7 @@
 """sample.py as a user runs it: videos on disk, or one clear line and nothing on disk."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,21 @@ from .sampling.conftest import TOY
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "--prompt=a red ball rolls over green grass"
+TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
 
 
 def sample(*flags: str, folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "sample.py"), *flags]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Compiled programs are shared by these tests, and not with whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +75,44 @@ def test_command_line_and_api_make_the_same_latents(toy_checkpoint, tmp_path):
     assert metadata["prompt"] == "a red ball rolls over green grass"
 
 
+def test_the_second_process_compiles_nothing(toy_checkpoint, tmp_path):
+    """The first leaves its programs where --compile_cache says; with --compile_cache= nothing is left and nothing is found."""
+    flags = (PROMPT, f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors")
+    first, second, alone = (sample(*flags, f"--compile_cache={cache}", folder=tmp_path) for cache in ("programs", "programs", ""))
+    assert re.search(r"^[1-9]\d* programs compiled, \d+ found in the compile cache$", first.stdout, re.MULTILINE), first.stderr
+    assert re.search(r"^0 programs compiled, [1-9]\d* found in the compile cache$", second.stdout, re.MULTILINE), second.stderr
+    assert re.search(r"^[1-9]\d* programs compiled, 0 found in the compile cache$", alone.stdout, re.MULTILINE), alone.stderr
+    assert any((tmp_path / "programs").iterdir())
+
+
+def test_warmed_up_and_without_its_text_encoder_it_makes_the_same_video(toy_checkpoint, tmp_path):
+    """--warmup and --release_text_encoder change when things happen, and where, not what is made."""
+    flags = (PROMPT, "--num_frames=35", f"--checkpoint={toy_checkpoint}")
+    plain = sample(*flags, "--out=plain.safetensors", folder=tmp_path)
+    other = sample(*flags, "--out=other.safetensors", "--warmup", "--release_text_encoder", folder=tmp_path)
+    assert plain.returncode == other.returncode == 0, plain.stderr + other.stderr
+    np.testing.assert_array_equal(load_latents(tmp_path / "plain.safetensors")[0], load_latents(tmp_path / "other.safetensors")[0])
+    assert "  warm-up " in other.stdout
+
+
+def test_plan_says_what_is_needed_and_makes_nothing(tmp_path):
+    """No prompt, no checkpoint and no GPU are needed; stderr stays clean."""
+    result = sample(TINY, "--plan", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "1 video(s) of 192x128, bfloat16, the VAE float32, on NVIDIA H100" in result.stdout
+    assert re.search(r"^it fits: 0\.\d\d GiB at once, of 79.10 GiB", result.stdout, re.MULTILINE)
+    assert result.stderr == ""
+    assert not any(tmp_path.iterdir())
+
+
+def test_plan_of_what_does_not_fit_is_refused(tmp_path):
+    """The table is printed, then one line says that it is too much."""
+    result = sample(TINY, "--plan=h200", "--batch=2000", folder=tmp_path)
+    assert result.returncode == 2
+    assert "device memory" in result.stdout
+    assert re.fullmatch(r"sample\.py: it does not fit: \S+ GiB at once, of 140\.40 GiB, .*\n", result.stderr)
+
+
 def truncated(path: Path) -> None:
     file = max(path.glob("transformer/*/[0-9]*"), key=lambda file: file.stat().st_size)
     file.write_bytes(file.read_bytes()[:-7])
@@ -97,9 +146,6 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
     refused(sample(PROMPT, f"--checkpoint={path}", "--out=clip.mp4", folder=tmp_path), says, tmp_path, {"damaged"})
 
 
-TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
-
-
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -119,6 +165,8 @@ TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
         ([PROMPT, TINY, "--config.sample.num_frames=many"], "num_frames"),
         ([PROMPT, "--config=absent.py"], "absent.py"),
         ([PROMPT, "--height=64000", "--width=64000"], "of device memory"),
+        (["--plan=a100"], "value should be one of <h100|h200>"),
+        ([PROMPT, "--compile_cache=empty.txt/programs"], "empty.txt"),
         (["a red ball"], "unexpected argument 'a red ball'"),
     ],
 )

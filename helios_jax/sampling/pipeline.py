@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -23,6 +24,7 @@ from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
 from helios_jax.sampling.chunk import sample_chunk, sample_chunk_by_stages
 from helios_jax.sampling.loop import ChunkRecord, Sent, run_chunks
+from helios_jax.sampling.plan import Plan, plan_request
 from helios_jax.sampling.prompts import PromptSchedule, make_schedule
 from helios_jax.sampling.request import Request, RequestError, frames_per_chunk, make_request
 from helios_jax.sampling.state import VideoState, check_config
@@ -47,7 +49,7 @@ class HeliosPipeline:
 
     Attributes:
       config: of the checkpoint.
-      params: trees of the transformer, the VAE and the text encoder.
+      params: trees of the transformer, the VAE and, until it is released, the text encoder.
       tokenizer: of the text encoder.
     """
 
@@ -70,13 +72,20 @@ class HeliosPipeline:
           vae_dtype: of the VAE's.
         """
         self.config, self.params, self.tokenizer = config, params, tokenizer
+        self._encoded: dict[str, Features] = {}
         self.transformer = HeliosTransformer(config.transformer, dtype)
         self.text_encoder = UMT5Encoder(config.text_encoder, dtype)
         self.vae = VAE(config.vae, vae_dtype)
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | os.PathLike, *, dtype: DTypeLike | None = None, vae_dtype: DTypeLike = jnp.float32, verify: bool = True
+        cls,
+        path: str | os.PathLike,
+        *,
+        dtype: DTypeLike | None = None,
+        vae_dtype: DTypeLike = jnp.float32,
+        verify: bool = True,
+        prompts: Sequence[str] | None = None,
     ) -> "HeliosPipeline":
         """Load a checkpoint directory, as ``convert_torch_weights.py`` writes it.
 
@@ -85,6 +94,8 @@ class HeliosPipeline:
           dtype: of weights and activations; bfloat16 by default where there is an accelerator, float32 on a CPU.
           vae_dtype: the VAE's.
           verify: compare every file with its digest.
+          prompts: the only ones that will be asked for, negative ones included: the text encoder goes before the transformer comes. None keeps
+            it.
 
         Raises:
           CheckpointError: if anything is missing, altered, or of another format.
@@ -95,11 +106,12 @@ class HeliosPipeline:
         tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer"))
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_params(config, dtype, vae_dtype)))
         with tqdm(total=size, unit="B", unit_scale=True, desc="loading", disable=None, leave=False) as bar:
-            params = {
-                component: checkpoint.load_params(path, component, rule, verify=verify, progress=bar.update)
-                for component, rule in rules.items()
-            }
-        return cls(config, params, tokenizer, dtype=dtype, vae_dtype=vae_dtype)
+            load = lambda component: checkpoint.load_params(path, component, rules[component], verify=verify, progress=bar.update)
+            pipeline = cls(config, {"text_encoder": load("text_encoder")}, tokenizer, dtype=dtype, vae_dtype=vae_dtype)
+            if prompts is not None:
+                pipeline.release_text_encoder(prompts)
+            pipeline.params = {"transformer": load("transformer"), "vae": load("vae"), **pipeline.params}
+        return pipeline
 
     @classmethod
     def random(cls, config: HeliosConfig, seed: int = 0, *, dtype: DTypeLike | None = None) -> "HeliosPipeline":
@@ -114,6 +126,46 @@ class HeliosPipeline:
         params = random_params(config, seed, dtype)
         words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
         return cls(config, params, train_tokenizer(words, config.text_encoder.vocab_size), dtype=dtype)
+
+    @staticmethod
+    def plan(
+        config: HeliosConfig,
+        target: str = "h100",
+        *,
+        dtype: DTypeLike = jnp.bfloat16,
+        vae_dtype: DTypeLike = jnp.float32,
+        text_encoder: bool = True,
+        **options: Any,
+    ) -> Plan:
+        """Memory that a request takes on a GPU that need not be there; ``print`` it. No weights are needed.
+
+        Args:
+          config: of the checkpoint.
+          target: "h100" or "h200".
+          dtype, vae_dtype: of weights and activations.
+          text_encoder: whether it stays beside the others.
+          **options: batch, num_frames, height, width, steps, guidance_scale, as in :func:`~helios_jax.sampling.request.make_request`.
+        """
+        return plan_request(config, make_request(config, **options), target, dtype, vae_dtype, text_encoder=text_encoder)
+
+    def warmup(self, prompts: Sequence[str], negative_prompt: str | None = None, **options: Any) -> None:
+        """Compile, and run once, every program that requests like these need, so that they begin at full speed.
+
+        It takes the time of the chunks it makes and drops: the first one, and one more where the first has steps of its own.
+
+        Args:
+          prompts: programs differ with the room a prompt needs (64, 128, 256 or 512 tokens); one prompt of each kind among these is run.
+          negative_prompt, **options: of :meth:`stream`.
+        """
+        of_each_size = {self.encode_prompt(prompt)[0].shape[1]: prompt for prompt in prompts}
+        for prompt in of_each_size.values():
+            for _ in itertools.islice(self.stream(prompt, negative_prompt, **options), 2 if self.config.sample.amplify_first_chunk else 1):
+                pass
+
+    def release_text_encoder(self, prompts: Sequence[str]) -> None:
+        """Encode prompts and let the text encoder go, 10.6 GiB of the 14B model: from now on these are the prompts, negative ones included."""
+        self._encoded |= {clean_prompt(prompt): self.encode_prompt(prompt) for prompt in prompts}
+        self.params = {component: params for component, params in self.params.items() if component != "text_encoder"}
 
     def generate(
         self, prompt: Prompt, negative_prompt: str | None = None, *, num_frames: int | None = None, output: Output = "uint8", **options: Any
@@ -243,7 +295,12 @@ class HeliosPipeline:
 
     def encode_prompt(self, prompt: str) -> Features:
         """Text features of one prompt, cleaned and tokenized, and its number of tokens."""
-        ids, lengths = self.tokenizer([clean_prompt(prompt)], self.config.text_encoder.max_sequence_length)
+        text = clean_prompt(prompt)
+        if text in self._encoded:
+            return self._encoded[text]
+        if "text_encoder" not in self.params:
+            raise RequestError(f"the text encoder was released, and {prompt!r} is not among the prompts that were encoded before")
+        ids, lengths = self.tokenizer([text], self.config.text_encoder.max_sequence_length)
         return encode_text(self.text_encoder, self.params["text_encoder"], ids, lengths)
 
     def encode_prompts(self, prompts: Sequence[str]) -> TextCache:
