@@ -32,6 +32,14 @@ def _load(row, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, mask):
 
 @triton.jit
 @no_type_check
+def _store(row, chunks, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, mask):
+    """Write a row's chunks, all after the last load: a load that follows a store has to wait for it, as they might overlap."""
+    for i in tl.static_range(CHUNKS):
+        tl.store(row + i * CHUNK + tl.arange(0, CHUNK), chunks[i], mask=mask)
+
+
+@triton.jit
+@no_type_check
 def _weight(weight, STRIDES: tl.constexpr, batch, segment, first, CHUNK: tl.constexpr):
     """A chunk of the weight of a segment, in float32."""
     return tl.load(weight + batch * STRIDES[0] + segment * STRIDES[1] + first + tl.arange(0, CHUNK)).to(tl.float32)
@@ -72,22 +80,21 @@ def row_kernel_body(
 ):
     token, batch = tl.program_id(0), tl.program_id(1).to(tl.int64)
     segment = (token >= HISTORY).to(tl.int32)
-    columns = tl.arange(0, CHUNK)
     CHANNELS: tl.constexpr = CHUNK * CHUNKS
     row = _load(x + (batch * TOKENS + token) * CHANNELS, CHUNK, CHUNKS, True)
 
     if ADD_FROM is not None:
         terms = _load(y + (batch * (TOKENS - ADD_FROM) + token - ADD_FROM) * CHANNELS, CHUNK, CHUNKS, token >= ADD_FROM)
-        out = added + (batch * TOKENS + token) * CHANNELS + columns
         sums = ()
         for i in tl.static_range(CHUNKS):
             term = terms[i]
             if GATE is not None:
                 term *= _weight(gate, GATE, batch, segment, i * CHUNK, CHUNK)
-            rounded = (row[i] + term).to(added.dtype.element_ty)
-            tl.store(out + i * CHUNK, rounded, mask=token >= ADD_FROM if IN_PLACE else True)
-            sums += (rounded.to(tl.float32),)
-        row = sums
+            sums += ((row[i] + term).to(added.dtype.element_ty),)
+        _store(added + (batch * TOKENS + token) * CHANNELS, sums, CHUNK, CHUNKS, token >= ADD_FROM if IN_PLACE else True)
+        row = ()
+        for i in tl.static_range(CHUNKS):
+            row += (sums[i].to(tl.float32),)
 
     if NORM_FROM is not None:
         if CENTER:
@@ -100,14 +107,15 @@ def row_kernel_body(
         for i in tl.static_range(CHUNKS):
             squares += (row[i] * row[i],)
         inverse = tl.rsqrt(_mean(squares, CHUNK, CHUNKS) + EPS)
-        out = normed + (batch * (TOKENS - NORM_FROM) + token - NORM_FROM) * CHANNELS + columns
+        results = ()
         for i in tl.static_range(CHUNKS):
             result = row[i] * inverse
             if SCALE is not None:
                 result *= _weight(scale, SCALE, batch, segment, i * CHUNK, CHUNK)
             if SHIFT is not None:
                 result += _weight(shift, SHIFT, batch, segment, i * CHUNK, CHUNK)
-            tl.store(out + i * CHUNK, result.to(normed.dtype.element_ty), mask=token >= NORM_FROM)
+            results += (result.to(normed.dtype.element_ty),)
+        _store(normed + (batch * (TOKENS - NORM_FROM) + token - NORM_FROM) * CHANNELS, results, CHUNK, CHUNKS, token >= NORM_FROM)
 
 
 def chunk_size(channels: int) -> int:

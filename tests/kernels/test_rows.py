@@ -240,7 +240,7 @@ def test_compiles_for_an_h100(case, implementation):
     program, (kernel,) = compiled(case, SHAPES["11040 tokens"], implementation)
     assert {"triton": "triton_kernel_call", "pallas": "mosaic_gpu"}[implementation] in program.as_text()
     assert kernel.spilled == 0
-    assert kernel.registers <= {"triton": 72, "pallas": 120}[implementation]
+    assert kernel.registers <= {"triton": 96, "pallas": 120}[implementation]
     assert kernel.shared_memory <= deviceless.SHARED_MEMORY
     assert program.memory_analysis().temp_size_in_bytes < 1 << 20
 
