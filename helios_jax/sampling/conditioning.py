@@ -155,7 +155,7 @@ def start_state(
     if conditioning is None:
         return state
     draws = noise()
-    clips = [encode_clip(vae, params, clip, noise.posterior) for clip, noise in zip(conditioning.pieces, draws.pieces)]
+    clips = [encode_clip(vae, params, clip, noise.posterior) for clip, noise in zip(conditioning.pieces, draws.pieces, strict=True)]
     anchor = encode_clip(vae, params, conditioning.anchor, draws.anchor.posterior)
     ranges = jnp.asarray([conditioning.anchor_noise, conditioning.ring_noise], jnp.float32)
     return _fill(state, anchor, clips, draws, ranges, conditioning.frames, conditioning.known)

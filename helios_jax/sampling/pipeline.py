@@ -15,7 +15,7 @@ from tqdm import tqdm
 from helios_jax import checkpoint
 from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.drift import DriftControl, start_drift
-from helios_jax.diffusion.history import HistoryState, start_history
+from helios_jax.diffusion.history import HistoryState, release_anchor
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.models.block import TextCache
 from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
@@ -23,6 +23,7 @@ from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
 from helios_jax.sampling.chunk import sample_chunk, sample_chunk_by_stages
+from helios_jax.sampling.conditioning import NOISE, ConditioningNoise, draw_conditioning_noise, make_conditioning, start_state
 from helios_jax.sampling.loop import ChunkRecord, Sent, run_chunks
 from helios_jax.sampling.plan import Plan, plan_request
 from helios_jax.sampling.prompts import PromptSchedule, make_schedule
@@ -40,7 +41,7 @@ Prompt = str | Sequence[str] | PromptSchedule
 
 
 class HeliosPipeline:
-    """Text to video.
+    """Text, image or video to video.
 
     Example::
 
@@ -193,6 +194,12 @@ class HeliosPipeline:
         noise: Callable[[int], ChunkNoise] | Sequence[ChunkNoise] | None = None,
         drift: DriftControl | None = None,
         start: VideoState | None = None,
+        image: Any = None,
+        video: Any = None,
+        image_noise: Sequence[float] = NOISE,
+        video_noise: Sequence[float] = NOISE,
+        image_history: str = "still",
+        conditioning_noise: ConditioningNoise | None = None,
         output: Output = "uint8",
         blend: int = 0,
         lookahead: int = 0,
@@ -214,13 +221,19 @@ class HeliosPipeline:
           noise: the noise of each chunk, by index, in place of that drawn from ``seed``.
           drift: corrupts the history of chunks that drift; by default nothing is looked at.
           start: where the video stands; :meth:`resume` takes all other arguments from it.
+          image: [B, height, width, 3] uint8 that the video starts from, one for each video or one for all. What the stream yields begins after it.
+          video: [B, F, height, width, 3] uint8 that the video goes on from, at least one chunk of frames. What the stream yields begins after it.
+          image_noise: least and largest strength of the noise added to the image, or to the first frame of ``video``.
+          video_noise: the same for the frames that the first chunk continues. More noise is more motion, and less likeness.
+          image_history: "still", "window" or "anchor": see :mod:`~helios_jax.sampling.conditioning`, also for what to do about a static start.
+          conditioning_noise: the draws for ``image`` or ``video``, in place of those from ``seed``.
           output: "uint8" frames (truncated, as the reference writes files), "float32" frames in [0, 1], or "latent".
           blend: over so many chunks a prompt that is sent takes over from the one before it; 0 is at once.
           lookahead: 1 begins each chunk before the one before it is copied to the host and yielded, so that the device does not wait for whoever
             writes or shows the frames; two chunks of frames are then held.
           on_chunk: is called with each chunk, its latents, and a state from which the video can be resumed, before the chunk is yielded.
           stopwatch: is told where the time goes; while it runs, a chunk is one program a stage rather than one in all, and nothing overlaps.
-          **options: height, width, steps, guidance_scale, as in :func:`~helios_jax.sampling.request.make_request`.
+          **options: height, width, steps, guidance_scale, skip_first_chunk, as in :func:`~helios_jax.sampling.request.make_request`.
 
         Yields:
           The whole chunk: frames [B, 33, height, width, 3] or latents [B, 9, H, W, C].
@@ -240,19 +253,23 @@ class HeliosPipeline:
             raise RequestError(f"seed={seed} must lie in 0..{MAX_SEED - batch} for a batch of {batch}")
         if isinstance(noise, Sequence) and len(noise) < request.chunks:
             raise RequestError(f"noise is given for {len(noise)} chunks, but the video has {request.chunks}")
+        sources = dict(image=image, video=video, image_noise=image_noise, video_noise=video_noise, image_history=image_history)
+        conditioning = make_conditioning(request, **sources)
         if start is not None:
             check_config(start, self.config)
             if start.chunk >= request.chunks:
                 raise RequestError(f"all {start.chunk} chunks of num_frames={request.num_frames} are made: ask for more frames to go on")
         negative_prompt = self.config.sample.negative_prompt if negative_prompt is None else negative_prompt
         fixed = dict(negative_prompt=negative_prompt, seed=seed, num_frames=request.num_frames, height=request.height, width=request.width)
-        fixed |= dict(steps=request.plan.steps, guidance_scale=request.guidance_scale, drift=drift and dataclasses.asdict(drift))
+        fixed |= dict(steps=request.plan.steps, guidance_scale=request.guidance_scale, skip_first_chunk=request.skip_first_chunk)
+        fixed |= dict(drift=drift and dataclasses.asdict(drift))
         stopwatch = stopwatch or Stopwatch()
 
         def run():
             keys = jax.vmap(jax.random.key)(jnp.arange(batch) + seed)
             statistics = drift and start_drift(batch, request.latent_shape[-1])
-            state = start or VideoState(0, self._start_history(request), schedule, 0, statistics, fixed, self.config)
+            begin = functools.partial(self._start_history, request, conditioning, conditioning_noise, keys, stopwatch)
+            state = start or VideoState(0, begin(), schedule, 0, statistics, fixed, self.config)
             texts = self._texts((negative_prompt,) * batch if request.plan.guided else (), state.text_rows)
             sample = functools.partial(self._sample, request, noise or functools.partial(self._draw_noise, request, keys), stopwatch)
             decode = (lambda latents: latents) if output == "latent" else functools.partial(self.decode, output=output)
@@ -313,9 +330,11 @@ class HeliosPipeline:
             return prompt.chunks * frames_per_chunk(self.config)
         return self.config.sample.num_frames if num_frames is None else num_frames
 
-    def _start_history(self, request: Request) -> HistoryState:
+    def _start_history(self, request, conditioning, noise, keys, stopwatch) -> HistoryState:
         """The history before the first chunk."""
-        return start_history((request.batch, *request.latent_shape[1:]), request.plan.history_sizes)
+        draw = lambda: noise or draw_conditioning_noise(keys, len(conditioning.pieces), request.latent_shape)
+        with stopwatch("vae") as done:
+            return done(start_state(self.vae, self.params["vae"], request, conditioning, draw))
 
     def _texts(self, negatives: tuple[str, ...] = (), rows: int = 0) -> PromptTexts:
         total = self.config.text_encoder.max_sequence_length
@@ -328,6 +347,8 @@ class HeliosPipeline:
 
     def _sample(self, request, noise, stopwatch, chunk, history, text) -> tuple[HistoryState, Array]:
         """Make one chunk."""
+        if request.skip_first_chunk and chunk == 1:
+            history = release_anchor(history)
         sample = functools.partial(sample_chunk_by_stages, timed=stopwatch) if stopwatch.running else sample_chunk
         return sample(
             self.params["transformer"],

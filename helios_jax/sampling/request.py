@@ -26,6 +26,7 @@ class Request:
       plan: of every chunk but an amplified first one.
       first_plan: of the first chunk.
       guidance_scale: weight of the prompt against the negative prompt; 1 is no guidance.
+      skip_first_chunk: whether the anchor is taken from the second chunk, in place of an image, a video, or the first chunk.
     """
 
     height: int
@@ -38,6 +39,7 @@ class Request:
     plan: ChunkPlan
     first_plan: ChunkPlan
     guidance_scale: float
+    skip_first_chunk: bool
 
 
 def make_request(
@@ -49,6 +51,7 @@ def make_request(
     width: int | None = None,
     steps: int | Sequence[int] | None = None,
     guidance_scale: float | None = None,
+    skip_first_chunk: bool = False,
 ) -> Request:
     """A request with the configuration's defaults where nothing is given.
 
@@ -59,6 +62,7 @@ def make_request(
       height, width: pixels; the coarsest stage must still divide into patches.
       steps: solver steps, one number a stage, or one for every stage.
       guidance_scale: 1 or less runs without the negative prompt.
+      skip_first_chunk: take the anchor from the second chunk, when a video begins too still.
 
     Raises:
       RequestError: naming what does not fit.
@@ -100,6 +104,7 @@ def make_request(
         plan=plan,
         first_plan=amplified if sample.amplify_first_chunk and scheduler.solver == "dmd" else plan,
         guidance_scale=float(guidance_scale),
+        skip_first_chunk=skip_first_chunk,
     )
 
 

@@ -117,13 +117,14 @@ def test_chunk_loop_equals_diffusers(variant, pairs, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["base", "mid", "distilled"])
-def test_videos_are_those_of_diffusers(variant, pairs):
+def test_videos_are_those_of_diffusers(variant, pairs, monkeypatch):
     """From an image, from a video, and from an image whose anchor is replaced, by the user's API: latents of three chunks to 1e-4."""
     theirs, ours = pairs(variant)
     options = dict(num_frames=33 * CHUNKS, height=SIZE[0], width=SIZE[1], **OPTIONS[variant])
     request = make_request(ours.config, **options)
     chunk_noise = make_noise(request, ours.config.scheduler.stages)
-    for kind, skip in (("image", False), ("image", True), (4 * 33 + 5, False)):
+    monkeypatch.setattr(theirs.vae, "decode", lambda latents, **_: (latents.new_zeros(1, 3, 33, 8, 8),))
+    for kind, skip in (("image", False), ("image", True), (70, False)):
         conditioning, noise, their_options = make_start(kind, request)
         expected, _ = run_torch(theirs, variant, PROMPTS[:1], chunk_noise, *SIZE, **their_options, is_skip_first_chunk=skip)
         latents = ours.generate(

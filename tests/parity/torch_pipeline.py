@@ -82,18 +82,18 @@ def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise
     pipeline.prepare_latents = lambda *args, **kwargs: next(unit).clone()
     # The float32 Cholesky factor of the singular covariance does not exist: the finished noise is injected instead.
     pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
-    # CFG-Zero* takes a view that needs contiguous velocities, which the transformer does not return.
     forward, decode, decoded = pipeline.transformer.forward, pipeline.vae.decode, []
-    pipeline.transformer.forward = lambda *args, **kwargs: tuple(out.contiguous() for out in forward(*args, **kwargs))
-    pipeline.vae.decode = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
+    # CFG-Zero* takes a view that needs contiguous velocities, which the transformer does not return.
+    contiguous = lambda *args, **kwargs: tuple(out.contiguous() for out in forward(*args, **kwargs))
+    record = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
     pyramid = dict(pyramid_num_inference_steps_list=list(options["steps"]), is_amplify_first_chunk=variant == "distilled")
-    with injected(draws):
+    patch = mock.patch.object
+    with injected(draws), patch(pipeline.transformer, "forward", contiguous), patch(pipeline.vae, "decode", record):
         frames = pipeline(
             prompt=prompts, negative_prompt=[NEGATIVE] * len(prompts), height=height, width=width, num_frames=33 * len(noise),
             guidance_scale=options["guidance_scale"], output_type="np",
             **(dict(num_inference_steps=options["steps"][0]) if variant == "base" else pyramid), **conditioning,
         ).frames  # fmt: skip
-    pipeline.transformer.forward, pipeline.vae.decode = forward, decode
     mean, std = (np.asarray(STATISTICS[name], np.float32) for name in ("latents_mean", "latents_std"))
     return (channels_last(torch.cat(decoded, dim=2)) - mean) / std, frames
 

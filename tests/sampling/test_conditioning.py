@@ -11,6 +11,7 @@ from helios_jax.sampling.conditioning import draw_conditioning_noise, make_condi
 from helios_jax.sampling.request import RequestError, make_request
 
 from .conftest import TOY
+from .test_pipeline import count_compilations
 
 SHAPE = (9, 8, 16, 4)
 PIXELS = (64, 128, 3)
@@ -168,3 +169,41 @@ def test_what_cannot_be_started_from_is_refused(options, message):
     """One line that says what was found and what is needed."""
     with pytest.raises(RequestError, match=message):
         make_conditioning(make_request(TOY), **options)
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+
+
+def test_a_start_costs_no_program_a_chunk(pipeline):
+    """Chunks after an image and chunks after nothing are made by the same programs, with a new anchor or without."""
+    run = lambda **options: pipeline.generate("a red ball", num_frames=99, output="latent", **options)
+    plain, moved = run(), run(image=IMAGE, skip_first_chunk=True)
+    assert np.abs(plain - moved).max() > 1e-3
+    again = IMAGE[:, ::-1]
+    assert count_compilations(lambda: run(image=again, image_noise=(0.2, 0.3), seed=3)) == 0
+    assert count_compilations(lambda: run(skip_first_chunk=True)) == 0
+
+
+def test_anchor_is_the_image_for_the_whole_run_unless_the_first_chunk_is_skipped(pipeline):
+    """Skipped, the anchor is the second chunk's first frame, seen by the third chunk, not before."""
+
+    def run(**options):
+        records = []
+        list(pipeline.stream("a red ball", num_frames=99, output="latent", image=IMAGE, on_chunk=records.append, **options))
+        return np.concatenate([record.latents for record in records], axis=1), [record.state.history.anchor for record in records]
+
+    latents, anchors = run()
+    for anchor in anchors[1:]:
+        np.testing.assert_array_equal(anchor, anchors[0])
+    skipped, moved = run(skip_first_chunk=True)
+    np.testing.assert_array_equal(skipped[:, :18], latents[:, :18])
+    np.testing.assert_array_equal(moved[0], anchors[0])
+    for anchor in moved[1:]:
+        np.testing.assert_array_equal(anchor, latents[:, 9:10])
+    assert np.abs(skipped[:, 18:] - latents[:, 18:]).max() > 1e-4
+
+
+def test_a_start_is_refused_by_the_call(pipeline):
+    """Before anything is computed."""
+    with pytest.raises(RequestError, match="image must be an array of uint8"):
+        pipeline.stream("a red ball", image=IMAGE[:, :8])
