@@ -1,11 +1,13 @@
 """What the scripts at the root have in common: bad input is one line on stderr and exit status 2, and nothing half written stays."""
 
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 
 from helios_jax.kernels import deviceless
@@ -18,7 +20,18 @@ def run_script(main: Callable[[], None], errors: tuple[type[Exception], ...]) ->
       main: does the job; takes its input from flags.
       errors: what bad input raises; any other exception keeps its traceback.
     """
+    if "JAX_PLATFORMS" not in os.environ and deviceless.has_plugin() and not _has_driver():
+        jax.config.update("jax_platforms", "cpu")  # or the plugin complains at length before the CPU is taken
     app.run(lambda argv: _guarded(main, argv, errors), flags_parser=_parse)
+
+
+def _has_driver() -> bool:
+    """Whether there is an NVIDIA driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def plan_flag(help: str) -> flags.Flag:

@@ -67,13 +67,18 @@ device_description_str: "{gpu.name}"
 
 def unavailable() -> str | None:
     """Why nothing can be compiled here, or None."""
-    if not any((folder / f"xla_cuda{version}").is_dir() for folder in _folders("jax_plugins") for version in (13, 12)):
+    if not has_plugin():
         return "jax-cuda13-plugin is not installed"
     if assembler() is None:
         return "there is no ptxas: install nvidia-cuda-nvcc and nvidia-nvvm"
     if os.environ.get("JAX_PLATFORMS") != "cpu":
         return "JAX_PLATFORMS is not cpu"
     return None
+
+
+def has_plugin() -> bool:
+    """Whether jax's plugin for NVIDIA GPUs is installed."""
+    return any((folder / f"xla_cuda{version}").is_dir() for folder in _folders("jax_plugins") for version in (13, 12))
 
 
 def assembler() -> str | None:

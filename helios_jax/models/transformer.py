@@ -103,8 +103,8 @@ class HeliosTransformer(nn.Module):
     def embed_text(self, text: Float[Array, "B S E"], lengths: Int[Array, "B"] | None = None, total: int | None = None) -> TextCache:
         """Cross-attention keys and values of every block.
 
-        Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, those there are stand
-        for all ``total - length``, by offsets of their logits.
+        Rows past a prompt's length are zeros, equal to one another, and attended to: there is no mask. Given ``lengths``, the first
+        few of them stand for all ``total - length``, by offsets of their logits.
 
         Args:
           text: text embeddings, zero past each prompt's length; with ``lengths``, ``total`` rows or fewer, but more than the longest prompt has.
@@ -112,7 +112,7 @@ class HeliosTransformer(nn.Module):
           total: rows of the full embedding; needed with ``lengths``.
         """
         bias = None
-        if lengths is not None:
+        if lengths is not None and text.shape[1] < total:
             bias = padding_bias(lengths, text.shape[1], total)
         embedded = self.text_embedder(text)
         block, stack = Block(self.config, self.dtype, self.param_dtype, parent=None), self.blocks
