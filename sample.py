@@ -192,7 +192,7 @@ def announce(config: HeliosConfig, request: Request, prompts: int, fps: int, dty
         f"{request.num_frames / fps:.1f} s at {fps} frames/s: {request.chunks} chunk(s) of {request.frames_per_chunk} frames, "
         f"steps {steps}, guidance {request.guidance_scale:g}"
     )
-    plan = estimate_request(config, request, dtype, text_encoder=not RELEASE_TEXT_ENCODER.value)
+    plan = estimate_request(config, request, dtype, default_dtype(), text_encoder=not RELEASE_TEXT_ENCODER.value)
     peak, free = plan.peak, available_memory()
     print(
         f"device memory, estimated: {size(peak)}{f' of {size(free)} free' if free else ''} "
@@ -213,7 +213,7 @@ def show_plan(config: HeliosConfig, request: Request) -> None:
         plan = plan_request(
             config, request, PLAN.value, dtype, text_encoder=not RELEASE_TEXT_ENCODER.value, progress=line.set_description_str
         )
-    print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, the VAE float32, on {gpu.name}")
+    print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, on {gpu.name}")
     print(plan)
     share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
     verdict = (

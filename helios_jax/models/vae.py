@@ -8,7 +8,9 @@ whole, or in pieces in order, with memory for one piece and the layers' last fra
 Modules and parameters bear the names of ``vae/diffusion_pytorch_model.safetensors``, list indices joined to the list's name.
 """
 
+import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 from flax.typing import Dtype
 
@@ -142,9 +144,21 @@ def sample_posterior(
     return mean + jnp.exp(0.5 * logvar) * noise
 
 
-def decode_latents(vae: VAE, params: Params, latents: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
-    """The pixels, in [-1, 1], of a whole clip of latents in model space: ``1 + temporal_factor * (T - 1)`` frames."""
-    return vae.apply({"params": params}, to_vae_space(vae.config, latents), method="decode")
+def decode_latents(vae: VAE, params: Params, latents: Float[Array, "B T H W C"], piece: int | None = None) -> Float[Array, "B F Y X 3"]:
+    """The pixels, in [-1, 1], of a whole clip of latents in model space: ``1 + temporal_factor * (T - 1)`` frames.
+
+    Args:
+      vae: the module; static under ``jit``.
+      params: its parameters.
+      latents: the clip.
+      piece: latent frames to decode at a time, with memory for as many, if T is a multiple; None for all at once.
+    """
+    if piece is None or latents.shape[1] % piece:
+        return vae.apply({"params": params}, to_vae_space(vae.config, latents), method="decode")
+    first, cache = decode_piece(vae, params, {}, latents[:, :piece])
+    pieces = rearrange(latents[:, piece:], "b (n t) h w c -> n b t h w c", t=piece)
+    _, frames = jax.lax.scan(lambda cache, piece: decode_piece(vae, params, cache, piece)[::-1], cache, pieces)
+    return jnp.concatenate([first, rearrange(frames, "n b t y x c -> b (n t) y x c")], axis=1)
 
 
 def decode_piece(vae: VAE, params: Params, cache: Params, latents: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F Y X 3"], Params]:

@@ -17,6 +17,7 @@ from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.drift import DriftControl, start_drift
 from helios_jax.diffusion.history import HistoryState, release_anchor
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
+from helios_jax.kernels.dispatch import target
 from helios_jax.models.block import TextCache
 from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
@@ -35,6 +36,8 @@ from helios_jax.sampling.weights import abstract_params, dtype_rules, random_par
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
 
 MAX_SEED = 2**31
+VAE_PIECE = 3
+"""Latent frames decoded at a time where memory is an accelerator's: enough to keep it busy, at 40 % of the memory of a whole chunk."""
 
 Output = Literal["uint8", "float32", "latent"]
 Prompt = str | Sequence[str] | PromptSchedule
@@ -84,7 +87,7 @@ class HeliosPipeline:
         path: str | os.PathLike,
         *,
         dtype: DTypeLike | None = None,
-        vae_dtype: DTypeLike = jnp.float32,
+        vae_dtype: DTypeLike | None = None,
         verify: bool = True,
         prompts: Sequence[str] | None = None,
     ) -> "HeliosPipeline":
@@ -93,7 +96,7 @@ class HeliosPipeline:
         Args:
           path: the directory.
           dtype: of weights and activations; bfloat16 by default where there is an accelerator, float32 on a CPU.
-          vae_dtype: the VAE's.
+          vae_dtype: the VAE's; likewise.
           verify: compare every file with its digest.
           prompts: the only ones that will be asked for, negative ones included: the text encoder goes before the transformer comes. None keeps
             it.
@@ -102,6 +105,7 @@ class HeliosPipeline:
           CheckpointError: if anything is missing, altered, or of another format.
         """
         dtype = default_dtype() if dtype is None else dtype
+        vae_dtype = default_dtype() if vae_dtype is None else vae_dtype
         config = checkpoint.load_config(path)
         rules = dtype_rules(dtype, vae_dtype)
         tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer"))
@@ -121,12 +125,12 @@ class HeliosPipeline:
         Args:
           config: geometry, schedule and defaults.
           seed: of the weights.
-          dtype: of weights and activations, save the VAE's, which are float32.
+          dtype: of weights and activations, save the VAE's; bfloat16 by default where there is an accelerator, float32 on a CPU, as the VAE's are.
         """
-        dtype = default_dtype() if dtype is None else dtype
-        params = random_params(config, seed, dtype)
+        dtype, vae_dtype = default_dtype() if dtype is None else dtype, default_dtype()
+        params = random_params(config, seed, dtype, vae_dtype)
         words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
-        return cls(config, params, train_tokenizer(words, config.text_encoder.vocab_size), dtype=dtype)
+        return cls(config, params, train_tokenizer(words, config.text_encoder.vocab_size), dtype=dtype, vae_dtype=vae_dtype)
 
     @staticmethod
     def plan(
@@ -134,7 +138,7 @@ class HeliosPipeline:
         target: str = "h100",
         *,
         dtype: DTypeLike = jnp.bfloat16,
-        vae_dtype: DTypeLike = jnp.float32,
+        vae_dtype: DTypeLike = jnp.bfloat16,
         text_encoder: bool = True,
         **options: Any,
     ) -> Plan:
@@ -380,5 +384,6 @@ def _embed_text(
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _decode(vae: VAE, params: Params, latents: Float[Array, "B T H W C"], output: Output) -> Array:
     """Frames of a chunk, in [0, 1] or in 0..255."""
-    frames = jnp.clip(decode_latents(vae, params, latents).astype(jnp.float32) / 2 + 0.5, 0, 1)
+    piece = None if target().platform == "cpu" else VAE_PIECE
+    frames = jnp.clip(decode_latents(vae, params, latents, piece).astype(jnp.float32) / 2 + 0.5, 0, 1)
     return (frames * 255).astype(jnp.uint8) if output == "uint8" else frames
