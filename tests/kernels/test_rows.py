@@ -19,7 +19,7 @@ from helios_jax.kernels.norm import layer_norm, rms_norm
 from helios_jax.kernels.rows import pallas
 from helios_jax.kernels.rows.shapes import SHAPES
 from tests.kernels.assembler import compile_and_assemble
-from tests.kernels.interpret import INTERPRET
+from tests.kernels.interpret import INTERPRET, raced
 from tests.kernels.triton_interpreter import Launch, interpret
 
 EPS = 1e-6
@@ -98,6 +98,7 @@ def test_mosaic_kernel_is_the_plain_version(case, dtype, interpreted):
     """With several programs a segment, the last of them shorter, and weights of each batch row."""
     arrays, run = inputs(case, dtype)
     assert_rounded_alike(run(*arrays, implementation="pallas"), run(*arrays, implementation="xla"))
+    assert not raced()
 
 
 @needs_triton
