@@ -1,6 +1,7 @@
 """What the scripts at the root have in common: bad input is one line on stderr and exit status 2, and nothing half written stays."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ def run_script(main: Callable[[], None], errors: tuple[type[Exception], ...]) ->
     """
     if "JAX_PLATFORMS" not in os.environ and deviceless.has_plugin() and not _has_driver():
         jax.config.update("jax_platforms", "cpu")  # or the plugin complains at length before the CPU is taken
+    logging.getLogger("jax").setLevel(
+        logging.WARNING
+    )  # absl shows what is logged for information, and JAX tells which devices are not there
     app.run(lambda argv: _guarded(main, argv, errors), flags_parser=_parse)
 
 

@@ -62,6 +62,10 @@ class TransformerConfig:
         return self.num_attention_heads * self.attention_head_dim
 
 
+RUNTIME_FIELDS = ("remat", "kernels", "attention", "round_activations")
+"""Those of :class:`TransformerConfig` that say how it is computed and not what."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     """The Wan 2.1 causal video VAE. Names and defaults are those of ``vae/config.json``."""

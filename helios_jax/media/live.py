@@ -20,7 +20,8 @@ from helios_jax.media.ffmpeg import H264, MediaError, check_frames, find_ffmpeg,
 from helios_jax.media.output import check_output, is_pipe, output_kind
 
 # Without B-frames a frame is decoded when it is shown, and chunks fit together without gaps. Sampling waits for the encoder: hence the preset.
-ENCODER = f"{H264} -preset veryfast -bf 0 -movflags +empty_moov+default_base_moof+skip_trailer -f mp4 -"
+# `frag_custom` begins a fragment only when told to, which is never: what the encoder takes for a cut between scenes would begin one otherwise.
+ENCODER = f"{H264} -preset veryfast -bf 0 -movflags +empty_moov+default_base_moof+frag_custom+skip_trailer -f mp4 -"
 TICKS = 512
 """Ticks of the file's clock in a frame, times the denominator of the frame rate."""
 

@@ -19,6 +19,7 @@ from helios_jax.diffusion.history import HistoryState, release_anchor
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.kernels.dispatch import target
 from helios_jax.models.block import TextCache
+from helios_jax.models.quantization import Quantization, quantize_transformer
 from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
@@ -119,6 +120,13 @@ class HeliosPipeline:
         return pipeline
 
     @classmethod
+    def for_decoding(cls, path: str | os.PathLike, *, vae_dtype: DTypeLike | None = None, verify: bool = True) -> "HeliosPipeline":
+        """A pipeline that can decode latents and nothing else: only the VAE of the checkpoint is loaded. Arguments as above."""
+        config, vae_dtype = checkpoint.load_config(path), default_dtype() if vae_dtype is None else vae_dtype
+        vae = checkpoint.load_params(path, "vae", dtype_rules(vae_dtype, vae_dtype)["vae"], verify=verify)
+        return cls(config, {"vae": vae}, Tokenizer.from_file(os.path.join(path, "tokenizer")), vae_dtype=vae_dtype)
+
+    @classmethod
     def random(cls, config: HeliosConfig, seed: int = 0, *, dtype: DTypeLike | None = None) -> "HeliosPipeline":
         """Random weights, and a tokenizer trained on a few words: everything runs, and what comes out is noise.
 
@@ -166,6 +174,17 @@ class HeliosPipeline:
         for prompt in of_each_size.values():
             for _ in itertools.islice(self.stream(prompt, negative_prompt, **options), 2 if self.config.sample.amplify_first_chunk else 1):
                 pass
+
+    def configure(self, **runtime: Any) -> None:
+        """Change how the transformer is computed, by fields of :data:`~helios_jax.config.RUNTIME_FIELDS`: ``configure(kernels="xla")``."""
+        transformer = dataclasses.replace(self.config.transformer, **runtime)
+        self.config = dataclasses.replace(self.config, transformer=transformer)
+        self.transformer = HeliosTransformer(transformer, self.transformer.dtype)
+
+    def quantize(self, quantization: Quantization, *, round_activations: bool = False) -> None:
+        """Hold the transformer's large weights in eight bits; see :mod:`~helios_jax.models.quantization`."""
+        self.configure(round_activations=round_activations)
+        self.params = {**self.params, "transformer": quantize_transformer(self.params["transformer"], quantization)}
 
     def release_text_encoder(self, prompts: Sequence[str]) -> None:
         """Encode prompts and let the text encoder go, 10.6 GiB of the 14B model: from now on these are the prompts, negative ones included."""

@@ -67,7 +67,8 @@ def test_help_teaches_by_example():
 
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs these tests in the background has it ignored
 from helios_jax.checkpoint import arrays
 write = arrays.write
 arrays.write = lambda *arguments: (time.sleep(0.2), write(*arguments))

@@ -67,6 +67,15 @@ def test_every_chunk_is_there_when_it_is_written(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_a_chunk_is_one_fragment_whatever_it_shows(tmp_path):
+    """Frames that have nothing in common look like cuts to the encoder; times still go on without a gap."""
+    path, random = tmp_path / "noise.mp4", np.random.default_rng(0)
+    with open_live_writer(path, 24) as writer:
+        for count in (33, 33, 4):
+            writer.write(random.integers(0, 255, (count, 32, 48, 3), np.uint8))
+    assert live_frames(path) == [33, 66, 70]
+
+
 def test_moving_pictures(tmp_path):
     """Motion, for which an encoder would like to reorder frames: they come evenly, in the order they are shown, and nearly as they were."""
     texture = np.random.default_rng(0).normal(size=(8, 10)).repeat(6, 0).repeat(6, 1)
