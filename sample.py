@@ -191,7 +191,7 @@ def main() -> None:
     if DECODE.value:
         decode_file(config)
         return
-    state = load_state(state_path()) if RESUME.value else None
+    state = read_state() if RESUME.value else None
     videos = read_videos(config, state)
     fps = FPS.value or config.sample.fps
     for path in (path for video in videos for path in video.paths):
@@ -227,12 +227,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr if media.is_pipe(OUT.value) else sys.stdout)
 
 
+def read_state() -> VideoState:
+    """The state of the video at --out."""
+    if prompt_flags() or IMAGE.value or VIDEO.value:
+        raise RequestError("--resume goes on with the prompts it finds: leave --prompt and its like out")
+    return load_state(state_path())
+
+
 def read_videos(config: HeliosConfig, state: VideoState | None) -> list[Video]:
     """What is asked for, checked."""
     prompts: list[Prompt]
     if state is not None:
-        if prompt_flags() or IMAGE.value or VIDEO.value:
-            raise RequestError("--resume goes on with the prompts it finds: leave --prompt and its like out")
         prompts, batch = [state.prompts], len(state.prompts.changes[0].prompts)
     else:
         prompts, batch = read_prompts(), BATCH.value

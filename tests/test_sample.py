@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from helios_jax import HeliosPipeline, checkpoint
-from helios_jax.media import load_latents
+from helios_jax.media import live_frames, load_latents, open_video_writer
 
 from .sampling.conftest import TOY
 
@@ -21,9 +21,9 @@ PROMPT = "--prompt=a red ball rolls over green grass"
 TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
 
 
-def sample(*flags: str, folder: Path) -> subprocess.CompletedProcess:
+def sample(*flags: str, folder: Path, text: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "sample.py"), *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=text, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,7 +99,7 @@ def test_plan_says_what_is_needed_and_makes_nothing(tmp_path):
     """No prompt, no checkpoint and no GPU are needed; stderr stays clean."""
     result = sample(TINY, "--plan", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "1 video(s) of 192x128, bfloat16, the VAE float32, on NVIDIA H100" in result.stdout
+    assert "1 video(s) of 192x128, bfloat16, on NVIDIA H100" in result.stdout
     assert re.search(r"^it fits: 0\.\d\d GiB at once, of 79.10 GiB", result.stdout, re.MULTILINE)
     assert result.stderr == ""
     assert not any(tmp_path.iterdir())
@@ -111,6 +111,41 @@ def test_plan_of_what_does_not_fit_is_refused(tmp_path):
     assert result.returncode == 2
     assert "device memory" in result.stdout
     assert re.fullmatch(r"sample\.py: it does not fit: \S+ GiB at once, of 140\.40 GiB, .*\n", result.stderr)
+
+
+def test_a_live_video_that_was_stopped_goes_on_as_if_it_never_had_been(toy_checkpoint, tmp_path):
+    """Cut at 40 frames and resumed to 99: byte for byte the file of one run, and of its latents, which decode to the same frames."""
+    checkpoint = f"--checkpoint={toy_checkpoint}"
+    first = sample(PROMPT, checkpoint, "--num_frames=40", "--out=a.mp4", "--live", "--save_latents=a.safetensors", folder=tmp_path)
+    rest = ("--num_frames=99", "--statistics=a.csv", "--report=a.svg", "--save_latents=a.safetensors")
+    second = sample(checkpoint, "--out=a.mp4", "--resume", *rest, folder=tmp_path)
+    whole = sample(PROMPT, checkpoint, "--num_frames=99", "--out=-", folder=tmp_path, text=False)
+    assert first.returncode == second.returncode == whole.returncode == 0, (first.stderr, second.stderr, whole.stderr)
+    assert (tmp_path / "a.mp4").read_bytes() == whole.stdout
+    assert live_frames(tmp_path / "a.mp4") == [33, 66, 99]
+    assert load_latents(tmp_path / "a.safetensors")[0].shape[:2] == (1, 27)
+    assert (tmp_path / "a.csv").read_text().count("\n") == 3  # a heading, and the two chunks of the second run
+    assert (tmp_path / "a.svg").exists()
+    decoded = sample(checkpoint, "--decode=a.safetensors", "--out=frames", folder=tmp_path)
+    assert decoded.returncode == 0, decoded.stderr
+    assert len(list((tmp_path / "frames").iterdir())) == 99
+
+
+def test_image_video_and_schedule(toy_checkpoint, tmp_path):
+    """A picture of any size, a video of any rate and prompts that change: each is said on the first lines, and a video comes of it."""
+    noise = np.random.default_rng(0)
+    Image.fromarray(noise.integers(0, 255, (50, 77, 3), np.uint8)).save(tmp_path / "boat.png")
+    with open_video_writer(tmp_path / "boat.mp4", 12) as writer:
+        writer.write(noise.integers(0, 255, (20, 48, 80, 3), np.uint8))
+    (tmp_path / "story.json").write_text('[{"prompt": "a red ball", "chunks": 1}, {"prompt": "a blue square", "chunks": 1}]')
+    common = (f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors")
+    image = sample(PROMPT, *common, "--image=boat.png", "--quant=int8", folder=tmp_path)
+    video = sample(PROMPT, *common, "--video=boat.mp4", "--drift", folder=tmp_path)
+    story = sample(*common, "--prompt_schedule=story.json", folder=tmp_path)
+    assert image.returncode == video.returncode == story.returncode == 0, image.stderr + video.stderr + story.stderr
+    assert "boat.png: PNG image, 77x50, cropped to" in image.stdout
+    assert "boat.mp4: h264 video, 12 fps resampled to 24: 20 frames -> 40" in video.stdout
+    assert "1 video(s) of 66 frames" in story.stdout
 
 
 def truncated(path: Path) -> None:
@@ -149,10 +184,18 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ([], "give a prompt: either --prompt or --prompt_file"),
+        ([], "give a prompt: one of --prompt, --prompt_file and --prompt_schedule"),
         (["--prompt= "], "the prompt is empty"),
         (["--prompt_file=absent.txt"], "cannot read --prompt_file absent.txt: No such file"),
         (["--prompt_file=empty.txt"], "--prompt_file empty.txt has no prompt in it"),
+        ([PROMPT, "--prompt_file=prompts.txt"], "give a prompt: one of"),
+        (["--prompt_schedule=absent.csv"], "prompt schedule absent.csv: No such file"),
+        (["--resume", PROMPT], "--resume goes on with the prompts it finds"),
+        (["--resume"], "helios.mp4.state cannot be read as the saved state of a video"),
+        (["--decode=absent.safetensors"], "absent.safetensors: not a file of latents"),
+        ([PROMPT, "--image=absent.png"], "absent.png"),
+        ([PROMPT, "--image=a.png", "--video=a.mp4"], "give --image or --video, not both"),
+        ([PROMPT, "--image=absent.png", "--image_noise=much"], "--image_noise takes numbers, not 'much'"),
         ([PROMPT, "--num_frames=0"], "num_frames=0 must be at least 1"),
         ([PROMPT, "--height=96"], "height=96 must be a multiple of 64"),
         ([PROMPT, "--steps=2,2"], "steps=2,2 names 2 stages, but this checkpoint has 3"),

@@ -103,6 +103,10 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
         if partial.is_dir() and target.is_dir():
             _check_folder(target, overwrite)  # it had time to change
             target.rename(Path(folder, "old"))
+        if partial.is_file():  # some libraries keep what they write from other users
+            mask = os.umask(0)
+            os.umask(mask)
+            partial.chmod(0o666 & ~mask)
         partial.rename(target)
 
 

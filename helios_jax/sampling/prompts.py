@@ -181,4 +181,5 @@ def _read_entry(number: int, entry: Any, default: PromptEntry) -> PromptEntry:
     for name, value in entry.items():
         if type(value) is not fields[name]:
             raise RequestError(f"entry {number}: {name}={value!r} must be of type {fields[name].__name__}, not {type(value).__name__}")
-    return default._replace(**entry)
+    found = default._replace(**entry)
+    return found if "blend" in entry else found._replace(blend=max(0, min(found.blend, found.chunks - 1)))  # as much as there is room for

@@ -52,3 +52,9 @@ def test_unreadable_files_are_refused(tmp_path):
     safetensors.numpy.save_file({"latents": LATENTS[0]}, file)
     with pytest.raises(MediaError, match=r"must be float32 \[B, T, H, W, C\]"):
         load_latents(file)
+
+
+def test_whoever_may_read_new_files_may_read_latents(tmp_path):
+    (tmp_path / "plain").touch()
+    save_latents(tmp_path / "clip.safetensors", np.zeros((1, 1, 2, 2, 3), np.float32))
+    assert (tmp_path / "clip.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
