@@ -36,10 +36,10 @@ class ProgramMemory(NamedTuple):
     """Bytes of one program, as the compiler counts them.
 
     Attributes:
-      arguments, outputs: of the arrays that go in and come out.
+      arguments, outputs: of the arrays that go in and come out, on the device.
       aliased: of the outputs that take the place of donated arguments.
       temporary: of everything between.
-      host: of arrays in host memory, whatever they are for.
+      host: of arrays in host memory, save arguments.
       seconds: that tracing and compilation took here.
     """
 
@@ -107,7 +107,7 @@ def measure(program: Program, target: str) -> ProgramMemory:
         stats.output_size_in_bytes,
         stats.alias_size_in_bytes,
         stats.temp_size_in_bytes,
-        stats.host_argument_size_in_bytes + stats.host_output_size_in_bytes + stats.host_temp_size_in_bytes,
+        stats.host_output_size_in_bytes + stats.host_temp_size_in_bytes,
         time.perf_counter() - began,
     )
 

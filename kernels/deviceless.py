@@ -106,7 +106,8 @@ def compile_for(
 
     Args:
       fn: a function of arrays, jitted where it needs static or donated arguments.
-      *args: trees of ``jax.ShapeDtypeStruct`` or of arrays, of which only shapes and dtypes are used. Leaves without a sharding are replicated.
+      *args: trees of ``jax.ShapeDtypeStruct`` or of arrays, of which only shapes and dtypes are used. Leaves without a sharding are replicated;
+        one whose memory is "pinned_host", of whatever device, stays in the memory of the host.
       target: a key of :data:`TARGETS`.
       mesh: of :func:`devices`; by default a single one.
       options: of XLA, by their flags' names without dashes.
@@ -115,8 +116,7 @@ def compile_for(
       The program: ``memory_analysis()`` and ``as_text()`` tell about it; it cannot run.
     """
     mesh = mesh or Mesh(devices(target), ("device",))
-    replicated = NamedSharding(mesh, PartitionSpec())
-    args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x) or replicated), args)
+    args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x, mesh)), args)
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
     # Without a device nothing can be timed, and of what it could generate itself for a matrix product XLA would take the first: cuBLAS is
     # what would win.
@@ -131,9 +131,15 @@ def _folders(package: str) -> list[Path]:
     return [Path(folder) for folder in spec.submodule_search_locations] if spec else []
 
 
-def _sharding(x: Any) -> jax.sharding.Sharding | None:
+def _sharding(x: Any, mesh: Mesh) -> jax.sharding.Sharding:
     """Where the caller wants an abstract argument; an array's own place is a CPU."""
-    return x.sharding if isinstance(x, jax.ShapeDtypeStruct) else None
+    asked = x.sharding if isinstance(x, jax.ShapeDtypeStruct) else None
+    if asked is None:
+        return NamedSharding(mesh, PartitionSpec())
+    if asked.memory_kind == "pinned_host":
+        # Beside devices that are not there the kind of memory would be lost.
+        return NamedSharding(mesh.abstract_mesh, getattr(asked, "spec", PartitionSpec()), memory_kind=asked.memory_kind)
+    return asked
 
 
 @contextlib.contextmanager

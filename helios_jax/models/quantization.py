@@ -4,6 +4,7 @@ With ``x · W`` in full precision and ``W ≈ Q · diag(s)``, the product is ``(
 rounded to eight bits too, ``x ≈ diag(r) · P`` with one scale a token, ``diag(r) · (P · Q) · diag(s)``, whose inner product is of eight-bit numbers.
 """
 
+import functools
 import math
 from typing import Literal
 
@@ -21,7 +22,7 @@ QUANTIZED = {"attn1/qkv": 1, "attn1/out": 2, "attn2/q": 1, "attn2/kv": 1, "attn2
 def quantize_transformer(params: Params, quantization: Quantization) -> Params:
     """The transformer's parameters with eight-bit kernels in its blocks, ``kernel_scale`` beside each; everything else is as it was.
 
-    One kernel at a time is held in both forms.
+    One kernel at a time is held in both forms. What was in host memory is there again.
 
     Args:
       params: of the transformer.
@@ -32,6 +33,7 @@ def quantize_transformer(params: Params, quantization: Quantization) -> Params:
         part, name = path.split("/")
         layer = blocks[part][name]
         kernel, scale = _quantize_kernel(layer["kernel"], inputs, quantization)
+        kernel = jax.device_put(kernel, jax.typeof(layer["kernel"]).memory_space)
         blocks[part][name] = {**layer, "kernel": kernel, "kernel_scale": scale}
     return {**params, "blocks": blocks}
 
@@ -39,7 +41,8 @@ def quantize_transformer(params: Params, quantization: Quantization) -> Params:
 @jax.jit(static_argnums=(1, 2))
 def _quantize_kernel(kernel: Float[Array, "L *inputs_and_features"], inputs: int, quantization: Quantization) -> tuple[Array, Array]:
     """Each layer's kernel rounded to eight bits, and its scales [L, *features]."""
-    return jax.lax.map(lambda kernel: round_to_8_bits(kernel, tuple(range(inputs)), DTYPES[quantization]), kernel)
+    on_device = functools.partial(jax.device_put, device=jax.memory.Space.Device)
+    return jax.lax.map(lambda kernel: round_to_8_bits(on_device(kernel), tuple(range(inputs)), DTYPES[quantization]), kernel)
 
 
 def round_to_8_bits(x: Float[Array, "..."], axes: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Float[Array, "..."]]:

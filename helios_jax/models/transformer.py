@@ -245,8 +245,12 @@ class OutputTable(nn.Module):
 
 
 def layer_params(stack: Params, layer: int | Int[Array, ""]) -> Params:
-    """The parameters of one block."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), stack)
+    """The parameters of one block, on the device, where they are copied to from a stack in host memory."""
+
+    def take(leaf):
+        return jax.device_put(jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False), jax.memory.Space.Device)
+
+    return jax.tree.map(take, stack)
 
 
 def sinusoids(timesteps: Float[Array, "rows"] | Int[Array, "rows"], channels: int) -> Float[Array, "rows channels"]:

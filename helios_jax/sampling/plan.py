@@ -24,6 +24,7 @@ class Plan(NamedTuple):
     Attributes:
       resident: device memory that is held throughout, by part.
       working: device memory of each program beside that, while it runs; they run one after another.
+      before: device memory of what has come and gone before the rest is loaded, weights included.
       host: host memory, by part.
       source: how the working memory is known.
       unseen: what is not in it.
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
 
     resident: dict[str, int]
     working: dict[str, int]
+    before: dict[str, int]
     host: dict[str, int]
     source: str
     unseen: str
@@ -38,13 +40,15 @@ class Plan(NamedTuple):
     @property
     def peak(self) -> int:
         """Most device memory in use at once."""
-        return sum(self.resident.values()) + max(self.working.values())
+        return max([sum(self.resident.values()) + max(self.working.values()), *self.before.values()])
 
     def __str__(self) -> str:
         """A table, in GiB."""
         held = sum(self.resident.values())
         lines = ["device memory", *_rows(self.resident), f"working memory beside it, one program at a time, {self.source}"]
         lines += [f"{row}, {(held + size) / GIB:.2f} in all" for row, size in zip(_rows(self.working), self.working.values())]
+        if self.before:
+            lines += ["device memory before the rest is loaded", *_rows(self.before)]
         lines += [f"not seen: {self.unseen}", "host memory", *_rows(self.host)]
         return "\n".join(lines)
 
@@ -57,6 +61,7 @@ def plan_request(
     vae_dtype: DTypeLike = "bfloat16",
     *,
     text_encoder: bool = True,
+    stream_blocks: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Plan:
     """The plan of a request on a GPU, from its programs as compiled for it; without the compiler (the extra ``plan``), an estimate.
@@ -66,30 +71,35 @@ def plan_request(
       request: what is to be made.
       target: a key of :data:`helios_jax.kernels.deviceless.TARGETS`.
       dtype, vae_dtype: of weights and activations.
-      text_encoder: whether the text encoder stays on the device beside the others.
+      text_encoder: whether the text encoder stays on the device beside the others, or has been there before them.
+      stream_blocks: whether the transformer's blocks stay in host memory.
       progress: told what has been compiled.
 
     Raises:
       PlanError: if the compiler fails.
     """
-    estimate = estimate_request(config, request, dtype, vae_dtype, text_encoder=text_encoder, fused_attention=True)
+    kept = dict(text_encoder=text_encoder, stream_blocks=stream_blocks)
+    estimate = estimate_request(config, request, dtype, vae_dtype, **kept, fused_attention=True)
     options = dict(batch=request.batch, num_frames=request.num_frames, height=request.height, width=request.width)
     options |= dict(steps=request.plan.steps, guidance_scale=request.guidance_scale)
     names = dict(config=to_dict(config), request=options, dtype=np.dtype(dtype).name, vae_dtype=np.dtype(vae_dtype).name)
-    working, host = {}, dict(estimate.host)
+    names |= dict(stream_blocks=stream_blocks)
+    working, host, before = {}, dict(estimate.host), {}
     try:
         for name, memory in program_memory("helios_jax.sampling.programs:request_programs_from_json", names, target):
             progress(f"compiled {name} for {target} in {memory.seconds:.0f} s")
-            working[name] = memory.working
+            if name == "text encoder" and not text_encoder:
+                before[name] = memory.arguments + memory.working
+            else:
+                working[name] = memory.working
             if memory.host:
                 host[name] = memory.host
     except CompilerAbsentError as error:
         return estimate._replace(source=f"{estimate.source} ({error}: pip install -e '.[plan]' for what the compiler says)")
-    if not text_encoder:  # it ran alone, before the transformer was there
-        del working["text encoder"]
     return Plan(
         estimate.resident,
         working,
+        before,
         host,
         f"as compiled for {deviceless.TARGETS[target].name}",
         "workspace that cuDNN and cuBLAS ask for when they run, and what the allocator loses between arrays",
@@ -103,6 +113,7 @@ def estimate_request(
     vae_dtype: DTypeLike = "bfloat16",
     *,
     text_encoder: bool = True,
+    stream_blocks: bool = False,
     fused_attention: bool | None = None,
 ) -> Plan:
     """The plan of a request by arithmetic.
@@ -111,7 +122,7 @@ def estimate_request(
     encoder, and around the VAE's last upsampling over a whole chunk.
 
     Args:
-      config, request, dtype, vae_dtype, text_encoder: as in :func:`plan_request`.
+      config, request, dtype, vae_dtype, text_encoder, stream_blocks: as in :func:`plan_request`.
       fused_attention: whether attention scores are never stored; by default, where the program would run here.
     """
     if fused_attention is None:
@@ -144,14 +155,20 @@ def estimate_request(
         # the last upsampling holds its input at full resolution, its patches and its output
         "VAE decoder": request.batch * pixels * config.vae.base_dim * 6 * vae_size,
     }
-    if not text_encoder:  # it has been there alone, before the transformer
-        del resident["text encoder"], working["text encoder"]
+    before = {}
+    if not text_encoder:
+        before["text encoder"] = resident.pop("text encoder") + working.pop("text encoder")
     leaves = jax.tree.leaves(params)
     host = {
         "largest array while weights load": max(leaf.size * leaf.dtype.itemsize for leaf in leaves),
         "frames of a chunk": request.batch * pixels * 3,
     }
-    return Plan(resident, working, host, "estimated by arithmetic", "what XLA and its libraries need beside the arrays of one layer")
+    if stream_blocks:
+        host["the transformer's blocks"] = blocks = _bytes(params["transformer"]["blocks"])
+        resident["transformer"] -= blocks
+        working["chunk"] += blocks // cfg.num_layers
+    unseen = "what XLA and its libraries need beside the arrays of one layer"
+    return Plan(resident, working, before, host, "estimated by arithmetic", unseen)
 
 
 def available_memory() -> int | None:

@@ -16,16 +16,21 @@ from helios_jax.program_memory import Program
 from helios_jax.sampling.chunk import sample_chunk
 from helios_jax.sampling.pipeline import _decode, _embed_text
 from helios_jax.sampling.request import Request, make_request
-from helios_jax.sampling.weights import abstract_params
+from helios_jax.sampling.weights import abstract_params, blocks_in_host_memory
 from helios_jax.types import DTypeLike
 
 
-def request_programs(config: HeliosConfig, request: Request, dtype: DTypeLike, vae_dtype: DTypeLike) -> dict[str, Program]:
+def request_programs(
+    config: HeliosConfig, request: Request, dtype: DTypeLike, vae_dtype: DTypeLike, *, stream_blocks: bool = False
+) -> dict[str, Program]:
     """The programs that take memory, in the order they run, with arrays of a shape and a dtype only, for prompts of any length.
 
-    An amplified first chunk is left out: its loops are longer, and it needs the same memory.
+    An amplified first chunk is left out: its loops are longer, and it needs the same memory. With ``stream_blocks`` the transformer's blocks are
+    in host memory.
     """
     params = abstract_params(config, dtype, vae_dtype)
+    if stream_blocks:
+        params["transformer"] = blocks_in_host_memory(params["transformer"])
     samples, total = request.batch * (2 if request.plan.guided else 1), config.text_encoder.max_sequence_length
     transformer, scheduler = HeliosTransformer(config.transformer, dtype), config.scheduler
     array = jax.ShapeDtypeStruct
@@ -53,7 +58,9 @@ def request_programs(config: HeliosConfig, request: Request, dtype: DTypeLike, v
     }
 
 
-def request_programs_from_json(config: dict[str, Any], request: dict[str, Any], dtype: str, vae_dtype: str) -> dict[str, Program]:
+def request_programs_from_json(
+    config: dict[str, Any], request: dict[str, Any], dtype: str, vae_dtype: str, stream_blocks: bool
+) -> dict[str, Program]:
     """:func:`request_programs` with arguments that another process can be sent."""
     config = from_dict(HeliosConfig, config)
-    return request_programs(config, make_request(config, **request), jnp.dtype(dtype), jnp.dtype(vae_dtype))
+    return request_programs(config, make_request(config, **request), jnp.dtype(dtype), jnp.dtype(vae_dtype), stream_blocks=stream_blocks)

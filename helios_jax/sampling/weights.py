@@ -13,6 +13,9 @@ from helios_jax.config import HeliosConfig
 from helios_jax.models.transformer import keeps_float32
 from helios_jax.types import DTypeLike, Params
 
+HOST_MEMORY = "pinned_host"
+"""The kind of memory that an accelerator copies from by itself."""
+
 
 def dtype_rules(dtype: DTypeLike, vae_dtype: DTypeLike) -> dict[str, Callable[[str], DTypeLike]]:
     """For each component, the dtype of the parameter at a path: ``dtype``, save what the transformer keeps in float32, and the VAE's own."""
@@ -42,6 +45,22 @@ def random_params(config: HeliosConfig, seed: int, dtype: DTypeLike, vae_dtype: 
         return jnp.asarray(rng.standard_normal(slot.leaf_shape, np.float32) * np.float32(fan_in**-0.5), dtype)
 
     return _make(config, dtype, vae_dtype, draw)
+
+
+def host_memory() -> jax.sharding.Sharding:
+    """Host memory beside the default device."""
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0], memory_kind=HOST_MEMORY)
+
+
+def blocks_in_host_memory(params: Params) -> Params:
+    """The transformer's parameters, abstract or not, with its blocks' in host memory, from where the model copies them layer by layer."""
+
+    def move(leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host_memory())
+        return jax.device_put(leaf, leaf.sharding.with_memory_kind(HOST_MEMORY))
+
+    return {**params, "blocks": jax.tree.map(move, params["blocks"])}
 
 
 def _make(config: HeliosConfig, dtype: DTypeLike, vae_dtype: DTypeLike, leaf: Callable) -> dict[str, Params]:

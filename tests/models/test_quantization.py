@@ -11,7 +11,7 @@ import pytest
 from helios_jax.models.layers import Projection
 from helios_jax.models.quantization import QUANTIZED, quantize_transformer, round_to_8_bits
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.sampling.weights import random_params
+from helios_jax.sampling.weights import blocks_in_host_memory, random_params
 
 from ..sampling.conftest import TOY
 
@@ -71,3 +71,11 @@ def test_a_quantized_transformer_is_close_and_small(name, dtype, relative, round
     error = float(jnp.abs(rounded - velocity).max() / jnp.abs(velocity).max())
     print(name, round_activations, error)
     assert 1e-5 < error <= 4 * relative
+
+
+def test_blocks_in_host_memory_are_quantized_there():
+    """The same numbers, and the large kernels are in host memory as they were."""
+    params = random_params(TOY, 0, jnp.float32)["transformer"]
+    expected, found = (quantize_transformer(tree, "int8") for tree in (params, blocks_in_host_memory(params)))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert found["blocks"]["ffn"]["up"]["kernel"].sharding.memory_kind == "pinned_host"

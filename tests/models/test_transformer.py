@@ -16,6 +16,7 @@ from helios_jax.kernels.modulated_norm import modulated_layer_norm
 from helios_jax.models.block import Block, TextCache
 from helios_jax.models.rope import rope_table
 from helios_jax.models.transformer import HeliosTransformer, layer_params
+from helios_jax.sampling.weights import blocks_in_host_memory
 from helios_jax.types import FrameIndices, History
 
 CONFIG = TransformerConfig(
@@ -176,3 +177,15 @@ def test_time_and_modulation_are_float32_in_a_bfloat16_model(params):
     layer = layer_params(params["blocks"], 1)
     rows = jnp.stack(block.apply({"params": layer}, modulation, method="_rows"), axis=2)
     np.testing.assert_array_equal(rows, layer["scale_shift_table"][None, None] + modulation.astype(jnp.float32))
+
+
+def test_blocks_in_host_memory_are_copied_layer_by_layer(params):
+    """The velocity is the same to the last bit wherever the blocks are; so is everything computed before it."""
+    parts = []
+    for tree in (params, blocks_in_host_memory(params)):
+        text, history = run(tree, "embed_text", TEXT), run(tree, "embed_history", HISTORY, indices=INDICES)
+        parts.append((text, history, velocity(tree, text, history)))
+    kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(blocks_in_host_memory(params)["blocks"])}
+    assert kinds == {"pinned_host"}
+    jax.tree.map(np.testing.assert_array_equal, *parts)
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(parts)} == {"device"}

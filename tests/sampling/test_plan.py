@@ -6,15 +6,18 @@ import runpy
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.kernels import deviceless
+from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.program_memory import CompilerAbsentError, ProgramMemory
 from helios_jax.sampling import plan
 from helios_jax.sampling.plan import GIB, estimate_request, plan_request
 from helios_jax.sampling.programs import request_programs
 from helios_jax.sampling.request import make_request
+from helios_jax.sampling.weights import abstract_params, blocks_in_host_memory
 
 from .conftest import TOY
 
@@ -52,7 +55,7 @@ def test_the_process_that_compiles_is_asked_for_this_request(compiler):
     [(function, arguments, target)] = compiler
     module, _, name = function.partition(":")
     sent = getattr(__import__(module, fromlist=[name]), name)(**arguments)
-    expected = request_programs(config, request, "bfloat16", "float32")
+    expected = request_programs(config, request, "bfloat16", "bfloat16")
     shapes = lambda programs: {name: jax.tree.map(lambda x: (x.shape, x.dtype), program.args) for name, program in programs.items()}
     assert target == "h200"
     assert shapes(sent) == shapes(expected)
@@ -63,6 +66,27 @@ def test_a_released_text_encoder_is_not_counted(compiler):
     whole, without = (plan_request(TOY, make_request(TOY), "h100", "bfloat16", text_encoder=kept) for kept in (True, False))
     assert whole.peak - without.peak == whole.resident["text encoder"] > 0
     assert "text encoder" not in without.working
+
+
+def test_what_has_gone_before_counts_where_it_was_larger(compiler):
+    """A released text encoder was there alone: the peak is the larger of that time's and the rest's, each printed."""
+    found = plan_request(TOY, make_request(TOY), "h100", "bfloat16", text_encoder=False)
+    assert found.before == {"text encoder": 7 + 2 * GIB}
+    assert found._replace(before={"text encoder": 9 * GIB}).peak == 9 * GIB
+    assert "before the rest is loaded\n  text encoder                          2.00 GiB" in str(found)
+
+
+def test_streamed_blocks_move_from_device_to_host(compiler):
+    """What the device no longer holds, the host does; the process that compiles is told."""
+    whole, streamed = (
+        plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16", stream_blocks=stream) for stream in (False, True)
+    )
+    blocks = streamed.host["the transformer's blocks"]
+    assert round(blocks / GIB, 1) == 26.2
+    assert (
+        whole.resident["transformer"] - streamed.resident["transformer"] == blocks == sum(streamed.host.values()) - sum(whole.host.values())
+    )
+    assert [arguments["stream_blocks"] for _, arguments, _ in compiler] == [False, True]
 
 
 def test_without_a_compiler_an_estimate_says_that_it_is_one(monkeypatch):
@@ -77,12 +101,12 @@ def test_without_a_compiler_an_estimate_says_that_it_is_one(monkeypatch):
 
 
 def test_estimate_of_the_released_model():
-    """Weights and caches to the byte: 14B in bfloat16, save the parameters that stay float32; UMT5-XXL; the VAE in float32."""
+    """Weights and caches to the byte: 14B in bfloat16, save the parameters that stay float32; UMT5-XXL; the VAE in bfloat16."""
     resident = estimate_request(DISTILLED, make_request(DISTILLED), "bfloat16", fused_attention=True).resident
     assert {part: round(size / GIB, 2) for part, size in resident.items()} == {
         "transformer": 26.71,
         "text encoder": 10.58,
-        "VAE": 0.47,
+        "VAE": 0.24,
         "text keys and values": 0.39,
         "history and noise": 0.01,
     }
@@ -106,3 +130,31 @@ def test_released_model_fits_beside_its_text_encoder(monkeypatch):
     found = plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16")
     assert found.peak <= 48 * GIB
     assert found.peak - found.resident["text encoder"] <= 37 * GIB
+
+
+@pytest.mark.slow
+def test_released_model_in_small_memory(monkeypatch):
+    """14B Distilled, 384x640, batch 1, bfloat16, blocks streamed from host memory: at most 12 GiB, text encoding and decoding included."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    if reason := deviceless.unavailable():
+        pytest.skip(f"no compiler for GPUs: {reason}")
+    found = plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16", text_encoder=False, stream_blocks=True)
+    assert found.peak <= 12 * GIB
+
+
+def test_streamed_blocks_are_never_on_the_device_together():
+    """Compiled at full width, one copy of a block's kernel after another comes from host memory, and there is no such kernel of all blocks."""
+    if reason := deviceless.unavailable():
+        pytest.skip(f"no compiler for GPUs: {reason}")
+    config = dataclasses.replace(DISTILLED, transformer=dataclasses.replace(DISTILLED.transformer, num_layers=4))
+    params = blocks_in_host_memory(abstract_params(config, "bfloat16")["transformer"])
+    model = HeliosTransformer(config.transformer, jnp.bfloat16)
+    latents, text = jax.ShapeDtypeStruct((1, 3, 8, 8, 16), jnp.bfloat16), jax.ShapeDtypeStruct((1, 64, 4096), jnp.bfloat16)
+    velocity = lambda params, latents, time, text: model.apply({"params": params}, latents, time, text)
+    program = deviceless.compile_for(velocity, params, latents, jax.ShapeDtypeStruct((1,), jnp.float32), text)
+    memory, text = program.memory_analysis(), program.as_text()
+    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    assert memory.host_argument_size_in_bytes == size(params["blocks"])
+    assert memory.temp_size_in_bytes < 0.5 * size(params["blocks"])
+    assert "bf16[1,5120,13824]{2,1,0}" in text
+    assert set(re.findall(r"bf16\[4,5120,13824\]\{([^}]*)\}", text)) == {"2,1,0:S(5)"}

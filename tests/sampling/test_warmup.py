@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
-from helios_jax import HeliosPipeline
+from helios_jax import HeliosPipeline, checkpoint
 from helios_jax.compile_cache import count_programs
 from helios_jax.sampling.request import RequestError
 
@@ -38,3 +39,21 @@ def test_a_released_text_encoder_has_encoded_its_prompts(shallow):
     np.testing.assert_array_equal(pipeline.generate(f" {PROMPT}  ", **options), before)
     with pytest.raises(RequestError, match="the text encoder was released, and 'two blue squares' is not among the prompts"):
         pipeline.generate("two blue squares", **options)
+
+
+def test_blocks_streamed_from_host_memory_make_the_same_video(shallow, tmp_path):
+    """Moved there, or read there from a checkpoint without a stop on the device; nothing else is there."""
+    options = dict(num_frames=33, output="latent")
+    checkpoint.save(tmp_path / "toy", shallow.config, shallow.params, shallow.tokenizer)
+    moved = HeliosPipeline(shallow.config, shallow.params, shallow.tokenizer)
+    moved.stream_blocks()
+    read = HeliosPipeline.from_checkpoint(tmp_path / "toy", prompts=[PROMPT, ""], stream_blocks=True)
+    for pipeline in (moved, read):
+        in_host_memory = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, leaf in jax.tree_util.tree_leaves_with_path(pipeline.params)
+            if leaf.sharding.memory_kind == "pinned_host"
+        ]
+        assert len(in_host_memory) == len(jax.tree.leaves(shallow.params["transformer"]["blocks"]))
+        assert all(path.startswith("transformer/blocks/") for path in in_host_memory)
+        np.testing.assert_array_equal(pipeline.generate(PROMPT, **options), shallow.generate(PROMPT, **options))
