@@ -44,6 +44,7 @@ def toy_checkpoint(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_every_prompt_of_a_file_becomes_a_batch_of_videos(toy_checkpoint, tmp_path):
     """Two prompts, two seeds each: four folders of exactly the frames asked for, a plan before and a table of times after."""
     (tmp_path / "prompts.txt").write_text("a red ball\n\ntwo blue squares\n")
@@ -65,6 +66,7 @@ def test_every_prompt_of_a_file_becomes_a_batch_of_videos(toy_checkpoint, tmp_pa
         assert f"  {part} " in result.stdout
 
 
+@pytest.mark.slow
 def test_command_line_and_api_make_the_same_latents(toy_checkpoint, tmp_path):
     """Written latents are those of HeliosPipeline.generate with the same seed and steps."""
     result = sample(PROMPT, "--seed=3", "--steps=2,1,1", f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors", folder=tmp_path)
@@ -75,6 +77,7 @@ def test_command_line_and_api_make_the_same_latents(toy_checkpoint, tmp_path):
     assert metadata["prompt"] == "a red ball rolls over green grass"
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing(toy_checkpoint, tmp_path):
     """The first leaves its programs where --compile_cache says; with --compile_cache= nothing is left and nothing is found."""
     flags = (PROMPT, f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors")
@@ -85,6 +88,7 @@ def test_the_second_process_compiles_nothing(toy_checkpoint, tmp_path):
     assert any((tmp_path / "programs").iterdir())
 
 
+@pytest.mark.slow
 def test_warmed_up_and_without_its_text_encoder_it_makes_the_same_video(toy_checkpoint, tmp_path):
     """--warmup and --release_text_encoder change when things happen, and where, not what is made."""
     flags = (PROMPT, "--num_frames=35", f"--checkpoint={toy_checkpoint}")
@@ -113,6 +117,7 @@ def test_plan_of_what_does_not_fit_is_refused(tmp_path):
     assert re.fullmatch(r"sample\.py: it does not fit: \S+ GiB at once, of 140\.40 GiB, .*\n", result.stderr)
 
 
+@pytest.mark.slow
 def test_a_live_video_that_was_stopped_goes_on_as_if_it_never_had_been(toy_checkpoint, tmp_path):
     """Cut at 40 frames and resumed to 99: byte for byte the file of one run, and of its latents, which decode to the same frames."""
     checkpoint = f"--checkpoint={toy_checkpoint}"
@@ -131,6 +136,7 @@ def test_a_live_video_that_was_stopped_goes_on_as_if_it_never_had_been(toy_check
     assert len(list((tmp_path / "frames").iterdir())) == 99
 
 
+@pytest.mark.slow
 def test_image_video_and_schedule(toy_checkpoint, tmp_path):
     """A picture of any size, a video of any rate and prompts that change: each is said on the first lines, and a video comes of it."""
     noise = np.random.default_rng(0)

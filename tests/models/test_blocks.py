@@ -22,6 +22,7 @@ def make(batch=2, **changes):
     return HeliosTransformer(config.transformer), {"params": random_params(config, 0, jnp.float32)["transformer"]}, inputs
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_neither_value_nor_gradient():
     """With remat a block is computed again in the backward pass, and that is all."""
     results = []

@@ -112,6 +112,7 @@ def keeps_float32_in_torch(name):
     return any(part in name.split(".") for part in HeliosTransformer3DModel._keep_in_fp32_modules)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "shapes"),
     [(TINY, {}), (TINY | dict(is_amplify_history=True, num_layers=1), {}), pytest.param(FULL_WIDTH, FEW_TOKENS, marks=pytest.mark.slow)],

@@ -26,6 +26,7 @@ def count_compilations(run):
     return len(compiled)
 
 
+@pytest.mark.slow
 def test_second_request_of_the_same_shape_compiles_nothing(pipeline):
     """Other prompt, other seed, same shape: every program is there already, and one chunk program serves all chunks but the first."""
     first = count_compilations(lambda: pipeline.generate(PROMPT, num_frames=70))
@@ -56,6 +57,7 @@ def test_stream_yields_whole_chunks(pipeline):
     assert [chunk.shape[1] for chunk in pipeline.stream(PROMPT, num_frames=40)] == [33, 33]
 
 
+@pytest.mark.slow
 def test_a_video_does_not_depend_on_its_batch(pipeline):
     """Video b of a batch is that of seed + b made alone."""
     both = pipeline.generate(PROMPT, batch=2, seed=3, num_frames=34, output="latent")
@@ -77,6 +79,7 @@ def test_text_cache_is_as_long_as_the_prompt_needs(pipeline):
     assert pipeline.encode_prompts([PROMPT]).key.shape[2] == 64 < pipeline.config.text_encoder.max_sequence_length
 
 
+@pytest.mark.slow
 def test_prompt_matters_and_guidance_leads_away_from_the_negative(guided):
     """Positive and negative prompts change the result, apart."""
     options = dict(num_frames=33, output="latent")
@@ -85,6 +88,7 @@ def test_prompt_matters_and_guidance_leads_away_from_the_negative(guided):
     assert np.abs(first - guided.generate(PROMPT, "bright", **options)).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_stopwatch_tells_the_stages_apart(guided):
     """Each pyramid stage has its own seconds, which add up to the transformer's; compilation is apart, and done once for all stopwatches."""
     options = dict(num_frames=33, output="latent")
