@@ -45,6 +45,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import resource
 import runpy
 import sys
 import time
@@ -52,6 +53,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -164,6 +166,12 @@ COMPILE_CACHE = flags.DEFINE_string(
 )
 RELEASE_TEXT_ENCODER = flags.DEFINE_bool(
     "release_text_encoder", False, "Encode the prompts, then drop the text encoder before the transformer is loaded: at 14B, 11 GB less."
+)
+MEMORY = flags.DEFINE_enum(
+    "memory",
+    "all",
+    ["all", "low"],
+    "low: let the text encoder go, too, and keep the transformer's blocks in host memory, from where each is copied in its turn: 14B in 12 GiB.",
 )
 VERIFY = flags.DEFINE_bool("verify", True, "Compare the checkpoint's files with their digests.")
 
@@ -352,7 +360,7 @@ def announce(config: HeliosConfig, videos: list[Video], fps: int, dtype: str) ->
         f"{request.num_frames / fps:.1f} s at {fps} frames/s: {request.chunks} chunk(s) of {request.frames_per_chunk} frames, "
         f"steps {steps}, guidance {request.guidance_scale:g}"
     )
-    plan = estimate_request(config, request, dtype, default_dtype(), text_encoder=not RELEASE_TEXT_ENCODER.value)
+    plan = estimate_request(config, request, dtype, default_dtype(), **kept())
     peak, free = plan.peak, available_memory()
     say(
         f"device memory, estimated: {size(peak)}{f' of {size(free)} free' if free else ''} "
@@ -370,9 +378,7 @@ def show_plan(config: HeliosConfig, request: Request) -> None:
     """Print the memory that the request takes on the GPU of --plan, and refuse what does not fit."""
     gpu, dtype = TARGETS[PLAN.value], DTYPE.value or "bfloat16"
     with tqdm(total=0, bar_format="{desc}", disable=None, leave=False) as line:
-        plan = plan_request(
-            config, request, PLAN.value, dtype, text_encoder=not RELEASE_TEXT_ENCODER.value, progress=line.set_description_str
-        )
+        plan = plan_request(config, request, PLAN.value, dtype, **kept(), progress=line.set_description_str)
     print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, on {gpu.name}")
     print(plan)
     share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
@@ -384,21 +390,30 @@ def show_plan(config: HeliosConfig, request: Request) -> None:
     print(f"it fits: {verdict}")
 
 
+def kept() -> dict[str, bool]:
+    """What stays on the device, as the plan and the pipeline are told."""
+    low = MEMORY.value == "low"
+    return dict(text_encoder=not (RELEASE_TEXT_ENCODER.value or low), stream_blocks=low)
+
+
 def load(config: HeliosConfig, dtype: str, videos: list[Video]) -> HeliosPipeline:
     """The checkpoint, or random weights."""
     prompts = [text for video in videos for text in make_schedule(video.prompt, None).prompts()]
     encoded = [*prompts, config.sample.negative_prompt if NEGATIVE_PROMPT.value is None else NEGATIVE_PROMPT.value]
     if CHECKPOINT.value is not None:
-        only = encoded if RELEASE_TEXT_ENCODER.value else None
-        pipeline = HeliosPipeline.from_checkpoint(CHECKPOINT.value, dtype=dtype, verify=VERIFY.value, prompts=only)
+        only = None if kept()["text_encoder"] else encoded
+        streamed = kept()["stream_blocks"]
+        pipeline = HeliosPipeline.from_checkpoint(CHECKPOINT.value, dtype=dtype, verify=VERIFY.value, prompts=only, stream_blocks=streamed)
     else:
         say("no --checkpoint: the weights are random, so expect coloured noise, not what the prompt says")
         pipeline = HeliosPipeline.random(config, dtype=dtype)
-        if RELEASE_TEXT_ENCODER.value:
+        if not kept()["text_encoder"]:
             pipeline.release_text_encoder(encoded)
     pipeline.configure(**{name: getattr(config.transformer, name) for name in RUNTIME_FIELDS})
     if QUANT.value:
         pipeline.quantize(QUANT.value, round_activations=QUANT_ACTIVATIONS.value)
+    if kept()["stream_blocks"]:
+        pipeline.stream_blocks()
     return pipeline
 
 
@@ -537,6 +552,9 @@ def report(stopwatch: Stopwatch, seconds: float, frames: int, paths: list[str], 
             say(f"  {'  ' if part in stages else ''}{part:<14}{parts[part]:9.2f}")
     warm = seconds - sum(parts.get(part, 0.0) for part in ("load", "warm-up", "compile"))
     say(f"  {'total':<14}{seconds:9.2f}   {frames / seconds:.2f} frames/s, {frames / warm:.2f} warm")
+    device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    say(f"peak memory: {f'device {size(device)}, ' if device else ''}process {size(host)}")
     say(f"{programs['needed'] - programs['cached']} programs compiled, {programs['cached']} found in the compile cache")
     say("wrote " + ", ".join(paths))
 

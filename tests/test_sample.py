@@ -145,7 +145,7 @@ def test_image_video_and_schedule(toy_checkpoint, tmp_path):
         writer.write(noise.integers(0, 255, (20, 48, 80, 3), np.uint8))
     (tmp_path / "story.json").write_text('[{"prompt": "a red ball", "chunks": 1}, {"prompt": "a blue square", "chunks": 1}]')
     common = (f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors")
-    image = sample(PROMPT, *common, "--image=boat.png", "--quant=int8", folder=tmp_path)
+    image = sample(PROMPT, *common, "--image=boat.png", "--quant=int8", "--memory=low", folder=tmp_path)
     video = sample(PROMPT, *common, "--video=boat.mp4", "--drift", folder=tmp_path)
     story = sample(*common, "--prompt_schedule=story.json", folder=tmp_path)
     assert image.returncode == video.returncode == story.returncode == 0, image.stderr + video.stderr + story.stderr
