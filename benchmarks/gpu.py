@@ -11,6 +11,7 @@ Each row is written to --out as soon as it is measured, so an interrupted run le
   matmul          the widest product of the model: the rate the transformer is held against
   kernel          a queue of calls over buffers that together exceed the L2 cache several times; bytes are those of operands and results, once each
   attention       4 N S d K operations
+  convolution     of the VAE, operations of the plain form whatever the form
   block, forward  bfloat16, batch 1, history and text prepared, as the sampler calls them; operations of what PyTorch computes, without our savings
   vae             one chunk of latents to 8-bit frames
   chunk           seconds between the frames of two chunks in host memory, median of chunks 2 to 8; transformer, VAE and copy inside
@@ -42,6 +43,7 @@ from helios_jax.kernels import gated_residual, modulated_norm, norm, norm_rope
 from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer, layer_params
+from helios_jax.models.vae_layers import conv3d, convolve, frames_as_channels, tap_by_tap, upsample_convolve
 from helios_jax.sampling.chunk import ChunkPlan, embed_chunk_history
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.weights import abstract_params
@@ -137,6 +139,7 @@ def rows(size: Size) -> Iterator[Row]:
     yield from device_rows(size)
     yield from kernel_rows(size)
     yield from attention_rows(size)
+    yield from convolution_rows(size)
     yield from model_rows(size)
 
 
@@ -192,6 +195,25 @@ def attention_rows(size: Size) -> Iterator[Row]:
         for implementation in ("cudnn", "pallas") if SIZE.value == "full" else ("xla",):
             call = jax.jit(functools.partial(attention_kernel.attention, implementation=implementation))
             yield Row(f"attention {kind}, {implementation}", queued(call, inputs, 10), ("TFLOP/s", operations), "matmul")
+
+
+def convolution_rows(size: Size) -> Iterator[Row]:
+    """The VAE's widest convolution in each form, and its last upsampling by phases and by repetition, over the frames of three latent ones."""
+    frames, C = 12, size.config.vae.base_dim
+    given = dict(strides=(1, 1, 1), padding=((1, 1), (1, 1)))
+    x, kernel = random_like((array(1, frames + 2, size.height, size.width, C), array(3, 3, 3, C, C)))
+    operations = 2 * 27 * C * C * frames * size.height * size.width
+    for form in (conv3d, tap_by_tap, frames_as_channels):
+        run = queued(jax.jit(functools.partial(form, **given)), [(x, kernel)], 5)
+        yield Row(f"convolution 3 x 3 x 3, {form.__name__}", run, ("TFLOP/s", operations), "matmul")
+    x, kernel, bias = random_like((array(1, frames, size.height // 2, size.width // 2, 2 * C), array(1, 3, 3, 2 * C, C), array(C)))
+
+    def repeated(x, kernel, bias):
+        return convolve(x.repeat(2, axis=2).repeat(2, axis=3), kernel, bias, padding=((1, 1), (1, 1)))
+
+    operations = 2 * 9 * 2 * C * C * frames * size.height * size.width
+    for name, form in {"phases": upsample_convolve, "repetition": repeated}.items():
+        yield Row(f"convolution after upsampling, {name}", queued(jax.jit(form), [(x, kernel, bias)], 5), ("TFLOP/s", operations), "matmul")
 
 
 def model_rows(size: Size) -> Iterator[Row]:

@@ -23,14 +23,14 @@ from absl import app, flags
 from helios_jax import HeliosPipeline
 from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory; without one, random weights of 26 M parameters.")
-HEIGHT = flags.DEFINE_integer("height", 128, "Pixels.")
-WIDTH = flags.DEFINE_integer("width", 192, "Pixels.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory; without one, random weights.")
+HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.")
+WIDTH = flags.DEFINE_integer("width", 128, "Pixels.")
 OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/quantization"), "Result files, without .json and .md.")
 
 PROMPT = "a red ball rolls slowly over green grass while the camera follows it from the left"
 CONFIG = HeliosConfig(
-    transformer=TransformerConfig(num_attention_heads=4, num_layers=6, ffn_dim=1408, text_dim=64),
+    transformer=TransformerConfig(num_attention_heads=4, num_layers=4, ffn_dim=1408, text_dim=64),
     vae=VAEConfig(base_dim=16, dim_mult=(1, 1, 1, 1), num_res_blocks=1),
     text_encoder=TextEncoderConfig(vocab_size=256, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4),
     scheduler=SchedulerConfig(solver="dmd", time_shift_type="linear"),

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,24 @@ def test_a_live_video_that_was_stopped_goes_on_as_if_it_never_had_been(toy_check
     decoded = sample(checkpoint, "--decode=a.safetensors", "--out=frames", folder=tmp_path)
     assert decoded.returncode == 0, decoded.stderr
     assert len(list((tmp_path / "frames").iterdir())) == 99
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_leaves_a_video_that_plays_and_goes_on(toy_checkpoint, tmp_path):
+    """Killed without warning: whole chunks are in the file, and --resume makes it as long as it was to be."""
+    flags = [PROMPT, f"--checkpoint={toy_checkpoint}", "--num_frames=3300", "--out=a.mp4", "--live"]
+    command = [sys.executable, str(ROOT / "sample.py"), *flags]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "a.mp4.state").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    made = live_frames(tmp_path / "a.mp4")
+    assert made == list(range(33, made[-1] + 1, 33))
+    result = sample(f"--checkpoint={toy_checkpoint}", f"--num_frames={made[-1] + 40}", "--out=a.mp4", "--resume", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert live_frames(tmp_path / "a.mp4")[-1] == made[-1] + 40
 
 
 @pytest.mark.slow
