@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import runpy
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -158,3 +159,20 @@ def test_streamed_blocks_are_never_on_the_device_together():
     assert memory.temp_size_in_bytes < 0.5 * size(params["blocks"])
     assert "bf16[1,5120,13824]{2,1,0}" in text
     assert set(re.findall(r"bf16\[4,5120,13824\]\{([^}]*)\}", text)) == {"2,1,0:S(5)"}
+
+
+@pytest.mark.slow
+def test_the_chunk_program_spills_nothing_and_has_its_kernels(monkeypatch):
+    """Three layers of full width, all stages: no kernel of XLA's keeps registers in memory, and the fused ones and cuDNN's attention are there."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    if reason := deviceless.unavailable():
+        pytest.skip(f"no compiler for GPUs: {reason}")
+    config = dataclasses.replace(DISTILLED, transformer=dataclasses.replace(DISTILLED.transformer, num_layers=3))
+    chunk = request_programs(config, make_request(config, steps=(1, 1, 1)), "bfloat16", "bfloat16")["chunk"]
+    strict = {"xla_gpu_fail_ptx_compilation_on_register_spilling": True}
+    calls = Counter(
+        re.findall(r'custom_call_target="([^"]+)"', deviceless.compile_for(chunk.function, *chunk.args, options=strict).as_text())
+    )
+    blocks = 3 * 3  # layers and stages
+    assert calls["__cudnn$fmhaSoftmax"] == 2 * blocks  # to all tokens, and to the text
+    assert calls["triton_kernel_call"] + calls["mosaic_gpu_v2"] >= 6 * blocks  # norm, q k v, two sums with norms, norm of text queries, sum
