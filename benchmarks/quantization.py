@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> None:
         "device": jax.local_devices()[0].device_kind,
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in ("jax", "jaxlib")},
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "weights": CHECKPOINT.value or "random",
         "transformer": dataclasses.asdict(pipeline.config.transformer),
         "size": f"{HEIGHT.value} x {WIDTH.value}, 33 frames, steps {pipeline.config.sample.steps}",
