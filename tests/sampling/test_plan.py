@@ -13,7 +13,7 @@ import pytest
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.kernels import deviceless
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.program_memory import CompilerAbsentError, ProgramMemory
+from helios_jax.program_memory import CompilerAbsentError, ProgramMemory, measure
 from helios_jax.sampling import plan
 from helios_jax.sampling.plan import GIB, estimate_request, plan_request
 from helios_jax.sampling.programs import request_programs
@@ -131,6 +131,8 @@ def test_released_model_fits_beside_its_text_encoder(monkeypatch):
     found = plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16")
     assert found.peak <= 48 * GIB
     assert found.peak - found.resident["text encoder"] <= 37 * GIB
+    streamed = estimate_request(DISTILLED, make_request(DISTILLED), "bfloat16", text_encoder=False, stream_blocks=True)
+    assert sum(streamed.resident.values()) + found.working["VAE decoder"] <= 12 * GIB
 
 
 @pytest.mark.slow
@@ -139,7 +141,9 @@ def test_released_model_in_small_memory(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     if reason := deviceless.unavailable():
         pytest.skip(f"no compiler for GPUs: {reason}")
-    found = plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16", text_encoder=False, stream_blocks=True)
+    request, low = make_request(DISTILLED), dict(text_encoder=False, stream_blocks=True)
+    chunk = measure(request_programs(DISTILLED, request, "bfloat16", "bfloat16", stream_blocks=True)["chunk"], "h100")
+    found = estimate_request(DISTILLED, request, "bfloat16", fused_attention=True, **low)._replace(working={"chunk": chunk.working})
     assert found.peak <= 12 * GIB
 
 
