@@ -188,7 +188,9 @@ class Video(NamedTuple):
 
 def main() -> None:
     """Read the request, say what it will take, make the videos, say where the time went."""
-    if REPORT.value and STATISTICS.value and not (prompt_flags() or RESUME.value):
+    if REPORT.value and not STATISTICS.value:
+        raise RequestError("--report draws what --statistics keeps: name that file, too")
+    if REPORT.value and not (prompt_flags() or RESUME.value):
         save_curves(REPORT.value, load_statistics(STATISTICS.value))
         return
     config = read_config()
@@ -199,6 +201,10 @@ def main() -> None:
     if DECODE.value:
         decode_file(config)
         return
+    if SAVE_LATENTS.value:
+        if media.output_kind(SAVE_LATENTS.value) != ".safetensors":
+            raise RequestError(f"--save_latents={SAVE_LATENTS.value} must be a .safetensors file")
+        media.check_output(SAVE_LATENTS.value)
     state = read_state() if RESUME.value else None
     videos = read_videos(config, state)
     fps = FPS.value or config.sample.fps
