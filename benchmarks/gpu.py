@@ -44,9 +44,9 @@ from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer, layer_params
 from helios_jax.models.vae_layers import conv3d, convolve, frames_as_channels, tap_by_tap, upsample_convolve
+from helios_jax.models.weights import abstract_params
 from helios_jax.sampling.chunk import ChunkPlan, embed_chunk_history
 from helios_jax.sampling.pipeline import HeliosPipeline
-from helios_jax.sampling.weights import abstract_params
 
 ROOT = Path(__file__).parents[1]
 SIZE = flags.DEFINE_enum("size", "full", ["full", "toy"], "The released model at 384 x 640, or the tiny preset.")

@@ -24,6 +24,7 @@ from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
+from helios_jax.models.weights import abstract_params, blocks_in_host_memory, dtype_rules, host_memory, random_params
 from helios_jax.sampling.chunk import sample_chunk, sample_chunk_by_stages
 from helios_jax.sampling.conditioning import NOISE, ConditioningNoise, draw_conditioning_noise, make_conditioning, start_state
 from helios_jax.sampling.loop import ChunkRecord, Sent, run_chunks
@@ -33,7 +34,6 @@ from helios_jax.sampling.request import Request, RequestError, frames_per_chunk,
 from helios_jax.sampling.state import VideoState, check_config
 from helios_jax.sampling.text import Features, PromptTexts
 from helios_jax.sampling.timing import Stopwatch
-from helios_jax.sampling.weights import abstract_params, blocks_in_host_memory, dtype_rules, host_memory, random_params
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
 
 MAX_SEED = 2**31

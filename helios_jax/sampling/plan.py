@@ -10,9 +10,9 @@ import numpy as np
 
 from helios_jax.config import HeliosConfig, to_dict
 from helios_jax.kernels import deviceless
+from helios_jax.models.weights import abstract_params
 from helios_jax.program_memory import CompilerAbsentError, program_memory
 from helios_jax.sampling.request import Request
-from helios_jax.sampling.weights import abstract_params
 from helios_jax.types import DTypeLike, Params
 
 GIB = 2**30

@@ -12,11 +12,11 @@ from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, _encode
 from helios_jax.models.vae import VAE
+from helios_jax.models.weights import abstract_params, blocks_in_host_memory
 from helios_jax.program_memory import Program
 from helios_jax.sampling.chunk import sample_chunk
 from helios_jax.sampling.pipeline import _decode, _embed_text
 from helios_jax.sampling.request import Request, make_request
-from helios_jax.sampling.weights import abstract_params, blocks_in_host_memory
 from helios_jax.types import DTypeLike
 
 

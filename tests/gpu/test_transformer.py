@@ -9,7 +9,7 @@ import pytest
 from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.history import frame_indices
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.sampling.weights import random_params
+from helios_jax.models.weights import random_params
 from helios_jax.types import History
 
 SIZES = (16, 2, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.sampling.weights import random_params
+from helios_jax.models.weights import random_params
 
 from ..sampling.conftest import TOY
 

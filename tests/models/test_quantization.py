@@ -11,7 +11,7 @@ import pytest
 from helios_jax.models.layers import Projection
 from helios_jax.models.quantization import QUANTIZED, quantize_transformer, round_to_8_bits
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.sampling.weights import blocks_in_host_memory, random_params
+from helios_jax.models.weights import blocks_in_host_memory, random_params
 
 from ..sampling.conftest import TOY
 

@@ -16,7 +16,7 @@ from helios_jax.kernels.modulated_norm import modulated_layer_norm
 from helios_jax.models.block import Block, TextCache
 from helios_jax.models.rope import rope_table
 from helios_jax.models.transformer import HeliosTransformer, layer_params
-from helios_jax.sampling.weights import blocks_in_host_memory
+from helios_jax.models.weights import blocks_in_host_memory
 from helios_jax.types import FrameIndices, History
 
 CONFIG = TransformerConfig(

@@ -13,8 +13,8 @@ from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_schedule
 from helios_jax.diffusion.solvers import solver_table
 from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
+from helios_jax.models.weights import abstract_params
 from helios_jax.sampling.chunk import ChunkPlan, _solve, sample_chunk
-from helios_jax.sampling.weights import abstract_params
 
 from .conftest import TOY
 
