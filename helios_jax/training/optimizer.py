@@ -1,0 +1,70 @@
+"""The optimiser: gradients clipped by their global norm, then AdamW, under a schedule of the learning rate."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from helios_jax.config import ConfigError
+from helios_jax.types import Array, Float, Int, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule.
+
+    ``constant`` pays no heed to ``warmup_steps``; ``constant_with_warmup`` and ``cosine`` rise linearly from 0 over as many steps, and
+    ``cosine`` then falls to 0 at step ``decay_steps``. ``clip_norm`` 0 leaves gradients as they are.
+    """
+
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "constant_with_warmup", "cosine"] = "constant"
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        if self.learning_rate < 0 or self.clip_norm < 0 or self.weight_decay < 0:
+            raise ConfigError("optimizer.learning_rate, optimizer.clip_norm and optimizer.weight_decay must not be negative")
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise ConfigError(f"optimizer.b1={self.b1} and optimizer.b2={self.b2} must be at least 0 and less than 1")
+        if self.schedule == "cosine" and self.decay_steps <= self.warmup_steps:
+            raise ConfigError(
+                f"optimizer.decay_steps={self.decay_steps} must be more than optimizer.warmup_steps={self.warmup_steps} for schedule='cosine'"
+            )
+
+
+def make_schedule(config: OptimizerConfig) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
+    """The learning rate as a function of the number of steps taken before this one."""
+    warmup = 0 if config.schedule == "constant" else config.warmup_steps
+
+    def learning_rate(steps: Int[Array, ""] | int) -> Float[Array, ""]:
+        steps = jnp.asarray(steps, jnp.float32)
+        factor = jnp.minimum(steps / warmup, 1.0) if warmup else jnp.ones_like(steps)
+        if config.schedule == "cosine":
+            progress = jnp.clip((steps - warmup) / (config.decay_steps - warmup), 0.0, 1.0)
+            factor = factor * 0.5 * (1 + jnp.cos(math.pi * progress))
+        return config.learning_rate * factor
+
+    return learning_rate
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """``p <- p - lr (m / (sqrt(v) + eps) + weight_decay p)``, moments bias-corrected; every leaf decays, biases too."""
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    adamw = optax.adamw(make_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
+    transform = optax.chain(clip, adamw)
+
+    def update(gradients: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer step
+            return transform.update(gradients, state, params)
+
+    return optax.GradientTransformation(transform.init, update)
