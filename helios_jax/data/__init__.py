@@ -1,0 +1,1 @@
+"""Training data: clips, their encoding to records, and the batches made of them."""

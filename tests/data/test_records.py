@@ -1,0 +1,131 @@
+"""Records on disk: whole or absent, checked when read."""
+
+import dataclasses
+import json
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from helios_jax.data.records import (
+    DataError,
+    Entry,
+    RecordError,
+    RecordSource,
+    from_bytes,
+    has_shard,
+    open_shard,
+    read_skipped,
+    to_bytes,
+    write_facts,
+)
+
+from .toy import FACTS, toy_record, write_dataset
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_a_record_comes_back_as_it_was_written(tmp_path, dtype):
+    """Latents and text bit for bit in their own dtypes, prompt and metadata too, and the index knows the rest without reading it."""
+    record = toy_record("clip-0")._replace(prompt="Ein Ball\nrollt — \u2028weiter")
+    record = record._replace(latents=record.latents.astype(dtype))
+    source = RecordSource([write_dataset(tmp_path / "set", [record, toy_record("clip-1", 3)], per_shard=1)])
+    read = source.read(0)
+    assert read.latents.dtype == dtype
+    assert read.text.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(read.latents, record.latents)
+    np.testing.assert_array_equal(read.text, record.text)
+    assert (read.prompt, read.metadata) == (record.prompt, record.metadata)
+    expected = Entry(id="clip-1", prompt="clip clip-1", sections=3, height=2, width=3, tokens=5, frames=99, source="clip-1.mp4")
+    assert source.entries[1] == expected
+
+
+def test_a_shard_that_fails_leaves_nothing(tmp_path):
+    """An error while a shard is written removes what is half written, and readers do not see it."""
+    write_facts(tmp_path, FACTS)
+    with pytest.raises(KeyboardInterrupt), open_shard(tmp_path, "clips-00000") as shard:  # noqa: PT012
+        shard.write(toy_record("clip-0"))
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+    assert not has_shard(tmp_path, "clips-00000")
+    with pytest.raises(DataError, match="no records in"):
+        RecordSource([tmp_path])
+
+
+def test_what_cannot_be_a_record_is_not_written(tmp_path):
+    """Values that are not finite and arrays of other ranks and dtypes are refused, and what was left out is listed."""
+    good = toy_record("clip-0")
+    write_facts(tmp_path, FACTS)
+    with open_shard(tmp_path, "clips-00000") as shard:
+        with pytest.raises(RecordError, match="latents has values that are not finite"):
+            shard.write(good._replace(latents=good.latents * np.float32(np.inf)))
+        with pytest.raises(RecordError, match=r"not \{'latents': 'float64"):
+            shard.write(good._replace(latents=good.latents.astype(np.float64)))
+        with pytest.raises(RecordError, match="a record has latents"):
+            shard.write(good._replace(text=good.text[:0]))
+        shard.skip("a.mp4", "too short")
+        shard.write(good)
+    assert len(RecordSource([tmp_path])) == 1
+    assert read_skipped(tmp_path) == [{"source": "a.mp4", "reason": "too short"}]
+
+
+def test_damage_is_named_by_file_and_record(tmp_path):
+    """A flipped bit, another shape than the index says, a file cut short, and one that is gone; the records beside them are read."""
+    folder = write_dataset(tmp_path / "set", [toy_record(f"clip-{i}") for i in range(12)], per_shard=3)
+    files = sorted(folder.glob("*.array_record"))
+    flipped = bytearray(files[0].read_bytes())
+    flipped[flipped.index(b"clip-1.mp4")] ^= 1
+    files[0].write_bytes(flipped)
+    index = files[1].with_suffix(".jsonl")
+    index.write_text(index.read_text().replace('"sections": 4', '"sections": 5', 1))
+    files[2].write_bytes(files[2].read_bytes()[:-100])
+    files[3].unlink()
+    source = RecordSource([folder])
+    assert len(source) == 12
+    causes = {1: "hash mismatch", 3: r"latents are \[4, 9, 2, 3, 2\], its index says \[5,", 6: "Corrupted|hash", 7: "", 9: "No such file"}
+    for number, cause in causes.items():
+        place = f"{files[number // 3]}: record {number % 3} (clip-{number}): "
+        with pytest.raises(RecordError, match=f"{re.escape(place)}.*({cause})"):
+            source.read(number)
+    assert [source.read(number).metadata["id"] for number in (0, 2, 4, 5)] == ["clip-0", "clip-2", "clip-4", "clip-5"]
+
+
+def test_no_blob_is_taken_for_a_record_that_is_none():
+    """Whatever the bytes, there is a record or a RecordError."""
+    blob = to_bytes(toy_record("clip-0"))
+    for bad in (b"", b"\xff" * 9, blob[:100], blob[:-1], blob.replace(b"BF16", b"I16 "), blob.replace(b"prompt", b"prumpt")):
+        with pytest.raises(RecordError):
+            from_bytes(bad)
+
+
+def test_datasets_that_do_not_fit_are_not_mixed(tmp_path):
+    """Other sizes or another VAE are refused by name; a VAE that is not known fits any."""
+    folders = {}
+    for name, change in {"a": dict(vae="1"), "b": dict(vae="2"), "c": dict(vae=""), "d": dict(text_width=4), "e": dict(vae="1")}.items():
+        facts = dataclasses.replace(FACTS, **change)
+        record = toy_record("clip-0")
+        record = record._replace(text=np.ones((5, facts.text_width), ml_dtypes.bfloat16))
+        folders[name] = write_dataset(tmp_path / name, [record], facts=facts)
+    with pytest.raises(DataError, match=re.escape(f"{folders['a']} and {folders['b']} cannot be mixed: vae '1' and '2'")):
+        RecordSource([folders["a"], folders["b"]])
+    with pytest.raises(DataError, match="text_width 3 and 4"):
+        RecordSource([folders["c"], folders["d"]])
+    with pytest.raises(DataError, match="vae '1' and '2'"):
+        RecordSource([folders["a"], folders["c"], folders["b"]])
+    source = RecordSource([folders["c"], folders["a"], folders["e"]])
+    assert (len(source), source.facts.vae) == (3, "1")
+
+
+def test_a_dataset_is_founded_once(tmp_path):
+    """The same facts go on with a dataset; others, and files that are no facts, are refused."""
+    write_facts(tmp_path, FACTS)
+    write_facts(tmp_path, FACTS)
+    with pytest.raises(DataError, match=r"made otherwise.*latent_channels 2 and 3"):
+        write_facts(tmp_path, dataclasses.replace(FACTS, latent_channels=3))
+    with pytest.raises(DataError, match="other inputs or settings"):
+        write_facts(tmp_path, dataclasses.replace(FACTS, inputs="others"))
+    (tmp_path / "dataset.json").write_text(json.dumps({"section_frames": "nine"}))
+    with pytest.raises(DataError, match="cannot be read: section_frames='nine' must be of type int"):
+        RecordSource([tmp_path])
+    with pytest.raises(DataError, match="not a folder of records"):
+        RecordSource([tmp_path / "nowhere"])
