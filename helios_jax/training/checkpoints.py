@@ -1,0 +1,307 @@
+"""Checkpoints of a training run: written in the background, verified leaf by leaf when read.
+
+::
+
+    <folder>/<step>/state/    the arrays, by Orbax
+    <folder>/<step>/meta/     JSON: the run's signature, the data iterator's state, shape, dtype and sha256 digests of each leaf
+
+A step appears under its name when it is complete. The digests are of the values in host memory, taken before Orbax sees them: one for each
+part of a leaf that the devices hold, so that each process digests what it has.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.training.leaf_digests import altered_leaves, digests, named_leaves, sha256
+
+log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """What :meth:`Checkpoints.restore_latest` found.
+
+    ``skipped`` has one line for each entry of the folder that was passed over: the entry, and why.
+    """
+
+    step: int
+    state: Any
+    data_state: Any
+    skipped: list[str]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      folder: where the steps lie.
+      signature: what must be equal for a checkpoint to continue this run (its stage, geometry, configuration): nested dictionaries of what
+        JSON can hold.
+      free: fields of the signature that may differ, keys joined with dots; a section frees all its fields.
+      keep: how many of the newest steps are kept.
+      keep_every: steps that are multiples of this are kept for good; 0 keeps none.
+      read_only: change nothing in the folder, so that a run which is under way can be read.
+
+    Raises:
+      CheckpointError: if ``folder`` is to be read only and is not there.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        signature: Mapping[str, Any],
+        *,
+        free: Collection[str] = (),
+        keep: int = 3,
+        keep_every: int = 0,
+        read_only: bool = False,
+    ):
+        self.folder = Path(folder).absolute()
+        if read_only and not self.folder.is_dir():
+            raise CheckpointError(f"{self.folder} is not a directory: no checkpoints there")
+        self._signature = json.loads(json.dumps(signature))
+        self._free = tuple(free)
+        policies = ocp.checkpoint_managers
+        kept = [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=("state", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+                save_root_metadata=False,
+            ),
+        )
+        self._saved: int | None = None
+
+    def save(self, step: int, state: Any, data_state: Any = None) -> None:
+        """Copy and digest the state, then write it in the background; the state may be donated as soon as this returns.
+
+        Steps at or past ``step`` that are there already, damaged or of a continuation that was given up, are renamed out of the way.
+        A second save of the same step does nothing.
+
+        Args:
+          step: steps taken.
+          state: any tree of arrays, on any mesh, and plain numbers.
+          data_state: where the data iterator stands, as JSON; the same in all processes.
+        """
+        if step == self._saved:
+            return
+        leaves = named_leaves(state)
+        content = {
+            "step": step,
+            "signature": self._signature,
+            "leaves": {name: {**_describe(leaf), "sha256": parts} for (name, leaf), parts in zip(leaves.items(), digests(leaves))},
+            "data_state": data_state,
+        }
+        meta = {"sha256": sha256(_canonical(content)), "content": content}
+        self._set_aside(step)
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(leaves), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=arguments, force=True)
+        self._saved = step
+
+    def wait(self) -> None:
+        """Wait until what was saved is on disk; an error of the writing is raised here, or by the next save."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and end the background threads."""
+        self._manager.close()
+
+    def check(self) -> None:
+        """Compare the signature with that of the newest step that can be read, before anything heavy is done.
+
+        Raises:
+          CheckpointError: naming every field that differs.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                content = self._content(step)
+            except Exception:  # restore_latest tells about it
+                continue
+            return self._refuse_others(step, content)
+
+    def restore_latest(self, abstract_state: Any) -> Restored | None:
+        """The newest step whose every leaf has its digest, on the devices it should be on.
+
+        Args:
+          abstract_state: the tree to restore: arrays or ``jax.ShapeDtypeStruct`` whose shardings the result has (the default device where
+            there is none), numpy arrays, plain numbers.
+
+        Returns:
+          The step, or None where there is none at all.
+
+        Raises:
+          CheckpointError: if a step is of another run, naming the fields and leaves that differ, or if there are steps and none verifies.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        skipped = self._strays(steps)
+        for step in steps:
+            try:
+                content = self._agreed(lambda step=step: self._content(step))
+            except _DamagedError as error:
+                skipped.append(f"{self.folder / str(step)}: {error}")
+                continue
+            self._refuse_others(step, content)
+            self._refuse_other_leaves(step, content, abstract_state)
+            try:
+                state = self._agreed(lambda step=step, content=content: self._read(step, content, abstract_state))
+            except _DamagedError as error:
+                skipped.append(f"{self.folder / str(step)}: {error}")
+                continue
+            for line in skipped:
+                log.warning("skipped %s", line)
+            self._saved = step
+            return Restored(step, state, content["data_state"], skipped)
+        for line in skipped:
+            log.warning("skipped %s", line)
+        if steps:
+            raise CheckpointError(f"no step in {self.folder} verifies: {'; '.join(skipped)}. Move them away to start from the beginning")
+        return None
+
+    def read(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray]]:
+        """The leaves of a step by name (see :func:`~helios_jax.training.leaf_digests.named_leaves`), verified, in host memory, whatever run it is of.
+
+        Args:
+          step: which; None is the newest that verifies.
+
+        Raises:
+          CheckpointError: if there is no such step, or it does not verify.
+        """
+        there = sorted(self._manager.all_steps(), reverse=True)
+        wanted = there if step is None else [step]
+        if not wanted or step not in (None, *there):
+            raise CheckpointError(f"{self.folder} has no step{'' if step is None else f' {step}'}; it has {there or 'none'}")
+        reasons = []
+        for number in wanted:
+            try:
+                content = self._content(number)
+                abstract = {name: np.empty(leaf["shape"], leaf["dtype"]) for name, leaf in content["leaves"].items()}
+                return number, self._read(number, content, abstract)
+            except Exception as error:
+                reasons.append(f"{self.folder / str(number)}: {_line(error)}")
+        raise CheckpointError(f"no step verifies: {'; '.join(reasons)}")
+
+    def _content(self, step: int) -> dict[str, Any]:
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if sha256(_canonical(meta["content"])) != meta["sha256"]:
+            raise CheckpointError("its metadata is altered")
+        return meta["content"]
+
+    def _read(self, step: int, content: Mapping[str, Any], abstract_state: Any) -> Any:
+        target = {name: _target(leaf) for name, leaf in named_leaves(abstract_state).items()}
+        leaves = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+        recorded = {name: leaf["sha256"] for name, leaf in content["leaves"].items()}
+        if altered := altered_leaves(leaves, recorded):
+            raise CheckpointError(f"{len(altered)} of {len(leaves)} leaves are altered: {_shortened(altered)}")
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[name] for name in target])
+
+    def _agreed(self, read: Any) -> Any:
+        """``read()``, whose every error, in any process, means that the step cannot be used: damaged files raise anything."""
+        try:
+            result, problem = read(), ""
+        except Exception as error:
+            result, problem = None, _line(error)
+        if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(problem))).any():
+            problem = problem or "another process cannot read it"
+        if problem:
+            raise _DamagedError(problem)
+        return result
+
+    def _refuse_others(self, step: int, content: Mapping[str, Any]) -> None:
+        there, here = _fields(content["signature"]), _fields(self._signature)
+        self._refuse(
+            step, {name: (there.get(name), here.get(name)) for name in sorted(there.keys() | here.keys()) if not self._is_free(name)}
+        )
+
+    def _refuse_other_leaves(self, step: int, content: Mapping[str, Any], abstract_state: Any) -> None:
+        there = {name: _shown(leaf) for name, leaf in content["leaves"].items()}
+        here = {name: _shown(_describe(leaf)) for name, leaf in named_leaves(abstract_state).items()}
+        self._refuse(step, {name: (there.get(name), here.get(name)) for name in sorted(there.keys() | here.keys())})
+
+    def _refuse(self, step: int, pairs: Mapping[str, tuple[str | None, str | None]]) -> None:
+        differing = [
+            f"{name}: there {there or 'absent'}, here {here or 'absent'}" for name, (there, here) in pairs.items() if there != here
+        ]
+        if differing:
+            raise CheckpointError(
+                f"{self.folder / str(step)} is a checkpoint of another run; {_shortened(differing, '; ')}. "
+                "Use its configuration, or another folder"
+            )
+
+    def _is_free(self, name: str) -> bool:
+        return any(name == field or name.startswith(f"{field}.") for field in self._free)
+
+    def _strays(self, steps: Collection[int]) -> list[str]:
+        known = {str(step) for step in steps}
+        return [f"{entry}: not a finished step" for entry in sorted(self.folder.iterdir()) if entry.name not in known]
+
+    def _set_aside(self, step: int) -> None:
+        self.wait()
+        later = [there for there in self._manager.all_steps() if there >= step]
+        if not later:
+            return
+        if jax.process_index() == 0:
+            for there in later:
+                number = sum(entry.name.startswith(f"{there}.aside-") for entry in self.folder.iterdir())
+                log.warning("%s is renamed to %s.aside-%d: this run has not come from there", self.folder / str(there), there, number)
+                (self.folder / str(there)).rename(self.folder / f"{there}.aside-{number}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set aside")
+        self._manager.reload()
+
+
+class _DamagedError(Exception):
+    """A step that does not verify."""
+
+
+def _describe(leaf: Any) -> dict[str, Any]:
+    """Shape and dtype; a plain number has those numpy gives it."""
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return {"shape": list(leaf.shape), "dtype": np.dtype(leaf.dtype).name}
+
+
+def _shown(description: Mapping[str, Any]) -> str:
+    return f"{description['dtype']}{description['shape']}"
+
+
+def _target(leaf: Any) -> Any:
+    """What Orbax is asked for in place of a leaf."""
+    if isinstance(leaf, jax.ShapeDtypeStruct | jax.Array):
+        place = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    return leaf
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _fields(value: Any, prefix: str = "") -> dict[str, str]:
+    """The leaves of nested dictionaries as JSON text, by their keys joined with dots."""
+    if not isinstance(value, Mapping):
+        return {prefix: json.dumps(value)}
+    fields = {}
+    for key, item in value.items():
+        fields |= _fields(item, f"{prefix}.{key}" if prefix else key)
+    return fields
+
+
+def _shortened(lines: list[str], separator: str = ", ", most: int = 40) -> str:
+    return separator.join(lines[:most]) + (f"{separator}and {len(lines) - most} more" if len(lines) > most else "")
+
+
+def _line(error: Exception) -> str:
+    """An error in one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
