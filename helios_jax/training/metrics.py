@@ -1,0 +1,117 @@
+"""Metrics of a run: one line of JSON a step, always; TensorBoard and Weights & Biases on request; by the main process only."""
+
+import json
+import logging
+import math
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from helios_jax.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+Sink = Callable[[int, Mapping[str, Any]], None]
+
+
+class Metrics:
+    """Where a run's numbers go.
+
+    Args:
+      folder: the run's; holds ``metrics.jsonl``, ``tensorboard/`` and ``wandb/``.
+      step: steps taken so far: whatever is recorded of later ones, by a run that did not get to save them, is cut off.
+      tensorboard: write TensorBoard's files, too.
+      wandb: arguments of ``wandb.init``, such as ``{"project": "helios"}``, to log there, too; a resumed run goes on with its own ``id``.
+
+    Raises:
+      ConfigError: if a package that was asked for is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike, step: int = 0, *, tensorboard: bool = False, wandb: Mapping[str, Any] | None = None):
+        self._sinks: list[Sink] = []
+        self._closers: list[Callable[[], Any]] = []
+        if jax.process_index() != 0:
+            return
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        sinks = [_tensorboard(folder, step)] if tensorboard else []
+        sinks += [_wandb(folder, wandb)] if wandb is not None else []
+        for write, close in [*sinks, _jsonl(folder / "metrics.jsonl", step)]:
+            self._sinks.append(write)
+            self._closers.append(close)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record the numbers of a step, each a Python number or an array of one; a number that is not finite is ``null`` in the JSON."""
+        if not self._sinks:
+            return
+        numbers = {name: value if isinstance(value, bool | int) else float(value) for name, value in values.items()}
+        for sink in self._sinks:
+            sink(step, numbers)
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        for close in self._closers:
+            close()
+
+
+def _jsonl(path: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
+    _cut(path, step)
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # stays open as long as the run
+
+    def write(step: int, numbers: Mapping[str, Any]) -> None:
+        finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        file.write(json.dumps({"step": step, **finite}) + "\n")
+        file.flush()
+
+    return write, file.close
+
+
+def _cut(path: Path, step: int) -> None:
+    """Leave the whole lines up to ``step``: the last one is not whole if the run was killed while it was written."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _step(line) <= step]
+    if kept != lines:
+        log.warning("%s: cut off %d lines of steps after %d", path, len(lines) - len(kept), step)
+        beside = path.with_name(f".{path.name}.partial")
+        beside.write_text("".join(kept), encoding="utf-8")
+        beside.replace(path)
+
+
+def _step(line: str) -> float:
+    """The step a line is of; infinity if the line is not whole."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _tensorboard(folder: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ConfigError("writing for TensorBoard needs tensorboardX, which is not installed: pip install tensorboardX") from None
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(step: int, numbers: Mapping[str, Any]) -> None:
+        for name, number in numbers.items():
+            writer.add_scalar(name, number, step)
+
+    return write, writer.close
+
+
+def _wandb(folder: Path, options: Mapping[str, Any]) -> tuple[Sink, Callable[[], Any]]:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("logging to Weights & Biases needs wandb, which is not installed: pip install wandb") from None
+    identity = folder / "wandb_id"
+    if not identity.exists():
+        identity.write_text(secrets.token_hex(4))
+    run = wandb.init(**{"dir": str(folder), "name": folder.name, "id": identity.read_text(), "resume": "allow"} | dict(options))
+    return lambda step, numbers: run.log(dict(numbers), step=step), run.finish
