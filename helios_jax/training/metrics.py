@@ -83,7 +83,7 @@ def _cut(path: Path, step: int) -> None:
         beside.replace(path)
 
 
-def _step(line: str) -> float:
+def _step(line: str) -> int | float:
     """The step a line is of; infinity if the line is not whole."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf
