@@ -31,6 +31,22 @@ def read_pth(path: Path) -> dict[str, TorchTensor]:
       CheckpointError: if the file is missing, truncated, compressed or of PyTorch's old format, or if its pickle is anything but a
         dictionary of tensors (naming what it asks for).
     """
+    state = read_dictionary(path)
+    if not all(isinstance(value, TorchTensor) for value in state.values()):
+        raise CheckpointError(f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model")
+    return state
+
+
+def read_dictionary(path: Path, inert: Mapping[tuple[str, str], Any] | None = None) -> dict[str, Any]:
+    """What ``torch.save`` wrote of a dictionary: tensors as :class:`TorchTensor`, beside numbers, strings and collections.
+
+    Args:
+      path: the file.
+      inert: what stands for other functions and classes that its pickle may name, by (module, name); nothing else is called.
+
+    Raises:
+      CheckpointError: as :func:`read_pth`.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename: info for info in archive.infolist()}
@@ -40,7 +56,7 @@ def read_pth(path: Path) -> dict[str, TorchTensor]:
             root = pickles[0].removesuffix("data.pkl")
             if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
                 raise CheckpointError(f"{path} was written on a big-endian machine: save it again on another")
-            state = _Unpickler(path, root, entries, archive.read(pickles[0])).load()
+            state = _Unpickler(path, root, entries, archive.read(pickles[0]), inert or {}).load()
     except CheckpointError:
         raise
     except OSError as error:
@@ -49,9 +65,9 @@ def read_pth(path: Path) -> dict[str, TorchTensor]:
         raise CheckpointError(f"{path} is {_what_it_is_instead(path)}") from error
     except Exception as error:  # a damaged pickle may fail in any way
         raise CheckpointError(f"{path} is damaged: its pickle cannot be read ({type(error).__name__}: {error})") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, _View) for value in state.values()):
+    if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model")
-    return {str(name): view.tensor() for name, view in state.items()}
+    return {str(name): value.tensor() if isinstance(value, _View) else value for name, value in state.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,17 +130,17 @@ _KNOWN: dict[tuple[str, str], Any] = {
 class _Unpickler(pickle.Unpickler):
     """Knows dictionaries, numbers, strings and tensors; refuses the rest."""
 
-    def __init__(self, path: Path, root: str, entries: Mapping[str, zipfile.ZipInfo], content: bytes):
+    def __init__(self, path: Path, root: str, entries: Mapping[str, zipfile.ZipInfo], content: bytes, inert: Mapping):
         super().__init__(io.BytesIO(content))
-        self._path, self._root, self._entries = path, root, entries
+        self._path, self._root, self._entries, self._known = path, root, entries, {**inert, **_KNOWN}
 
     def find_class(self, module: str, name: str) -> Callable | np.dtype:
-        if (module, name) not in _KNOWN:
+        if (module, name) not in self._known:
             raise CheckpointError(
                 f"{self._path} asks to run {module}.{name}, which is not part of a dictionary of tensors: refused. "
                 "If you trust the file, load it with torch and save its state dictionary as safetensors"
             )
-        return _KNOWN[module, name]
+        return self._known[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, size = pid

@@ -7,12 +7,13 @@ from helios_jax.media.latents import load_latents, save_latents
 from helios_jax.media.live import LiveWriter, live_frames, open_live_writer
 from helios_jax.media.output import check_output, is_pipe, numbered, output_kind
 from helios_jax.media.video import VideoWriter, open_video_writer
-from helios_jax.media.video_input import VideoInput, read_video
+from helios_jax.media.video_input import TooShortError, VideoInput, read_pieces, read_video
 
 __all__ = [
     "FITS",
     "LiveWriter",
     "MediaError",
+    "TooShortError",
     "VideoInput",
     "VideoWriter",
     "check_output",
@@ -24,6 +25,7 @@ __all__ = [
     "open_video_writer",
     "output_kind",
     "read_image",
+    "read_pieces",
     "read_video",
     "save_latents",
 ]

@@ -1,5 +1,7 @@
-"""Reading a video that another goes on from: its first frame and its last ones, however long it is."""
+"""Reading videos: the beginning and the end of one that another goes on from, or all of one that is learned from, however long it is."""
 
+import contextlib
+import itertools
 import os
 import re
 import subprocess
@@ -30,6 +32,10 @@ HIGH_RANGE = "smpte2084|arib-std-b67"
 
 DAMAGE = "File ended prematurely"
 """What ffmpeg says of a Matroska or WebM file that is cut short, although it counts it as a success."""
+
+
+class TooShortError(MediaError):
+    """A video with fewer frames than are needed."""
 
 
 class VideoInput(NamedTuple):
@@ -68,31 +74,80 @@ def read_video(
       MediaError: if the file is missing, damaged, no video, or shorter than one piece.
     """
     check_fit(fit)
+    stream, rate, source_frames, num_frames = _probe(path, fps, piece)
+    high_range = re.search(HIGH_RANGE, stream)
+    kept = piece * min(num_frames // piece, pieces)
+    fitted = [fit_image(frame, height, width, fit) for frame in _frames(path, rate, num_frames - kept, bool(high_range))]
+    _check_count(path, len(fitted), kept + (kept < num_frames))
+    frames = np.stack([pixels for pixels, _ in fitted])
+    said = [_describe(stream, rate, source_frames, num_frames), f"the first and the last {kept} used", fitted[0][1]]
+    if high_range:
+        said.insert(1, f"high dynamic range ({high_range[0]}) tone-mapped")
+    return VideoInput(frames[0], frames[-kept:], num_frames, f"{path}: {', '.join(said)}")
+
+
+def read_pieces(
+    path: str | os.PathLike,
+    height: int,
+    width: int,
+    fps: int | float | Fraction,
+    fit: str = "crop",
+    *,
+    piece: int = 33,
+    least: int = 33,
+    most: int | None = None,
+) -> tuple[int, Iterator[UInt8[np.ndarray, "F Y X 3"]]]:
+    """Read a video from its beginning, one piece after another, with memory for one; see :func:`read_video`.
+
+    Args:
+      path, height, width, fps, fit: as there.
+      piece: frames of a piece; what is left at the end is dropped.
+      least: frames it must have.
+      most: pieces to read at most; None for all.
+
+    Returns:
+      How many frames it has at that rate, and its pieces, decoded as they are asked for.
+
+    Raises:
+      TooShortError: if it has fewer than ``least`` frames.
+      MediaError: if the file is missing, damaged, or no video; at once, or while pieces are read.
+    """
+    check_fit(fit)
+    stream, rate, _, num_frames = _probe(path, fps, max(least, piece))
+    count = num_frames // piece if most is None else min(num_frames // piece, most)
+
+    def pieces() -> Iterator[np.ndarray]:
+        with contextlib.closing(_frames(path, rate, 0, bool(re.search(HIGH_RANGE, stream)))) as frames:
+            for i in range(count):
+                fitted = [fit_image(frame, height, width, fit)[0] for frame in itertools.islice(frames, piece)]
+                _check_count(path, i * piece + len(fitted), (i + 1) * piece)
+                yield np.stack(fitted)
+
+    return num_frames, pieces()
+
+
+def _probe(path: str | os.PathLike, fps: int | float | Fraction, least: int) -> tuple[str, Fraction, int, int]:
+    """Decode a video once: what ffmpeg says of the stream, the rate asked for, the frames it has and those it has at that rate."""
     if not os.path.isfile(path):
         raise MediaError(f"{path}: {'is not a file' if os.path.exists(path) else 'No such file or directory'}")
     rate = frame_rate(fps)
     log = _decode_once(path, rate)
     counts = re.findall(r"(\d+) frames in, (\d+) frames out", log)
     source_frames, num_frames = (sum(int(pair[i]) for pair in counts) for i in range(2))
-    if num_frames < piece:
-        raise MediaError(
-            f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {piece} are needed, {float(piece / rate):.3g} seconds"
+    if num_frames < least:
+        raise TooShortError(
+            f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {least} are needed, {float(least / rate):.3g} seconds"
         )
-    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1]
-    high_range = re.search(HIGH_RANGE, stream)
-    kept = piece * min(num_frames // piece, pieces)
-    fitted = [fit_image(frame, height, width, fit) for frame in _frames(path, rate, num_frames - kept, bool(high_range))]
-    wanted = kept + (kept < num_frames)
-    if len(fitted) != wanted:
+    return re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1], rate, source_frames, num_frames
+
+
+def _check_count(path: str | os.PathLike, found: int, wanted: int) -> None:
+    """Refuse a second reading that does not give what the first counted."""
+    if found != wanted:
         raise MediaError(
-            f"{path}: read again, {len(fitted)} frames came instead of {wanted}; the file changes meanwhile, or its size does on the way: "
+            f"{path}: read again, {found} frames came instead of {wanted}; the file changes meanwhile, or its size does on the way: "
             "give a copy, made by ffmpeg -i FILE copy.mp4"
         )
-    frames = np.stack([pixels for pixels, _ in fitted])
-    said = [_describe(stream, rate, source_frames, num_frames), f"the first and the last {kept} used", fitted[0][1]]
-    if high_range:
-        said.insert(1, f"high dynamic range ({high_range[0]}) tone-mapped")
-    return VideoInput(frames[0], frames[-kept:], num_frames, f"{path}: {', '.join(said)}")
 
 
 def _decode_once(path: str | os.PathLike, rate: Fraction) -> str:

@@ -117,6 +117,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend)
 
 
+def toy_tokenizer(vocab_size: int) -> Tokenizer:
+    """A tokenizer for random weights, trained on a few words; the same wherever there is no checkpoint."""
+    words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
+    return train_tokenizer(words, vocab_size)
+
+
 def _settled(vocab: list[list]) -> list[tuple[str, float]]:
     """The trained pieces in an order that is the same in every run.
 

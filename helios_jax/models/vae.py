@@ -8,11 +8,15 @@ whole, or in pieces in order, with memory for one piece and the layers' last fra
 Modules and parameters bear the names of ``vae/diffusion_pytorch_model.safetensors``, list indices joined to the list's name.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from flax.typing import Dtype
+from jaxtyping import UInt8
 
 from helios_jax.config import VAEConfig
 from helios_jax.models.vae_layers import AttentionBlock, CausalConv, ChannelNorm, Downsample, Layer, ResidualBlock, Upsample
@@ -142,6 +146,19 @@ def sample_posterior(
 ) -> Float[Array, "B T H W C"]:
     """``mean + exp(logvar / 2) * noise``, the noise standard normal and drawn by the caller."""
     return mean + jnp.exp(0.5 * logvar) * noise
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode_clip(
+    vae: VAE, params: Params, frames: UInt8[Array | np.ndarray, "b F Y X 3"], noise: Float[Array, "B T H W C"]
+) -> Float[Array, "B T H W C"]:
+    """Latents of a clip in model space, float32: the VAE's posterior, sampled with ``noise``, as the reference does even at inference.
+
+    Zeros for noise give the posterior's mean; one clip serves a batch of noise.
+    """
+    pixels = frames.astype(jnp.float32) / 127.5 - 1
+    mean, logvar = (jnp.broadcast_to(x, noise.shape) for x in vae.apply({"params": params}, pixels, method="encode"))
+    return to_model_space(vae.config, sample_posterior(mean, logvar, noise))
 
 
 def decode_latents(vae: VAE, params: Params, latents: Float[Array, "B T H W C"], piece: int | None = None) -> Float[Array, "B F Y X 3"]:

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 from helios_jax.diffusion.history import HistoryState, start_history
-from helios_jax.models.vae import VAE, sample_posterior, to_model_space
+from helios_jax.models.vae import VAE, encode_clip
 from helios_jax.sampling.request import Request, RequestError
 from helios_jax.types import Array, Float, Key, Params
 
@@ -159,16 +159,6 @@ def start_state(
     anchor = encode_clip(vae, params, conditioning.anchor, draws.anchor.posterior)
     ranges = jnp.asarray([conditioning.anchor_noise, conditioning.ring_noise], jnp.float32)
     return _fill(state, anchor, clips, draws, ranges, conditioning.frames, conditioning.known)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def encode_clip(
-    vae: VAE, params: Params, frames: UInt8[Array | np.ndarray, "b F Y X 3"], noise: Float[Array, "B T H W C"]
-) -> Float[Array, "B T H W C"]:
-    """Latents of a clip in model space, float32: the VAE's posterior, sampled with ``noise``, as the reference does even at inference."""
-    pixels = frames.astype(jnp.float32) / 127.5 - 1
-    mean, logvar = (jnp.broadcast_to(x, noise.shape) for x in vae.apply({"params": params}, pixels, method="encode"))
-    return to_model_space(vae.config, sample_posterior(mean, logvar, noise))
 
 
 def add_noise(latents: Float[Array, "B T H W C"], noise: ClipNoise, sigmas: Float[Array, "2"]) -> Float[Array, "B T H W C"]:

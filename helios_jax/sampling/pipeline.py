@@ -20,7 +20,7 @@ from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.kernels.dispatch import target
 from helios_jax.models.block import TextCache
 from helios_jax.models.quantization import Quantization, quantize_transformer
-from helios_jax.models.tokenizer import Tokenizer, clean_prompt, train_tokenizer
+from helios_jax.models.tokenizer import Tokenizer, clean_prompt, toy_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
@@ -143,8 +143,7 @@ class HeliosPipeline:
         """
         dtype, vae_dtype = default_dtype() if dtype is None else dtype, default_dtype()
         params = random_params(config, seed, dtype, vae_dtype)
-        words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
-        return cls(config, params, train_tokenizer(words, config.text_encoder.vocab_size), dtype=dtype, vae_dtype=vae_dtype)
+        return cls(config, params, toy_tokenizer(config.text_encoder.vocab_size), dtype=dtype, vae_dtype=vae_dtype)
 
     @staticmethod
     def plan(
