@@ -66,10 +66,10 @@ from helios_jax.config import RUNTIME_FIELDS, ConfigError, HeliosConfig, from_di
 from helios_jax.diffusion.drift import DriftControl
 from helios_jax.kernels.deviceless import TARGETS
 from helios_jax.models.tokenizer import TokenizerError
-from helios_jax.program_memory import PlanError
+from helios_jax.program_memory import GIB, PlanError
 from helios_jax.sampling.loop import ChunkRecord
 from helios_jax.sampling.pipeline import HeliosPipeline, Prompt, default_dtype
-from helios_jax.sampling.plan import GIB, available_memory, estimate_request, plan_request
+from helios_jax.sampling.plan import available_memory, estimate_request, plan_request
 from helios_jax.sampling.prompts import PromptSchedule, make_schedule, read_schedules
 from helios_jax.sampling.request import Request, RequestError, frames_per_chunk, make_request, reference_frames
 from helios_jax.sampling.state import VideoState, load_state, save_state

@@ -23,8 +23,10 @@ class ConfigError(ValueError):
 class TransformerConfig:
     """The Helios transformer. Names and defaults are those of the released 14B checkpoints' ``transformer/config.json``.
 
-    The last four say how it is computed and not what: whether the backward pass computes blocks again; which implementation of the fused
-    operations and of attention runs, None being the best that serves; and, where weights have eight bits, whether activations do, too.
+    The last four say how it is computed and not what: what the backward pass computes again (None nothing; ``"blocks"`` all but the blocks'
+    inputs; ``"products"`` all but these and the results of products with weights; ``"offload"`` as ``"blocks"``, with the inputs in host memory);
+    which implementation of the fused operations and of attention runs, None being the best that serves; and, where weights have eight bits, whether
+    activations do, too.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -43,7 +45,7 @@ class TransformerConfig:
     zero_history_timestep: bool = True
     is_amplify_history: bool = False
     history_scale_mode: Literal["per_head", "scalar"] = "per_head"
-    remat: bool = False
+    remat: Literal["blocks", "products", "offload"] | None = None
     kernels: Literal["triton", "pallas", "xla"] | None = None
     attention: Literal["cudnn", "pallas", "xla"] | None = None
     round_activations: bool = False

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from helios_jax.kernels import deviceless
 
+GIB = 2**30
+
 
 class PlanError(RuntimeError):
     """Programs could not be compiled; the message says why."""
@@ -54,6 +56,41 @@ class ProgramMemory(NamedTuple):
     def working(self) -> int:
         """Bytes needed on the device beside the arguments."""
         return self.temporary + self.outputs - self.aliased
+
+
+class Plan(NamedTuple):
+    """Bytes that a job needs.
+
+    Attributes:
+      resident: device memory that is held throughout, by part.
+      working: device memory of each program beside that, while it runs; they run one after another.
+      before: device memory of what has come and gone before the rest is loaded, weights included.
+      host: host memory, by part.
+      source: how the working memory is known.
+      unseen: what is not in it.
+    """
+
+    resident: dict[str, int]
+    working: dict[str, int]
+    before: dict[str, int]
+    host: dict[str, int]
+    source: str
+    unseen: str
+
+    @property
+    def peak(self) -> int:
+        """Most device memory in use at once."""
+        return max([sum(self.resident.values()) + max(self.working.values()), *self.before.values()])
+
+    def __str__(self) -> str:
+        """A table, in GiB."""
+        held = sum(self.resident.values())
+        lines = ["device memory", *_rows(self.resident), f"working memory beside it, one program at a time, {self.source}"]
+        lines += [f"{row}, {(held + size) / GIB:.2f} in all" for row, size in zip(_rows(self.working), self.working.values())]
+        if self.before:
+            lines += ["device memory before the rest is loaded", *_rows(self.before)]
+        lines += [f"not seen: {self.unseen}", "host memory", *_rows(self.host)]
+        return "\n".join(lines)
 
 
 def program_memory(programs: str, arguments: Mapping[str, Any], target: str) -> Iterator[tuple[str, ProgramMemory]]:
@@ -110,6 +147,10 @@ def measure(program: Program, target: str) -> ProgramMemory:
         stats.host_output_size_in_bytes + stats.host_temp_size_in_bytes,
         time.perf_counter() - began,
     )
+
+
+def _rows(parts: dict[str, int]) -> list[str]:
+    return [f"  {part:<34}{size / GIB:8.2f} GiB" for part, size in parts.items()]
 
 
 def main() -> None:

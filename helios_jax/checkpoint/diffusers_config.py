@@ -66,7 +66,7 @@ DMD_ONLY_KEYS = ("prediction_type", "use_flow_sigmas")
 """The fixed keys that ``HeliosDMDScheduler`` has too."""
 
 OUR_OWN = {
-    TransformerConfig: ("remat",),
+    TransformerConfig: RUNTIME_FIELDS,
     VAEConfig: (),
     TextEncoderConfig: ("max_sequence_length",),
     SchedulerConfig: ("solver", "shift_tokens"),

@@ -10,6 +10,11 @@ BLOCK = 2
 """Side of the blocks in which renoising is correlated: a patch of the transformer, and what one coarse cell becomes."""
 
 
+def downsample(latents: Float[Array, "B T H W C"]) -> Float[Array, "B T H//2 W//2 C"]:
+    """The mean of 2 x 2 cells, which is what halving by bilinear interpolation comes to."""
+    return _block_mean(latents)
+
+
 def downsample_noise(noise: Float[Array, "B T H W C"]) -> Float[Array, "B T H//2 W//2 C"]:
     """The mean of 2 x 2 cells, times 2: unit noise stays unit noise."""
     return 2 * _block_mean(noise)

@@ -82,7 +82,7 @@ def make_schedule(config: SchedulerConfig, stage: int, steps: int, shift_tokens:
       Timesteps and sigmas in float64. In a pyramid the timesteps are truncated to whole numbers, as the network is given them.
     """
     if config.stages == 1:
-        sigmas = _dynamic_shift(config, np.linspace(SIGMA_MAX, 0, steps + 1)[:-1], shift_tokens)
+        sigmas = dynamic_shift(config, np.linspace(SIGMA_MAX, 0, steps + 1)[:-1], shift_tokens)
         return Schedule(config.num_train_timesteps * sigmas, np.append(sigmas, 0.0))
 
     table = stage_tables(config)[stage]
@@ -91,7 +91,7 @@ def make_schedule(config: SchedulerConfig, stage: int, steps: int, shift_tokens:
     sigmas = np.linspace(table.sigmas[0], table.sigmas[-1], points)[:steps]
     timesteps = np.linspace(table.timesteps[0], table.timesteps[-1], points)[:steps]
     if config.use_dynamic_shifting:
-        sigmas = _dynamic_shift(config, sigmas, shift_tokens)
+        sigmas = dynamic_shift(config, sigmas, shift_tokens)
         low, high = table.timesteps[-1], table.timesteps[0]
         timesteps = low + sigmas * (high - low)
     return Schedule(np.trunc(timesteps), np.append(sigmas, 0.0))
@@ -102,8 +102,8 @@ def shift_tokens(config: SchedulerConfig, stage: int, tokens: list[int]) -> int:
     return tokens[stage if config.shift_tokens == "own_stage" else max(stage - 1, 0)]
 
 
-def _dynamic_shift(config: SchedulerConfig, sigmas: np.ndarray, tokens: int) -> np.ndarray:
-    """sigma <- s / (s + 1/sigma - 1), with s linear in the number of tokens, or its exponential."""
+def dynamic_shift(config: SchedulerConfig, sigmas: np.ndarray, tokens: int) -> np.ndarray:
+    """sigma <- s / (s + 1/sigma - 1), with s linear in the number of tokens, or its exponential; the table as it is where it is not to be shifted."""
     if not config.use_dynamic_shifting:
         return sigmas
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)

@@ -6,12 +6,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
+from helios_jax.models.lora import adapter_product
 from helios_jax.models.quantization import quantized_product
 from helios_jax.types import Array, DTypeLike, Float
 
 
 class Projection(nn.Module):
     """y = x · kernel + bias from the last axes of ``x`` to ``features``, which may be several axes (parts, heads, channels).
+
+    Where there is an adapter beside the kernel (see :mod:`~helios_jax.models.lora`), its product is added.
 
     Attributes:
       features: shape of the result's last axes.
@@ -36,6 +39,7 @@ class Projection(nn.Module):
         else:
             axes = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
             y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes)
+        y = _adapt(self, y, x, self.inputs)
         if self.use_bias:
             # Added in ``dtype``: on a GPU it joins the product's epilogue, before the one rounding, while a float32 product would be stored as such.
             bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype).astype(self.dtype)
@@ -60,7 +64,17 @@ class PatchEmbedding(nn.Module):
         latents = jnp.pad(latents.astype(self.dtype), [(0, 0), *((0, n) for n in missing), (0, 0)], mode="edge")
         pt, ph, pw = self.patch
         patches = rearrange(latents, "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw)
-        return patches @ kernel.reshape(math.prod(shape), -1).astype(self.dtype) + bias.astype(self.dtype)[None, None]
+        tokens = patches @ kernel.reshape(math.prod(shape), -1).astype(self.dtype)
+        tokens = _adapt(self, tokens, patches.reshape(*patches.shape[:2], *shape), 4)
+        return tokens + bias.astype(self.dtype)[None, None]
+
+
+def _adapt(module: nn.Module, y: Float[Array, "..."], x: Float[Array, "..."], inputs: int) -> Float[Array, "..."]:
+    """``y`` with the product of the module's adapter, if it has one."""
+    if not module.has_variable("params", "lora_a"):
+        return y
+    factors = (module.get_variable("params", name) for name in ("lora_a", "lora_b"))
+    return y + adapter_product(x, *factors, inputs, module.dtype)
 
 
 def _lecun_normal(inputs: int):

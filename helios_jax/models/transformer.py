@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from helios_jax.config import TransformerConfig
 from helios_jax.kernels.attention import padding_bias
@@ -181,11 +182,12 @@ class HeliosTransformer(nn.Module):
 
         def apply(x, layer, **options):
             def run(x, layer):
+                x = checkpoint_name(x, BLOCK_INPUT)
                 layer = layer_params(stack, layer)
                 cache = TextCache(layer["key"], layer["value"], text.bias)
                 return block.apply({"params": layer["params"]}, x, modulation, rope, cache, history=history, **options)
 
-            return (jax.checkpoint(run) if self.config.remat else run)(x, layer)
+            return (jax.checkpoint(run, policy=REMAT[self.config.remat]) if self.config.remat else run)(x, layer)
 
         last = self.config.num_layers - 1
         if last == 0:
@@ -262,6 +264,17 @@ def sinusoids(timesteps: Float[Array, "rows"] | Int[Array, "rows"], channels: in
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
+
+BLOCK_INPUT = "block input"
+
+REMAT = {
+    "blocks": None,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT], offload_src="device", offload_dst="pinned_host"
+    ),
+}
+"""For each value of ``TransformerConfig.remat``, what the backward pass need not compute again."""
 
 FLOAT32_PARAMS = ("time_embedder", "scale_shift_table", "norm2", "history_key_scale")
 

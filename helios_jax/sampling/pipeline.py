@@ -25,10 +25,11 @@ from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE, decode_latents
 from helios_jax.models.weights import abstract_params, blocks_in_host_memory, dtype_rules, host_memory, random_params
+from helios_jax.program_memory import Plan
 from helios_jax.sampling.chunk import sample_chunk, sample_chunk_by_stages
 from helios_jax.sampling.conditioning import NOISE, ConditioningNoise, draw_conditioning_noise, make_conditioning, start_state
 from helios_jax.sampling.loop import ChunkRecord, Sent, run_chunks
-from helios_jax.sampling.plan import Plan, plan_request
+from helios_jax.sampling.plan import plan_request
 from helios_jax.sampling.prompts import PromptSchedule, make_schedule
 from helios_jax.sampling.request import Request, RequestError, frames_per_chunk, make_request
 from helios_jax.sampling.state import VideoState, check_config

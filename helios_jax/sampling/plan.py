@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,46 +10,9 @@ import numpy as np
 from helios_jax.config import HeliosConfig, to_dict
 from helios_jax.kernels import deviceless
 from helios_jax.models.weights import abstract_params
-from helios_jax.program_memory import CompilerAbsentError, program_memory
+from helios_jax.program_memory import CompilerAbsentError, Plan, program_memory
 from helios_jax.sampling.request import Request
 from helios_jax.types import DTypeLike, Params
-
-GIB = 2**30
-
-
-class Plan(NamedTuple):
-    """Bytes that a request needs.
-
-    Attributes:
-      resident: device memory that is held throughout, by part.
-      working: device memory of each program beside that, while it runs; they run one after another.
-      before: device memory of what has come and gone before the rest is loaded, weights included.
-      host: host memory, by part.
-      source: how the working memory is known.
-      unseen: what is not in it.
-    """
-
-    resident: dict[str, int]
-    working: dict[str, int]
-    before: dict[str, int]
-    host: dict[str, int]
-    source: str
-    unseen: str
-
-    @property
-    def peak(self) -> int:
-        """Most device memory in use at once."""
-        return max([sum(self.resident.values()) + max(self.working.values()), *self.before.values()])
-
-    def __str__(self) -> str:
-        """A table, in GiB."""
-        held = sum(self.resident.values())
-        lines = ["device memory", *_rows(self.resident), f"working memory beside it, one program at a time, {self.source}"]
-        lines += [f"{row}, {(held + size) / GIB:.2f} in all" for row, size in zip(_rows(self.working), self.working.values())]
-        if self.before:
-            lines += ["device memory before the rest is loaded", *_rows(self.before)]
-        lines += [f"not seen: {self.unseen}", "host memory", *_rows(self.host)]
-        return "\n".join(lines)
 
 
 def plan_request(
@@ -188,7 +150,3 @@ def available_memory() -> int | None:
 def _bytes(tree: Params) -> int:
     """Size of all leaves."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _rows(parts: dict[str, int]) -> list[str]:
-    return [f"  {part:<34}{size / GIB:8.2f} GiB" for part, size in parts.items()]

@@ -14,9 +14,9 @@ from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.kernels import deviceless
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.weights import abstract_params, blocks_in_host_memory
-from helios_jax.program_memory import CompilerAbsentError, ProgramMemory, measure
+from helios_jax.program_memory import GIB, CompilerAbsentError, ProgramMemory, measure
 from helios_jax.sampling import plan
-from helios_jax.sampling.plan import GIB, estimate_request, plan_request
+from helios_jax.sampling.plan import estimate_request, plan_request
 from helios_jax.sampling.programs import request_programs
 from helios_jax.sampling.request import make_request
 

@@ -1,0 +1,131 @@
+"""Everything that makes a training run what it is, as one frozen record.
+
+A file of ``configs/train/`` returns the ``ConfigDict`` of a :class:`TrainConfig`; :func:`~helios_jax.config.from_dict` reads it back, strictly.
+"""
+
+import dataclasses
+from typing import Literal
+
+from helios_jax.config import ConfigError, HeliosConfig
+from helios_jax.data.pipeline import DataConfig
+from helios_jax.diffusion.corruption import CorruptionConfig, TaskConfig
+from helios_jax.models.lora import LINEARS
+from helios_jax.training.optimizer import OptimizerConfig
+from helios_jax.training.targets import TimestepConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainableConfig:
+    """Which parameters train; everything else is frozen.
+
+    Attributes:
+      rank: of adapters (LoRA); 0 for none.
+      lora: regular expression of the modules that get one, by path: ``blocks/attn1/qkv``, ``time_proj``, ``patch_embedding``.
+      lora_exclude: of those among them that do not.
+      full: regular expression of the leaves that train in full: ``patch_(short|mid|long)/.*``, or ``.*`` for all.
+    """
+
+    rank: int = 128
+    lora: str = LINEARS
+    lora_exclude: str = ""
+    full: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EMAConfig:
+    """Moving average of what trains; ``decay`` 0 for none, ``start`` the number of updates before which it is a plain copy."""
+
+    decay: float = 0.0
+    start: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """What is looked at while training goes on.
+
+    Attributes:
+      every: steps between validations; the first is before the first step. 0 for none.
+      batches: of the validation data on which the loss is measured, always with the same draws.
+      prompts: of the videos that are sampled with the averaged weights, where there are any.
+      videos_every: steps between them; 0 for none.
+    """
+
+    every: int = 0
+    batches: int = 4
+    prompts: tuple[str, ...] = ()
+    videos_every: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+      objective: ``"flow"``, one resolution (stage 1), or ``"pyramid"``, every level of the pyramid (stage 2).
+      checkpoint: directory of the weights it starts from; empty for random weights of ``model``.
+      model: geometry, which must be the checkpoint's, and the scheduler and sampling defaults of the model that comes out.
+      pyramid_items: questions asked of each level for every sample, coarsest first; one step answers them all.
+      task, corruption: of the history.
+      timesteps: noise levels that are learned.
+      caption_dropout: share of samples that see no text.
+      trainable, optimizer, ema, data, validation: see there.
+      steps: of the whole run.
+      seed: of everything random.
+      accumulate: parts in which a batch passes through the model one after another.
+      dtype: of frozen weights and of activations; what trains is float32.
+      offload: keep frozen blocks in host memory, from where each layer is copied as it is needed.
+      data_parallel, fsdp: devices over which batches, and parameters, are spread; ``data_parallel`` 0 takes all there are.
+      log_every, save_every: steps.
+      keep: newest checkpoints that are kept.
+      max_skipped: steps without a finite loss and gradient, one after another, at which the run stops.
+    """
+
+    objective: Literal["flow", "pyramid"] = "flow"
+    checkpoint: str = ""
+    model: HeliosConfig = HeliosConfig()
+    pyramid_items: tuple[int, ...] = (1, 1, 1)
+    task: TaskConfig = TaskConfig()
+    corruption: CorruptionConfig = CorruptionConfig()
+    timesteps: TimestepConfig = TimestepConfig()
+    caption_dropout: float = 0.0
+    trainable: TrainableConfig = TrainableConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EMAConfig = EMAConfig()
+    data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
+    steps: int = 1000
+    seed: int = 0
+    accumulate: int = 1
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    offload: bool = False
+    data_parallel: int = 0
+    fsdp: int = 1
+    log_every: int = 1
+    save_every: int = 500
+    keep: int = 3
+    max_skipped: int = 10
+
+    def __post_init__(self):
+        scheduler = self.model.scheduler
+        if self.objective == "pyramid" and len(self.pyramid_items) != scheduler.stages:
+            raise ConfigError(f"pyramid_items needs a number for each of the {scheduler.stages} stages of model.scheduler")
+        if self.objective == "pyramid" and (not any(self.pyramid_items) or min(self.pyramid_items) < 0):
+            raise ConfigError(f"pyramid_items={self.pyramid_items} must be whole numbers that are not all 0")
+        if self.objective == "pyramid" and self.timesteps.dynamic_shift:
+            raise ConfigError("timesteps.dynamic_shift is for the objective 'flow': pyramid levels have ranges of time of their own")
+        if self.objective == "flow" and scheduler.stages != 1:
+            raise ConfigError(f"the objective 'flow' trains one resolution, but model.scheduler.stages is {scheduler.stages}")
+        if self.data.batch_size % self.accumulate:
+            raise ConfigError(f"data.batch_size={self.data.batch_size} does not divide into accumulate={self.accumulate} parts")
+        if self.trainable.rank == 0 and not self.trainable.full:
+            raise ConfigError("nothing trains: set trainable.rank or trainable.full")
+        for name in ("steps", "accumulate", "fsdp", "log_every", "save_every", "keep", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.caption_dropout < 1:
+            raise ConfigError(f"caption_dropout={self.caption_dropout} must be at least 0 and less than 1")
+
+    @property
+    def items(self) -> int:
+        """Questions to the network for every sample."""
+        return 1 if self.objective == "flow" else sum(self.pyramid_items)

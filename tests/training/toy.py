@@ -1,0 +1,81 @@
+"""A model of 2 layers and 32 channels, and batches of noise for it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from helios_jax.data.pipeline import DataConfig, TrainBatch
+from helios_jax.models.weights import random_params
+from helios_jax.training.config import TrainableConfig, TrainConfig
+from helios_jax.training.optimizer import OptimizerConfig
+
+LATENT = (9, 8, 16, 4)
+"""T, H, W, C."""
+
+TRANSFORMER = TransformerConfig(
+    num_attention_heads=2,
+    attention_head_dim=16,
+    rope_dim=(4, 6, 6),
+    in_channels=4,
+    out_channels=4,
+    ffn_dim=48,
+    num_layers=2,
+    text_dim=16,
+    freq_dim=16,
+)
+ONE_STAGE = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
+
+
+def toy_config(objective: str = "flow", **changes) -> TrainConfig:
+    """A training run of the toy; a pyramid of three levels asked 1, 2 and 1 questions, or one flow."""
+    model = HeliosConfig(
+        transformer=TRANSFORMER,
+        vae=VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4),
+        text_encoder=TextEncoderConfig(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_sequence_length=32),
+        scheduler=ONE_STAGE if objective == "flow" else SchedulerConfig(),
+        sample=SampleConfig(height=64, width=128, num_frames=33, steps=(2,) if objective == "flow" else (2, 2, 2), guidance_scale=1.0),
+    )
+    values = dict(
+        objective=objective,
+        model=model,
+        pyramid_items=(1, 2, 1),
+        trainable=TrainableConfig(
+            rank=4, lora=r"blocks/.*|(time|text)_embedder/.*|time_proj|proj_out|patch_embedding", full="patch_(short|mid|long)/.*"
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        data=DataConfig(batch_size=2, text_rows=8, read_threads=0),
+        steps=4,
+        dtype="float32",
+    )
+    return TrainConfig(**(values | changes))
+
+
+def toy_params(config: TrainConfig, seed: int = 0) -> dict:
+    """Random parameters of the transformer."""
+    return random_params(config.model, seed, jnp.float32)["transformer"]
+
+
+def toy_batch(config: TrainConfig, seed: int = 0) -> TrainBatch:
+    """A batch of noise."""
+    rng, B = np.random.default_rng(seed), config.data.batch_size
+    T, *cells = LATENT
+    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    length = rng.integers(2, 7, B).astype(np.int32)
+    text = normal(B, config.data.text_rows, config.model.text_encoder.d_model)
+    text *= (np.arange(config.data.text_rows) < length[:, None])[..., None]
+    sample = np.stack([np.full(B, seed), np.arange(B)], axis=1).astype(np.uint32)
+    return TrainBatch(normal(B, T, *cells), normal(B, 19, *cells), normal(B, 1, *cells), text, length, sample)
+
+
+def full(config: TrainConfig) -> TrainConfig:
+    """The same run, training everything."""
+    return dataclasses.replace(config, trainable=TrainableConfig(rank=0, full=".*"))
+
+
+def warm(trainable: dict, seed: int = 1) -> dict:
+    """The same tree with adapters that do something: their second factors are zero at first."""
+    key = jax.random.key(seed)
+    return jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(key, leaf.shape), trainable)
