@@ -144,17 +144,18 @@ def write_folder(
             shards.append({})
         shards[-1][name] = tensor
     if len(shards) == 1:
-        _write_file(folder / f"{stem}.safetensors", shards[0], progress)
+        write_file(folder / f"{stem}.safetensors", shards[0], progress)
         return
     names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards):
-        _write_file(folder / name, shard, progress)
+        write_file(folder / name, shard, progress)
     weight_map = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
     total = sum(tensor.nbytes for tensor in tensors.values())
     write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _write_file(path: Path, tensors: Mapping[str, TorchTensor], progress: Progress) -> None:
+def write_file(path: Path, tensors: Mapping[str, TorchTensor], progress: Progress = lambda written: None) -> None:
+    """Write one safetensors file; tensors are read and written one at a time."""
     # Widest dtypes first, so that every tensor starts at a multiple of its item size.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
