@@ -13,6 +13,7 @@ from helios_jax.checkpoint import wan
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import read_json, write_json
 from helios_jax.config import (
+    RUNTIME_FIELDS,
     ConfigError,
     HeliosConfig,
     SampleConfig,
