@@ -78,11 +78,12 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=not read_only,
-                read_only=read_only,
+                create=not read_only,
                 save_root_metadata=False,
             ),
         )
         self._saved: int | None = None
+        self._read_only = read_only
 
     def save(self, step: int, state: Any, data_state: Any = None) -> None:
         """Copy and digest the state, then write it in the background; the state may be donated as soon as this returns.
@@ -95,6 +96,8 @@ class Checkpoints:
           state: any tree of arrays, on any mesh, and plain numbers.
           data_state: where the data iterator stands, as JSON; the same in all processes.
         """
+        if self._read_only:
+            raise ValueError(f"{self.folder} was opened to be read only")
         if step == self._saved:
             return
         leaves = named_leaves(state)
@@ -169,11 +172,12 @@ class Checkpoints:
             raise CheckpointError(f"no step in {self.folder} verifies: {'; '.join(skipped)}. Move them away to start from the beginning")
         return None
 
-    def read(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray]]:
-        """The leaves of a step by name (see :func:`~helios_jax.training.leaf_digests.named_leaves`), verified, in host memory, whatever run it is of.
+    def read(self, step: int | None = None, prefix: str = "") -> tuple[int, dict[str, np.ndarray]]:
+        """The leaves of a step by name (see :func:`~helios_jax.training.leaf_digests.named_leaves`), verified, in host memory.
 
         Args:
           step: which; None is the newest that verifies.
+          prefix: read those leaves only whose names begin with it.
 
         Raises:
           CheckpointError: if there is no such step, or it does not verify.
@@ -185,10 +189,8 @@ class Checkpoints:
         reasons = []
         for number in wanted:
             try:
-                content = self._content(number)
-                abstract = {name: np.empty(leaf["shape"], leaf["dtype"]) for name, leaf in content["leaves"].items()}
-                return number, self._read(number, content, abstract)
-            except Exception as error:
+                return number, self._read_named(number, prefix)
+            except Exception as error:  # damaged files raise anything
                 reasons.append(f"{self.folder / str(number)}: {_line(error)}")
         raise CheckpointError(f"no step verifies: {'; '.join(reasons)}")
 
@@ -201,10 +203,20 @@ class Checkpoints:
     def _read(self, step: int, content: Mapping[str, Any], abstract_state: Any) -> Any:
         target = {name: _target(leaf) for name, leaf in named_leaves(abstract_state).items()}
         leaves = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
-        recorded = {name: leaf["sha256"] for name, leaf in content["leaves"].items()}
-        if altered := altered_leaves(leaves, recorded):
-            raise CheckpointError(f"{len(altered)} of {len(leaves)} leaves are altered: {_shortened(altered)}")
+        _check_digests(leaves, content["leaves"])
         return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[name] for name in target])
+
+    def _read_named(self, step: int, prefix: str) -> dict[str, np.ndarray]:
+        recorded = {name: leaf for name, leaf in self._content(step)["leaves"].items() if name.startswith(prefix)}
+        if not recorded:
+            return {}
+        target = {name: np.empty(leaf["shape"], leaf["dtype"]) for name, leaf in recorded.items()}
+        as_arrays = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in target}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            arguments = ocp.args.PyTreeRestore(item=target, restore_args=as_arrays, partial_restore=True)
+            leaves = reader.restore(self.folder / str(step) / "state", args=arguments)
+        _check_digests(leaves, recorded)
+        return leaves
 
     def _agreed(self, read: Any) -> Any:
         """``read()``, whose every error, in any process, means that the step cannot be used: damaged files raise anything."""
@@ -263,6 +275,11 @@ class Checkpoints:
 
 class _DamagedError(Exception):
     """A step that does not verify."""
+
+
+def _check_digests(leaves: Mapping[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    if altered := altered_leaves(leaves, {name: leaf["sha256"] for name, leaf in recorded.items()}):
+        raise CheckpointError(f"{len(altered)} of {len(leaves)} leaves are altered: {_shortened(altered)}")
 
 
 def _describe(leaf: Any) -> dict[str, Any]:

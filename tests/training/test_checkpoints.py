@@ -201,7 +201,7 @@ def test_another_geometry_is_refused_with_every_difference(checkpoints, reopen):
         reopen().restore_latest(other)
 
 
-def test_a_step_can_be_read_without_knowing_its_tree(checkpoints, reopen):
+def test_a_step_can_be_read_without_knowing_its_tree(checkpoints, reopen, tmp_path):
     save_all(checkpoints, 1, 2)
     step, leaves = reopen({}, read_only=True).read()
     assert step == 2
@@ -209,6 +209,12 @@ def test_a_step_can_be_read_without_knowing_its_tree(checkpoints, reopen):
     assert leaves.keys() == expected.keys()
     assert all(np.array_equal(leaves[name], expected[name]) for name in expected)
     assert reopen({}, read_only=True).read(1)[0] == 1
+    _, part = reopen({}, read_only=True).read(prefix="trainable/")
+    assert sorted(part) == ["trainable/blocks/lora_a", "trainable/patch/kernel"]
+    assert all(np.array_equal(part[name], expected[name]) for name in part)
+    assert reopen({}, read_only=True).read(prefix="ema/") == (2, {})
+    flip_a_bit(tmp_path / "run/2")
+    assert reopen({}, read_only=True).read()[0] == 1
     with pytest.raises(CheckpointError, match=r"has no step 3; it has \[2, 1\]"):
         reopen({}, read_only=True).read(3)
 
