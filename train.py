@@ -3,7 +3,7 @@
 A recipe says what is trained and how; any field of it can be given on the command line. Data are folders of records, made from videos with captions:
 
   python -m helios_jax.data.encode --captions clips/captions.jsonl --checkpoint checkpoints/wan2.1 --out data/clips
-  python train.py --config configs/train/stage1_init.py --config.checkpoint=checkpoints/wan2.1 --config.data.train='("data/clips",)' --run runs/stage1
+  python train.py --config configs/train/stage1_init.py --config.checkpoint=checkpoints/wan2.1 --config.data.train=data/clips
 
 The same command goes on where it was stopped: SIGTERM and Ctrl-C save and leave with status 0. What a step takes in memory, asked without a GPU:
 
@@ -11,7 +11,7 @@ The same command goes on where it was stopped: SIGTERM and Ctrl-C save and leave
 
 What came out becomes a checkpoint that sample.py takes, and convert_torch_weights.py brings to PyTorch:
 
-  python -m helios_jax.training.export --run runs/stage1 --out checkpoints/helios-base
+  python -m helios_jax.training.export --run runs/stage1_init --out checkpoints/helios-base
 
 On several machines, each runs the same command with --coordinator=HOST:PORT --process=I --processes=N; batches are spread over all devices, and
 --config.fsdp=8 spreads parameters over eight of them.
@@ -22,6 +22,7 @@ Exit status: 0 when all steps are done, or training was stopped and saved; 1 whe
 on stderr says why).
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -70,8 +71,8 @@ from helios_jax.training.trainable import count, frozen
 from helios_jax.training.validation import make_validation
 from helios_jax.types import Params
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/train/stage1_init.py", "Recipe: a file of configs/train/.")
-RUN = flags.DEFINE_string("run", None, "Folder of the run; made, or gone on with.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file of configs/train/.")
+RUN = flags.DEFINE_string("run", None, "Folder of the run; made, or gone on with. By default runs/ and the recipe's name.")
 PLAN = flags.DEFINE_flag(plan_flag("Print the memory that a step takes on this GPU, which need not be there, and train nothing."))
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's files, too, to RUN/tensorboard.")
 WANDB = flags.DEFINE_string("wandb", None, "Log to this project of Weights & Biases, too.")
@@ -95,6 +96,9 @@ FREE = ("steps", "validation", "log_every", "save_every", "keep", "max_skipped",
 """What may change when a run goes on: it does not change what is learned, or, as folders are, is recognised by its contents."""
 
 
+ROOT = Path(__file__).parent
+
+
 class Run(NamedTuple):
     """What stays the same from step to step."""
 
@@ -110,17 +114,16 @@ class Run(NamedTuple):
 def main() -> None:
     """Read the recipe; plan or train."""
     if CONFIG.value is None:
-        raise ConfigError("--config names the recipe: a file of configs/train/")
+        recipes = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs" / "train").glob("*.py"))
+        raise ConfigError(f"--config names the recipe: {', '.join(recipes)}, or a file like them")
     config = from_dict(TrainConfig, CONFIG.value)
     if PLAN.value is not None:
         show_plan(config)
         return
-    if RUN.value is None:
-        raise ConfigError("--run names the folder of the run")
     start_processes(COORDINATOR.value, PROCESS.value, PROCESSES.value)
     use_compile_cache(COMPILE_CACHE.value)
     try:
-        train(config, Path(RUN.value))
+        train(config, Path(RUN.value or f"runs/{recipe_name()}"))
     except DivergedError as error:
         complain(str(error))
         sys.exit(1)
@@ -132,28 +135,28 @@ def train(config: TrainConfig, folder: Path) -> None:
     if mesh.size > 1:  # Triton and Mosaic kernels are programs of one device
         transformer = dataclasses.replace(config.model.transformer, kernels="xla")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, transformer=transformer))
-    batches, validation = load_data(config)
     check_model(config)
-    checkpoints = Checkpoints(folder / "checkpoints", to_dict(config), free=FREE, keep=config.keep)
-    checkpoints.check()  # a run that is not this one is refused before weights are loaded
-
-    videos = load_videos(config)
-    model = HeliosTransformer(config.model.transformer, jnp.dtype(config.dtype))
-    params = load_params(config, mesh)
-    run = Run(config, mesh, model, frozen(params, config.trainable), batches, validation, videos)
-    state, start = restore(run, params, checkpoints)
-    del params
-    if jax.process_index() == 0:
-        (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    abstract_state(config, abstract_params(config.model, config.dtype)["transformer"])  # what is to train is there
+    batches, validation = load_data(config)
+    with contextlib.ExitStack() as stack:
+        stack.callback(batches.close)
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(folder / "checkpoints", to_dict(config), free=FREE, keep=config.keep))
+        )
+        checkpoints.check()  # a run that is not this one is refused before weights are loaded
+        videos = load_videos(config)
+        model = HeliosTransformer(config.model.transformer, jnp.dtype(config.dtype))
+        params = load_params(config, mesh)
+        run = Run(config, mesh, model, frozen(params, config.trainable), batches, validation, videos)
+        state, start = restore(run, params, checkpoints)
+        del params
+        if jax.process_index() == 0:
+            (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
         say(f"{count(state.trainable):,} parameters train, {count(run.base):,} are frozen; state {describe(state, mesh)}")
         say(f"{len(batches.entries)} clips, {batches.batches_per_epoch} steps an epoch; from step {start} to {config.steps}")
-    metrics = Metrics(folder, start, tensorboard=TENSORBOARD.value, wandb=WANDB.value and {"project": WANDB.value})
-    try:
+        wandb = {"project": WANDB.value} if WANDB.value else None
+        metrics = stack.enter_context(contextlib.closing(Metrics(folder, start, tensorboard=TENSORBOARD.value, wandb=wandb)))
         loop(run, folder, state, start, checkpoints, metrics)
-    finally:
-        metrics.close()
-        checkpoints.close()
-        batches.close()
 
 
 def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Checkpoints, metrics: Metrics) -> None:
@@ -221,7 +224,7 @@ class Report:
         """
         config, values = self.run.config, {}
         if told is not None:
-            values = jax.device_get(told.numbers)
+            values = {name: value.item() for name, value in jax.device_get(told.numbers).items()}
             cost = step_cost(config, self.trainable, told.shape[1:4])
             self.steps, self.tokens, self.operations = (
                 self.steps + 1,
@@ -397,6 +400,11 @@ def show_plan(config: TrainConfig) -> None:
     if plan.peak > 0.98 * gpu.memory:
         raise ConfigError(f"it does not fit: {verdict}")
     print(f"it fits: {verdict}")
+
+
+def recipe_name() -> str:
+    """What the recipe's file is called."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
 
 
 def say(text: str) -> None:

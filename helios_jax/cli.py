@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import absl.logging
 import jax
 from absl import app, flags
 
@@ -71,6 +72,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], None], argv: list[str], errors: tuple[type[Exception], ...]) -> None:
+    absl.logging.get_absl_logger().setLevel(logging.WARNING)  # Orbax tells of every step it takes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what is half written is removed
     try:
         if len(argv) > 1:

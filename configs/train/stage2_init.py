@@ -1,6 +1,6 @@
 """Stage 2, first half: from Helios-Base to the pyramid of three resolutions. Published: 16,000 steps of 64 clips, one on each of 64 GPUs.
 
-python train.py --config configs/train/stage2_init.py --config.checkpoint=checkpoints/helios-base --config.data.train=data/clips --run runs/stage2_init
+python train.py --config configs/train/stage2_init.py --config.checkpoint=checkpoints/helios-base --config.data.train=data/clips
 """
 
 from configs.train import stage1_init

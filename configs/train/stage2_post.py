@@ -1,6 +1,6 @@
 """Stage 2, second half: on from the merged first half, patches included. What comes out is Helios-Mid. Published: 20,000 steps of 64 clips.
 
-python train.py --config configs/train/stage2_post.py --config.checkpoint=checkpoints/stage2_init --config.data.train=data/clips --run runs/stage2_post
+python train.py --config configs/train/stage2_post.py --config.checkpoint=checkpoints/stage2_init --config.data.train=data/clips
 """
 
 from configs.train import stage2_init

@@ -88,4 +88,4 @@ def describe(tree: Any, mesh: Mesh) -> str:
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     shardings = jax.tree.leaves(tree_shardings(tree, mesh))
     own = sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in zip(leaves, shardings))
-    return f"{total / 2**30:.2f} GiB, {own / 2**30:.2f} GiB on each of {mesh.size} devices"
+    return f"{total / 1e6:,.0f} MB, {own / 1e6:,.0f} MB on each of {mesh.size} device(s)"

@@ -1,6 +1,7 @@
 """A model of 2 layers and 32 channels, and batches of noise for it."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 
 from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from helios_jax.data.pipeline import DataConfig, TrainBatch
+from helios_jax.data.records import Facts, Record, open_shard, write_facts
 from helios_jax.models.weights import random_params
 from helios_jax.training.config import TrainableConfig, TrainConfig
 from helios_jax.training.optimizer import OptimizerConfig
@@ -79,3 +81,16 @@ def warm(trainable: dict, seed: int = 1) -> dict:
     """The same tree with adapters that do something: their second factors are zero at first."""
     key = jax.random.key(seed)
     return jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(key, leaf.shape), trainable)
+
+
+def write_records(folder: Path, clips: int, seed: int = 0) -> Path:
+    """A dataset of clips of noise, of 3 or 4 sections, that the toy can be trained on."""
+    rng = np.random.default_rng(seed)
+    write_facts(folder, Facts(section_frames=LATENT[0], latent_channels=LATENT[3], text_width=16, text_dtype="float32"))
+    with open_shard(folder, "00000-of-00001") as shard:
+        for clip in range(clips):
+            latents = rng.standard_normal((3 + clip % 2, *LATENT), np.float32)
+            text = rng.standard_normal((2 + clip % 5, 16), np.float32)
+            known = {"id": f"clip{clip}", "frames": 33 * len(latents), "source": f"noise {clip}"}
+            shard.write(Record(latents, text, f"clip {clip}", known))
+    return folder

@@ -1,0 +1,8 @@
+"""The toy's recipe, as train.py reads it: ``recipe.py:flow`` or ``recipe.py:pyramid``."""
+
+from helios_jax.config import to_config_dict
+from tests.training.toy import toy_config
+
+
+def get_config(objective: str = "flow"):
+    return to_config_dict(toy_config(objective, log_every=1, save_every=2))
