@@ -3,7 +3,7 @@
 A dataset is a folder::
 
     dataset.json                     what holds for all of it: which VAE and text encoder made it, sizes (Facts)
-    clips-00000.array_record         records, each a safetensors blob: the tensors `latents` and `text`, prompt and metadata as strings
+    clips-00000.array_record         records, each a safetensors blob: the tensors `latents` and `text`, prompt and metadata as JSON
     clips-00000.jsonl                its index, one line a record (Entry); written last, so that a shard is there once its index is
     clips-00000.skipped.jsonl        what was to be in it and is not, and why
 
@@ -112,6 +112,17 @@ class Facts:
         unknown = {name for name in DIGESTS if "" in pairs[name]}
         return [f"{name} {a!r} and {b!r}" for name, (a, b) in pairs.items() if a != b and name not in unknown]
 
+    def check(self, record: Record) -> None:
+        """Refuse a record that does not belong to the dataset.
+
+        Raises:
+          RecordError: saying in what it differs.
+        """
+        expected = (self.section_frames, self.latent_channels, self.text_width, self.text_dtype)
+        found = (record.latents.shape[1], record.latents.shape[4], record.text.shape[1], record.text.dtype.name)
+        if found != expected:
+            raise RecordError(f"frames a section, channels, width and dtype of the text are {found}, the dataset's are {expected}")
+
 
 def to_bytes(record: Record) -> bytes:
     """A record as a safetensors blob.
@@ -124,7 +135,8 @@ def to_bytes(record: Record) -> bytes:
     for name, tensor in tensors.items():
         if not np.isfinite(tensor.astype(np.float32)).all():
             raise RecordError(f"{name} has values that are not finite")
-    return safetensors.numpy.save(tensors, {"prompt": record.prompt, "metadata": json.dumps(dict(record.metadata))})
+    words = json.dumps({"prompt": record.prompt, **record.metadata})
+    return safetensors.numpy.save(tensors, {"record": words})  # one string: of several, the order would differ from run to run
 
 
 def from_bytes(blob: bytes) -> Record:
@@ -136,14 +148,14 @@ def from_bytes(blob: bytes) -> Record:
     try:
         found = dict(safetensors.deserialize(blob))
         header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        strings = header["__metadata__"]
-        prompt, metadata = strings["prompt"], json.loads(strings["metadata"])
+        metadata = json.loads(header["__metadata__"]["record"])
+        prompt = metadata.pop("prompt")
         tensors = {}
         for name, tensor in found.items():
             if tensor["dtype"] not in DTYPES:
                 raise RecordError(f"{name} is of dtype {tensor['dtype']}, not one of {', '.join(DTYPES)}")
             tensors[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"not a record: {type(error).__name__}: {error}") from error
     _check(tensors)
     return Record(tensors["latents"], tensors["text"], prompt, metadata)
@@ -175,9 +187,9 @@ class ShardWriter:
         self._writer.write(blob)
         self.entries.append(entry)
 
-    def skip(self, source: str, reason: str) -> None:
-        """Note what is left out."""
-        self.skipped.append({"source": source, "reason": reason})
+    def skip(self, source: str, kind: str, reason: str) -> None:
+        """Note what is left out: of what kind the trouble is, and what exactly."""
+        self.skipped.append({"source": source, "kind": kind, "reason": reason})
 
     def close(self) -> None:
         """End the file."""
@@ -187,6 +199,8 @@ class ShardWriter:
 @contextlib.contextmanager
 def open_shard(folder: Path, name: str) -> Iterator[ShardWriter]:
     """Write a shard, which is there, whole, when the ``with`` block ends, and not at all if the block fails or is killed."""
+    for left in folder.glob(f".{name}.*.partial-*"):  # by a run that was killed
+        left.unlink(missing_ok=True)
     partial = {suffix: folder / f".{name}{suffix}.partial-{os.getpid()}" for suffix in (RECORDS, SKIPPED, INDEX)}
     try:
         writer = ShardWriter(partial[RECORDS])
@@ -245,7 +259,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def read_skipped(folder: Path) -> list[dict[str, str]]:
-    """What was left out of a dataset: source and reason of each."""
+    """What was left out of a dataset: source, kind and reason of each."""
     return [line for path in sorted(folder.glob(f"*{SKIPPED}")) for line in _read_lines(path)]
 
 
@@ -288,16 +302,14 @@ class RecordSource:
           RecordError: if it is damaged, or not what its index says.
         """
         path, position = self._places[number]
-        entry, facts = self.entries[number], self.facts
+        entry = self.entries[number]
         try:
             record = from_bytes(self._blobs[number])
-            expected = (entry.sections, facts.section_frames, entry.height, entry.width, facts.latent_channels)
-            if record.latents.shape != expected:
-                raise RecordError(f"its latents are {list(record.latents.shape)}, its index says {list(expected)}")
-            if record.text.shape != (entry.tokens, facts.text_width) or record.text.dtype != np.dtype(facts.text_dtype):
+            self.facts.check(record)
+            sections, _, height, width, _ = record.latents.shape
+            if (sections, height, width, len(record.text)) != (entry.sections, entry.height, entry.width, entry.tokens):
                 raise RecordError(
-                    f"its text is {record.text.dtype} {list(record.text.shape)}, its index says {facts.text_dtype} "
-                    f"{[entry.tokens, facts.text_width]}"
+                    f"its latents are {list(record.latents.shape)} and its text {list(record.text.shape)}, its index says {entry}"
                 )
         except (RecordError, RuntimeError, OSError) as error:  # the library raises RuntimeError for whatever it meets in a file
             raise RecordError(f"{path}: record {position} ({entry.id}): {error}") from error

@@ -63,10 +63,10 @@ def test_what_cannot_be_a_record_is_not_written(tmp_path):
             shard.write(good._replace(latents=good.latents.astype(np.float64)))
         with pytest.raises(RecordError, match="a record has latents"):
             shard.write(good._replace(text=good.text[:0]))
-        shard.skip("a.mp4", "too short")
+        shard.skip("a.mp4", "too short", "a.mp4: has 3 frames")
         shard.write(good)
     assert len(RecordSource([tmp_path])) == 1
-    assert read_skipped(tmp_path) == [{"source": "a.mp4", "reason": "too short"}]
+    assert read_skipped(tmp_path) == [{"source": "a.mp4", "kind": "too short", "reason": "a.mp4: has 3 frames"}]
 
 
 def test_damage_is_named_by_file_and_record(tmp_path):
@@ -82,7 +82,13 @@ def test_damage_is_named_by_file_and_record(tmp_path):
     files[3].unlink()
     source = RecordSource([folder])
     assert len(source) == 12
-    causes = {1: "hash mismatch", 3: r"latents are \[4, 9, 2, 3, 2\], its index says \[5,", 6: "Corrupted|hash", 7: "", 9: "No such file"}
+    causes = {
+        1: "hash mismatch",
+        3: r"latents are \[4, 9, 2, 3, 2\].*, its index says.*sections=5",
+        6: "Corrupted|hash",
+        7: "",
+        9: "No such file",
+    }
     for number, cause in causes.items():
         place = f"{files[number // 3]}: record {number % 3} (clip-{number}): "
         with pytest.raises(RecordError, match=f"{re.escape(place)}.*({cause})"):
