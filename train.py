@@ -155,7 +155,7 @@ def train(config: TrainConfig, folder: Path) -> None:
         say(f"{count(state.trainable):,} parameters train, {count(run.base):,} are frozen; state {describe(state, mesh)}")
         say(f"{len(batches.entries)} clips, {batches.batches_per_epoch} steps an epoch; from step {start} to {config.steps}")
         wandb = {"project": WANDB.value} if WANDB.value else None
-        metrics = stack.enter_context(contextlib.closing(Metrics(folder, start, tensorboard=TENSORBOARD.value, wandb=wandb)))
+        metrics = stack.enter_context(contextlib.closing(Metrics(folder, start or -1, tensorboard=TENSORBOARD.value, wandb=wandb)))
         loop(run, folder, state, start, checkpoints, metrics)
 
 

@@ -19,7 +19,7 @@ def init_trainable(params: Params, config: TrainableConfig, key: PRNGKeyArray) -
       ConfigError: if an expression matches nothing, or a kernel would train in both ways.
     """
     flat, full = flatten_dict(params, sep="/"), _full(params, config)
-    trainable = unflatten_dict({path: flat[path].astype(jnp.float32) for path in full}, sep="/")
+    trainable = unflatten_dict({path: jnp.array(flat[path], jnp.float32) for path in full}, sep="/")
     if not config.rank:
         return trainable
     try:

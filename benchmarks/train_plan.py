@@ -1,0 +1,71 @@
+"""Memory of a training step of the 14B recipes on one H100, as compiled for it on a machine that has none.
+
+python benchmarks/train_plan.py          # a few minutes a row; needs pip install -e '.[plan,train]'
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import runpy
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from helios_jax.config import from_dict
+from helios_jax.program_memory import GIB
+from helios_jax.training.config import TrainConfig
+from helios_jax.training.plan import plan_step
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # recipes import one another
+
+OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/train_plan"), "Result files, without .json and .md.")
+TARGET = flags.DEFINE_enum("target", "h100", ["h100", "h200"], "The GPU.")
+
+ROWS = (
+    ("stage 1, LoRA 128", "stage1_init", {}),
+    ("stage 2, LoRA 256, levels 1-2-1", "stage2_init", {}),
+    ("stage 2, LoRA 256, levels 1-2-1, frozen blocks in host memory", "stage2_init", {"offload": True}),
+    ("stage 2, LoRA 256 with patches, levels 1-1-1", "stage2_post", {}),
+)
+
+
+def main(_) -> None:
+    rows = []
+    for name, recipe, changes in ROWS:
+        config = from_dict(TrainConfig, runpy.run_path(str(ROOT / f"configs/train/{recipe}.py"))["get_config"]())
+        plan = plan_step(dataclasses.replace(config, **changes), TARGET.value, print)
+        print(f"{name}\n{plan}\n", flush=True)
+        row = {"resident": plan.resident, "working": plan.working, "host": plan.host, "peak": plan.peak}
+        rows.append({"row": name, "recipe": recipe, "batch": config.data.batch_size, **row, "source": plan.source, "unseen": plan.unseen})
+        write(rows)
+
+
+def write(rows: list[dict]) -> None:
+    """The table and the numbers, so far."""
+    versions = {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "jax-cuda13-plugin", "optax", "flax")}
+    conditions = {
+        "command": "python benchmarks/train_plan.py",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        **versions,
+        "size": "384x640 pixels, 33 frames, bfloat16, blocks computed again in the backward pass",
+        "working memory": rows[0]["source"],
+        "not seen": rows[0]["unseen"],
+    }
+    out = Path(OUT.value)
+    out.with_suffix(".json").write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
+    gib = lambda size: f"{size / GIB:.1f}"
+    lines = ["# Memory of a training step of the 14B model on one H100", ""]
+    lines += ["| step | batch | held, GiB | while it runs, GiB | host, GiB |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['row']} | {row['batch']} | {gib(sum(row['resident'].values()))} | {gib(row['peak'])} | {gib(sum(row['host'].values()))} |"
+        for row in rows
+    ]
+    lines += ["", "## Conditions", "", *(f"* {name}: {value}" for name, value in conditions.items())]
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
