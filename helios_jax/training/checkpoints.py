@@ -12,7 +12,7 @@ part of a leaf that the devices hold, so that each process digests what it has.
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,29 +148,23 @@ class Checkpoints:
           CheckpointError: if a step is of another run, naming the fields and leaves that differ, or if there are steps and none verifies.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        skipped = self._strays(steps)
+        skipped, restored = self._strays(steps), None
         for step in steps:
             try:
                 content = self._agreed(lambda step=step: self._content(step))
-            except _DamagedError as error:
-                skipped.append(f"{self.folder / str(step)}: {error}")
-                continue
-            self._refuse_others(step, content)
-            self._refuse_other_leaves(step, content, abstract_state)
-            try:
+                self._refuse_others(step, content)
+                self._refuse_other_leaves(step, content, abstract_state)
                 state = self._agreed(lambda step=step, content=content: self._read(step, content, abstract_state))
             except _DamagedError as error:
                 skipped.append(f"{self.folder / str(step)}: {error}")
                 continue
-            for line in skipped:
-                log.warning("skipped %s", line)
-            self._saved = step
-            return Restored(step, state, content["data_state"], skipped)
+            self._saved, restored = step, Restored(step, state, content["data_state"], skipped)
+            break
         for line in skipped:
             log.warning("skipped %s", line)
-        if steps:
+        if steps and restored is None:
             raise CheckpointError(f"no step in {self.folder} verifies: {'; '.join(skipped)}. Move them away to start from the beginning")
-        return None
+        return restored
 
     def read(self, step: int | None = None, prefix: str = "") -> tuple[int, dict[str, np.ndarray]]:
         """The leaves of a step by name (see :func:`~helios_jax.training.leaf_digests.named_leaves`), verified, in host memory.
@@ -218,7 +212,7 @@ class Checkpoints:
         _check_digests(leaves, recorded)
         return leaves
 
-    def _agreed(self, read: Any) -> Any:
+    def _agreed(self, read: Callable[[], Any]) -> Any:
         """``read()``, whose every error, in any process, means that the step cannot be used: damaged files raise anything."""
         try:
             result, problem = read(), ""
