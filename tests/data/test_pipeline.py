@@ -167,6 +167,17 @@ def test_bad_records_are_replaced_counted_and_named(tmp_path, caplog):
     assert again[0].replaced == data.replaced
 
 
+def test_what_takes_a_records_place_is_not_in_the_batch_already(tmp_path):
+    """A batch does not show one clip twice while there are others."""
+    folder = write_dataset(tmp_path / "set", [toy_record(f"clip-{i}") for i in range(8)], per_shard=1)
+    (folder / "clips-00000.array_record").unlink()
+    data = batches(folder, batch_size=4)
+    for batch in itertools.islice(data, 8 * data.batches_per_epoch):
+        assert len(set(batch.text[:, 0, 0].tolist())) == 4
+    assert data.replaced == 8
+    data.close()
+
+
 def test_nothing_readable_is_an_error(tmp_path):
     """Where not one record of a size is left, training ends with the cause."""
     folder = write_dataset(tmp_path / "set", [toy_record(f"clip-{i}") for i in range(3)])

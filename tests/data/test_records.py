@@ -96,6 +96,15 @@ def test_damage_is_named_by_file_and_record(tmp_path):
     assert [source.read(number).metadata["id"] for number in (0, 2, 4, 5)] == ["clip-0", "clip-2", "clip-4", "clip-5"]
 
 
+def test_a_record_that_its_dataset_does_not_know_is_an_error(tmp_path):
+    """Features of another width than dataset.json says would fail, or broadcast, later on."""
+    folder = write_dataset(tmp_path / "set", [toy_record("clip-0")])
+    facts = folder / "dataset.json"
+    facts.write_text(facts.read_text().replace('"text_width": 3', '"text_width": 4'))
+    with pytest.raises(RecordError, match=r"are \(9, 2, 3, 'bfloat16'\), the dataset's are \(9, 2, 4, 'bfloat16'\)"):
+        RecordSource([folder]).read(0)
+
+
 def test_no_blob_is_taken_for_a_record_that_is_none():
     """Whatever the bytes, there is a record or a RecordError."""
     blob = to_bytes(toy_record("clip-0"))
