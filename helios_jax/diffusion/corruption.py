@@ -214,7 +214,11 @@ def _blur(frames: Float[Array, "T H W C"], scale: Float[Array, "T"], bounds: tup
 def _resize_table(size: int, bounds: tuple[float, float]) -> tuple[range, Float[np.ndarray, "sizes size size"]]:
     """All sizes that a scale within ``bounds`` can give, and the matrices that take ``size`` cells to as many and back."""
     sizes = range(max(round(bounds[0] * size), 1), max(round(bounds[1] * size), 1) + 1)
-    with jax.ensure_compile_time_eval():
-        resize = lambda matrix, rows: jax.image.resize(matrix, (rows, matrix.shape[1]), "linear", antialias=True, precision="highest")
-        identity = jnp.eye(size)
-        return sizes, np.stack([resize(resize(identity, small), size) for small in sizes])
+    return sizes, np.stack([_resize_matrix(small, size) @ _resize_matrix(size, small) for small in sizes]).astype(np.float32)
+
+
+def _resize_matrix(size: int, new: int) -> Float[np.ndarray, "new size"]:
+    """Weights of ``size`` cells in ``new`` ones: a triangle around each new cell's centre, as wide as the coarser of the two grids needs."""
+    centres = (np.arange(new) + 0.5) * size / new - 0.5
+    weights = np.maximum(1 - np.abs(centres[:, None] - np.arange(size)) / max(size / new, 1), 0)
+    return weights / weights.sum(1, keepdims=True)
