@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helios_jax.media import MediaError, read_image, read_video, video_input
+from helios_jax.media import MediaError, TooShortError, read_image, read_pieces, read_video, video_input
 
 HEIGHT, WIDTH = 32, 64
 LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
@@ -217,3 +217,15 @@ def test_high_dynamic_range(tmp_path, transfer):
     video = read(make(tmp_path / "a.mp4", counting(33), 24, "-vf", f"{grey},{tags}"))
     assert np.abs(video.tail.astype(int) - 104).max() <= 4
     assert f"high dynamic range ({transfer}) tone-mapped" in video.description
+
+
+def test_pieces_from_the_beginning(tmp_path):
+    """All whole pieces in order, or the first few of them; what is left is dropped, and a clip that is too short says so by its kind."""
+    path = make(tmp_path / "a.mp4", counting(75))
+    num_frames, pieces = read_pieces(path, HEIGHT, WIDTH, 24)
+    assert num_frames == 75
+    assert [numbers(piece).tolist() for piece in pieces] == [list(range(33)), list(range(33, 66))]
+    num_frames, pieces = read_pieces(path, HEIGHT, WIDTH, 24, piece=5, most=3)
+    assert (num_frames, np.concatenate([numbers(piece) for piece in pieces]).tolist()) == (75, list(range(15)))
+    with pytest.raises(TooShortError, match="at least 99 are needed"):
+        read_pieces(path, HEIGHT, WIDTH, 24, least=99)
