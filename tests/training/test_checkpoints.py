@@ -222,7 +222,7 @@ def test_a_step_can_be_read_without_knowing_its_tree(checkpoints, reopen, tmp_pa
 def run_script(body, devices=1):
     """Run Python in a fresh process that sees ``devices`` devices; returns what it printed."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
