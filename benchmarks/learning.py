@@ -4,7 +4,7 @@
 
 The loss is always that of the same clips with the same draws, with the averaged weights. Beside it stand those with the captions, and with the
 histories, of other clips: a model that made no use of them would not mind. Latents stand in for a VAE's: the sixteen principal components of cells of
-4 x 8 x 8 pixels, each divided by its deviation. Text features are those of a small text encoder with random weights.
+4 x 8 x 8 pixels, at a mean variance of one. Text features are those of a small text encoder with random weights.
 """
 
 import datetime
@@ -65,7 +65,7 @@ def make_records(folder: Path) -> None:
     first = np.concatenate([x[:, ::3].reshape(-1, x.shape[-1])[::5] for _, x in clips("train", 100)])
     mean = first.mean(0)
     variances, components = np.linalg.eigh(np.cov(first.T))
-    components = components[:, ::-1][:, :CHANNELS] / np.sqrt(variances[::-1][:CHANNELS])
+    components = components[:, ::-1][:, :CHANNELS] / np.sqrt(variances[::-1][:CHANNELS].mean())
     print(f"{CHANNELS} components hold {variances[::-1][:CHANNELS].sum() / variances.sum():.1%} of the variance of cells", flush=True)
 
     model = from_dict(HeliosConfig, runpy.run_path(str(RECIPE))["get_config"]().model)

@@ -12,7 +12,14 @@ from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.targets import TimestepConfig
 
 TRANSFORMER = TransformerConfig(
-    num_attention_heads=4, attention_head_dim=32, rope_dim=(12, 10, 10), ffn_dim=512, num_layers=6, text_dim=64, freq_dim=64
+    num_attention_heads=4,
+    attention_head_dim=32,
+    rope_dim=(12, 10, 10),
+    ffn_dim=512,
+    num_layers=6,
+    text_dim=64,
+    freq_dim=64,
+    remat="products",
 )
 TEXT_ENCODER = TextEncoderConfig(vocab_size=512, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, max_sequence_length=128)
 SCHEDULER = {"flow": SchedulerConfig(stages=1, stage_range=(0.0, 1.0)), "pyramid": SchedulerConfig()}

@@ -149,18 +149,16 @@ def make_step(
 
     A step whose loss or gradient is not finite changes nothing but the counts.
     """
+    loss = make_loss(model, config, config.seed)
 
     def value_and_grad(trainable, base, batch):
-        questions = prepare(batch, draw_batch(config.seed, config, batch), config)
-        each, gradient = [], None
-        for item in questions.items:
-            loss = lambda trainable, item=item: losses(combine(base, trainable), questions._replace(items=[item]), model, config)[0]
-            value, own = jax.value_and_grad(loss)(trainable)
-            gradient = own if gradient is None else jax.tree.map(jnp.add, gradient, own)
-            # One item after another: activations of two never live together.
-            gradient, trainable = jax.lax.optimization_barrier((gradient, trainable))
-            each.append(value)
-        return jnp.stack(each), jax.tree.map(lambda g: g / len(each), gradient)
+        # All items at once: one after another they would need as much memory, for a second gradient, as they would save.
+        def mean(trainable):
+            each = loss(trainable, base, batch)
+            return each.mean(), each
+
+        (_, each), gradient = jax.value_and_grad(mean, has_aux=True)(trainable)
+        return each, gradient
 
     def step(state, base, batch):
         if config.accumulate == 1:
