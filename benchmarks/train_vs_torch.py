@@ -8,6 +8,7 @@ any is timed.
 """
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -40,7 +41,13 @@ def run_config(objective: str):
 
     one = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
     transformer = TransformerConfig(
-        num_attention_heads=6, attention_head_dim=64, rope_dim=(24, 20, 20), ffn_dim=1536, num_layers=8, text_dim=256
+        num_attention_heads=6,
+        attention_head_dim=64,
+        rope_dim=(24, 20, 20),
+        ffn_dim=1536,
+        num_layers=8,
+        text_dim=256,
+        remat="products",
     )
     return TrainConfig(
         objective=objective,
@@ -95,7 +102,7 @@ def jax_rows(folder: Path) -> dict:
 
         def once():
             if "state" not in kept:
-                kept["state"] = jax.device_put(start_state(config, params), place)
+                kept["state"] = jax.device_put(jax.jit(functools.partial(start_state, config))(params), place)
             kept["state"], numbers = step(kept["state"], {}, batch)
             jax.block_until_ready(kept["state"])
             return [float(numbers["loss"]), float(numbers["gradient_norm"])]

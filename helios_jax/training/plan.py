@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,6 @@ from helios_jax.program_memory import CompilerAbsentError, Plan, program_memory
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.flops import level_tokens
 from helios_jax.training.programs import abstract_run
-from helios_jax.types import Params
 
 
 def plan_step(config: TrainConfig, target: str, progress: Callable[[str], None] = lambda message: None) -> Plan:
@@ -63,7 +63,8 @@ def estimate_step(config: TrainConfig) -> Plan:
         resident["moving average"] = _bytes(state.ema)
     resident["batch"] = _bytes(batch)
     host["a checkpoint while it is written"] = sum(_bytes(part) for part in (state.trainable, state.optimizer, state.ema))
-    working = _bytes(state.trainable) + text * 2 + block
+    gradients = 1 if config.items == 1 else 3  # of all items so far, of one, and their sum
+    working = gradients * _bytes(state.trainable) + text * 2 + block
     if cfg.remat == "offload":
         host["activations that wait there"] = inputs
     else:
@@ -73,6 +74,6 @@ def estimate_step(config: TrainConfig) -> Plan:
     )
 
 
-def _bytes(tree: Params) -> int:
+def _bytes(tree: Any) -> int:
     """Size of all leaves."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
