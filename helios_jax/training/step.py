@@ -171,7 +171,7 @@ def make_step(
             total, _ = jax.lax.scan(add, zeros, parts)
             each, gradient = jax.tree.map(lambda x: x / config.accumulate, total)
 
-        norm = optax.global_norm(gradient)
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
         updates, after = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         average = state.ema

@@ -1,0 +1,284 @@
+"""What a step does with a loss, whatever network it comes from: skip, count, accumulate, average; and what the recipes train."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from helios_jax.config import ConfigError, from_dict
+from helios_jax.models.layers import Projection
+from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.models.weights import abstract_params
+from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig
+from helios_jax.training.flops import step_cost
+from helios_jax.training.optimizer import OptimizerConfig, make_optimizer
+from helios_jax.training.programs import abstract_run
+from helios_jax.training.step import draw_batch, make_loss, make_step, prepare, start_state
+from helios_jax.training.targets import TimestepConfig
+from helios_jax.training.trainable import count, frozen, init_trainable
+
+from .toy import ONE_STAGE, TRANSFORMER, toy_batch, toy_config
+
+ROOT = Path(__file__).parents[2]
+
+
+class Linear(HeliosTransformer):
+    """A network in the transformer's place, linear in all it is given: it compiles in a second."""
+
+    def setup(self):
+        self.proj_out, self.patch_short, self.text_embedder = (Projection((self.config.out_channels,)) for _ in range(3))
+
+    def embed_text(self, text, lengths, total):
+        return self.text_embedder(text.sum(1) / total)
+
+    def embed_history(self, history, frames):
+        return self.patch_short(sum(part.mean((1, 2, 3)) for part in history))
+
+    def embed_time(self, timestep):
+        return timestep / 1000
+
+    def denoise(self, latents, time, text, history, frames):
+        return self.proj_out(latents) + (text + history + time[:, None])[:, None, None, None]
+
+
+def linear_run(objective="flow", **changes):
+    """A run that trains all kinds of leaves of the linear network: its model, configuration, and parameters."""
+    options = dict(
+        trainable=TrainableConfig(rank=2, lora="proj_out", full="(patch_short|text_embedder)/.*"),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        ema=EMAConfig(decay=0.9, start=1),
+    )
+    config = toy_config(objective, **(options | changes))
+    ins = {"proj_out": 4, "patch_short": 4, "text_embedder": 16}
+    rng = np.random.default_rng(0)
+    params = {
+        name: {"kernel": jnp.asarray(rng.standard_normal((size, 4), np.float32)) * 0.3, "bias": jnp.zeros(4)} for name, size in ins.items()
+    }
+    return Linear(TRANSFORMER), config, params
+
+
+def program(objective="flow", **changes):
+    """``step(state, batch)``, the state it starts from, and the run."""
+    model, config, params = linear_run(objective, **changes)
+    base = frozen(params, config.trainable)
+    step = jax.jit(make_step(model, config, make_optimizer(config.optimizer)))
+    # Placed, as what comes out of a step is: else the second step would compile anew.
+    state = jax.device_put(start_state(config, params), jax.devices()[0])
+    return lambda state, batch: step(state, base, batch), state, (model, config, params)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return program()
+
+
+def spoiled(batch):
+    """A batch with one value that is no number."""
+    target = np.array(batch.target)
+    target[1, 0, 0, 0, 0] = np.nan
+    return batch._replace(target=target)
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def assert_close(found, expected):
+    """Trees equal to 1e-5 of each leaf's norm."""
+    for path, leaf in flatten_dict(expected, sep="/").items():
+        difference = np.linalg.norm(np.asarray(flatten_dict(found, sep="/")[path]) - np.asarray(leaf))
+        assert difference <= 1e-5 * np.linalg.norm(leaf) + 1e-12, path
+
+
+def moments(state):
+    """AdamW's first moments, which are linear in the gradient."""
+    return optax.tree_utils.tree_get(state.optimizer, "mu")
+
+
+def test_a_step_is_one_of_the_optimiser_with_the_losses_gradient(flow):
+    """The loss is the items' mean, and the norm that is told is that of the gradient before it is clipped."""
+    step, state, (model, config, params) = flow
+    batch, base = toy_batch(config), frozen(params, config.trainable)
+    loss = make_loss(model, config, config.seed)
+    value, gradient = jax.jit(jax.value_and_grad(lambda trainable: loss(trainable, base, batch).mean()))(state.trainable)
+    after, metrics = step(state, batch)
+    updates, _ = make_optimizer(config.optimizer).update(gradient, state.optimizer, state.trainable)
+    assert_close(after.trainable, optax.apply_updates(state.trainable, updates))
+    assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-6)
+    assert float(metrics["gradient_norm"]) == pytest.approx(np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(gradient))), rel=1e-5)
+    assert flatten_dict(after.trainable, sep="/").keys() == {
+        *(f"{name}/{leaf}" for name in ("patch_short", "text_embedder") for leaf in ("kernel", "bias")),
+        "proj_out/lora_a",
+        "proj_out/lora_b",
+    }
+
+
+@pytest.mark.parametrize("objective", ["flow", "pyramid"])
+def test_steps_on_one_batch_reduce_its_loss(objective, flow):
+    """A batch has the same draws at every step, so that its loss goes down; each item's is told."""
+    step, state, (_, config, _) = flow if objective == "flow" else program(objective)
+    batch, seen = toy_batch(config), []
+    for _ in range(20):
+        state, metrics = step(state, batch)
+        seen.append(float(metrics["loss"]))
+    assert np.all(np.diff(seen) < 0)
+    assert seen[-1] < 0.9 * seen[0]
+    items = [float(metrics[name]) for name in sorted(metrics) if name.startswith("loss_")]
+    assert len(items) == (0 if objective == "flow" else 4)
+    assert objective == "flow" or np.mean(items) == pytest.approx(seen[-1], rel=1e-6)
+    assert state.step == 20
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_but_the_counts(flow):
+    """One bad sample spoils its step and no other: it is counted, in all and in a row, and the next good step begins a new row."""
+    step, state, (_, config, _) = flow
+    good = toy_batch(config)
+    before, _ = step(state, good)
+    once, metrics = step(before, spoiled(good))
+    assert not np.isfinite(metrics["loss"])
+    for part in ("trainable", "optimizer", "ema"):
+        assert_equal(getattr(once, part), getattr(before, part))
+    assert (int(once.step), once.skipped.tolist()) == (2, [1, 1])
+    twice, metrics = step(once, spoiled(good))
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (2, 2)
+    after, metrics = step(twice, good)
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (2, 0)
+    unspoiled, _ = step(before, good)
+    assert_equal((after.trainable, after.optimizer, after.ema), (unspoiled.trainable, unspoiled.optimizer, unspoiled.ema))
+
+
+def test_the_average_copies_then_follows_and_skipped_steps_do_not_count(flow):
+    """With start 1 it is a copy through update 2; then it keeps min((1 + s) / (10 + s), .9) with s = n - 2 of itself at update n."""
+    step, state, (_, config, _) = flow
+    average, batch, n = state.trainable, toy_batch(config), 0
+    for bad in (False, False, True, False, False):
+        state, _ = step(state, spoiled(batch) if bad else batch)
+        if not bad:
+            n += 1
+            keep = min((n - 1) / (n + 8), 0.9) if n > 2 else 0.0
+            average = jax.tree.map(lambda e, p, keep=keep: keep * e + (1 - keep) * p, average, state.trainable)
+        assert_close(state.ema, average)
+    assert any(np.any(e != p) for e, p in zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.trainable)))
+
+
+def test_a_batch_in_parts_is_the_batch_at_once(flow):
+    """Loss, gradient (by AdamW's first moment) and updated weights to 1e-5."""
+    step, state, (_, config, _) = flow
+    in_parts, _, _ = program(accumulate=2)
+    (once, alone), (parts, summed) = (take(state, toy_batch(config)) for take in (step, in_parts))
+    assert float(summed["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-5)
+    assert float(summed["gradient_norm"]) == pytest.approx(float(alone["gradient_norm"]), rel=1e-5)
+    assert_close(moments(parts), moments(once))
+    assert_close(parts.trainable, once.trainable)
+
+
+def test_draws_of_a_sample_do_not_depend_on_the_batch_it_is_in():
+    """Only on the seed, the epoch and the record."""
+    config = toy_config("pyramid", data=dataclasses.replace(toy_config().data, batch_size=3))
+    draw = jax.jit(lambda seed, batch: draw_batch(seed, config, batch), static_argnums=0)
+    batch = toy_batch(config)
+    draws = draw(0, batch)
+    others = draw(0, batch._replace(sample=np.array([[7, 7], [0, 2], [1, 2]], np.uint32)))
+    jax.tree.map(lambda here, there: np.testing.assert_array_equal(here[2], there[1]), draws, others)
+    noise = np.concatenate([draws.flow.noise, others.flow.noise])
+    assert len(np.unique(noise[:, 0, 0, 0, 0])) == 5
+    assert len(np.unique(draws.flow.index)) == 12
+
+
+def test_dropped_captions_are_no_text_at_all():
+    """As often as asked for; neither features nor length are left, and samples beside one that lost its caption keep theirs."""
+    config = toy_config(caption_dropout=0.25)
+    batch = toy_batch(config)
+    sample = np.stack([np.zeros(2000), np.arange(2000)], axis=1).astype(np.uint32)
+    many = batch._replace(target=np.zeros((2000, 2, 2, 2, 4), np.float32), sample=sample)
+    share = 1 - np.asarray(jax.jit(lambda batch: draw_batch(0, config, batch).text)(many)).mean()
+    assert share == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 2000) ** 0.5)
+
+    def ask(batch, text):
+        return prepare(batch, draw_batch(0, config, batch)._replace(text=text), config)
+
+    questions = jax.jit(ask)(batch, jnp.array([False, True]))
+    assert not np.any(questions.text[0])
+    np.testing.assert_array_equal(questions.text[1], batch.text[1])
+    assert questions.length.tolist() == [0, int(batch.length[1])]
+
+
+RECIPES = {
+    "stage1_init": (647_756_800, 11_040),
+    "stage1_post": (647_756_800, 11_040),
+    "stage2_init": (1_246_314_496, 23_100),
+    "stage2_post": (1_252_769_792, 18_540),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("variant", ["published", "corrected"])
+def test_recipes_train_the_published_numbers_of_parameters_and_tokens(name, variant, monkeypatch):
+    """And freeze the rest: the 14 billion, and the history patches where they do not train; tokens are those of every sample at 384 x 640."""
+    monkeypatch.syspath_prepend(ROOT)
+    config = from_dict(TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(variant))
+    state, base, _ = abstract_run(config)
+    parameters, tokens = RECIPES[name]
+    assert count(state.trainable) == parameters
+    assert step_cost(config, state.trainable, (9, 48, 80)).tokens == tokens
+    assert count(base) == 14_288_491_584 + (0 if config.trainable.full else 23_936_000)
+
+
+def test_what_trains_and_what_is_frozen_are_together_the_model():
+    """Nothing is in both; adapters are added; leaves that train are float32 whatever they were."""
+    config = toy_config()
+    params = abstract_params(config.model, jnp.bfloat16)["transformer"]
+    split = lambda params: (init_trainable(params, config.trainable, jax.random.key(0)), frozen(params, config.trainable))
+    trainable, base = jax.eval_shape(split, params)
+    of = lambda tree: {path for path in flatten_dict(tree, sep="/") if "lora_" not in path}
+    assert of(trainable) == {f"patch_{name}/{leaf}" for name in ("short", "mid", "long") for leaf in ("kernel", "bias")}
+    assert of(trainable).isdisjoint(of(base))
+    assert of(trainable) | of(base) == of(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(trainable)} == {np.dtype(np.float32)}
+
+
+BAD_TRAINABLES = {
+    "no module": (dict(lora="attn9"), "trainable.lora: no module matches 'attn9'"),
+    "no parameter": (dict(full="head/.*"), "trainable.full='head/.*' matches no parameter"),
+    "twice": (dict(lora="proj_out", full="proj_out/kernel"), "proj_out would train in full and have an adapter"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINABLES)
+def test_expressions_that_fit_nothing_or_too_much_are_refused(case):
+    changes, says = BAD_TRAINABLES[case]
+    params = abstract_params(toy_config().model, jnp.float32)["transformer"]
+    with pytest.raises(ConfigError, match=says):
+        jax.eval_shape(lambda params: init_trainable(params, TrainableConfig(rank=2, **changes), jax.random.key(0)), params)
+
+
+BAD_RUNS = {
+    "items for each level": ("pyramid", dict(pyramid_items=(1, 1)), "pyramid_items needs a number for each of the 3 stages"),
+    "items that are none": ("pyramid", dict(pyramid_items=(0, 0, 0)), "must be whole numbers that are not all 0"),
+    "items below none": ("pyramid", dict(pyramid_items=(1, -1, 1)), "must be whole numbers that are not all 0"),
+    "a shifted pyramid": ("pyramid", dict(timesteps=TimestepConfig(dynamic_shift=True)), "dynamic_shift is for the objective 'flow'"),
+    "parts": ("flow", dict(accumulate=3), "batch_size=2 does not divide into accumulate=3 parts"),
+    "nothing trains": ("flow", dict(trainable=TrainableConfig(rank=0)), "nothing trains"),
+    "no steps": ("flow", dict(steps=0), "steps=0 must be at least 1"),
+    "all captions": ("flow", dict(caption_dropout=1.0), "caption_dropout=1.0 must be at least 0 and less than 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RUNS)
+def test_a_run_that_makes_no_sense_is_refused_in_one_line(case):
+    objective, changes, says = BAD_RUNS[case]
+    with pytest.raises(ConfigError, match=says):
+        toy_config(objective, **changes)
+
+
+def test_a_flow_has_one_stage():
+    with pytest.raises(ConfigError, match=r"the objective 'flow' trains one resolution, but model.scheduler.stages is 3"):
+        dataclasses.replace(toy_config("pyramid"), objective="flow")
+    model = dataclasses.replace(toy_config("pyramid").model, scheduler=ONE_STAGE)
+    assert toy_config("flow", model=model).items == 1
