@@ -86,7 +86,7 @@ def _draw_background(scene: Scene, times: Float[np.ndarray, "F"], height: int, w
     moved = pan(scene.camera, times)
     background, still = scene.background, scene.camera == "still"
     along_y, along_x = (
-        _profile(background, axis, size, min(height, width), moved[:, i], still) for axis, size, i in (("y", height, 1), ("x", width, 0))
+        profile(background, axis, size, min(height, width), moved[:, i], still) for axis, size, i in (("y", height, 1), ("x", width, 0))
     )
     along_y, along_x = along_y[:, :, None], along_x[:, None]
     share = along_y + along_x - 2 * along_y * along_x  # of the second colour: where one of the two profiles shows it, but not where both do
@@ -94,10 +94,19 @@ def _draw_background(scene: Scene, times: Float[np.ndarray, "F"], height: int, w
     return low + share.astype(np.float32)[..., None] * (high - low)
 
 
-def _profile(
+def profile(
     background: Background, axis: str, size: int, unit: int, moved: Float[np.ndarray, "F"], still: bool
 ) -> Float[np.ndarray, "F size"]:
-    """The second colour's share along one axis."""
+    """The second colour's share along one axis. The shares y and x of the two axes make up y + x - 2 y x of a pixel.
+
+    Args:
+      background: its colours play no part.
+      axis: "x" or "y".
+      size: pixels along this axis.
+      unit: pixels of the frame's shorter side.
+      moved: how far the camera has gone along this axis, in units.
+      still: whether a gradient goes from end to end once, as it does where the camera never moves, or there and back.
+    """
     if background.kind == "plain" or background.axis not in ("", axis):
         return np.zeros((len(moved), size))
     place = (np.arange(size) + 0.5) / unit + moved[:, None]

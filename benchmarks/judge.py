@@ -1,0 +1,136 @@
+"""How often the judge reads clips of the procedural world rightly: true ones, and ones damaged as models and files damage them.
+
+  python benchmarks/judge.py                  # a quarter of an hour on a laptop's core
+  python benchmarks/judge.py --clips 20
+
+Half of the clips have held-out objects. Each begins at a random moment of its first two minutes. The judge is shown frames, never the scene.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+from helios_jax.data.world import SPLITS, render, sample_scene
+from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, read_clip, score
+from helios_jax.media import open_video_writer, read_video
+
+CLIPS = flags.DEFINE_integer("clips", 150, "Clips for each damage.", lower_bound=2)
+FRAMES = flags.DEFINE_integer("frames", 33, "Frames of a clip; files are read from 33 on.", lower_bound=33)
+SEED = flags.DEFINE_integer("seed", 1000, "Of scenes, beginnings and noise.")
+OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/judge"), "Result files, without .json and .md.")
+
+
+def noise(sigma: float) -> Callable:
+    """Gaussian, of ``sigma`` out of 255."""
+    return lambda clip, rng: np.clip(np.round(clip + sigma * rng.standard_normal(clip.shape)), 0, 255).astype(np.uint8)
+
+
+def blur(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian, of sigma 1 pixel."""
+    weights = np.exp(-np.square(np.arange(-3, 4)) / 2)
+    weights /= weights.sum()
+    clip = clip.astype(float)
+    for axis in (1, 2):
+        padded = np.pad(clip, [(3, 3) if i == axis else (0, 0) for i in range(4)], mode="edge")
+        clip = sum(weight * np.take(padded, np.arange(i, i + clip.shape[axis]), axis) for i, weight in enumerate(weights))
+    return np.round(clip).astype(np.uint8)
+
+
+def h264(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Written as an mp4 and read again."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open_video_writer(Path(folder, "clip.mp4"), 24) as writer:
+            writer.write(clip)
+        return read_video(Path(folder, "clip.mp4"), *clip.shape[1:3], 24, piece=len(clip), pieces=1).tail
+
+
+def faded(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A fifth of the colour and a tenth of the contrast lost."""
+    clip = clip.astype(float)
+    gray = clip.mean(-1, keepdims=True)
+    return np.round(12 + 0.9 * (gray + 0.8 * (clip - gray))).astype(np.uint8)
+
+
+CONDITIONS = {
+    "true": ((64, 128), lambda clip, rng: clip),
+    "true, 128x128": ((128, 128), lambda clip, rng: clip),
+    "noise, sigma 10/255": ((64, 128), noise(10)),
+    "noise, sigma 25/255": ((64, 128), noise(25)),
+    "blur, sigma 1 pixel": ((64, 128), blur),
+    "H.264, crf 18": ((64, 128), h264),
+    "faded": ((64, 128), faded),
+}
+"""Height and width, and what is done to the clips. All but the second are 64x128."""
+
+
+def interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.96
+    middle, width = (right + z * z / 2) / (total + z * z), z * math.sqrt(right * (total - right) / total + z * z / 4) / (total + z * z)
+    return max(middle - width, 0.0), min(middle + width, 1.0)
+
+
+def measure(size: tuple[int, int], damage: Callable) -> tuple[dict, dict, float]:
+    """Counts (right, of how many) by attribute, those of all attributes by number of objects, and seconds of processor time a reading."""
+    rng = np.random.default_rng(SEED.value)
+    scores, seconds = [], 0.0
+    for index in tqdm(range(CLIPS.value), leave=False):
+        scene = sample_scene(SEED.value, index, SPLITS[index % 2])
+        clip = damage(render(scene, FRAMES.value, *size, start=int(rng.integers(2 * 60 * 24))), rng)
+        begun = time.process_time()
+        reading = read_clip(clip)
+        seconds += time.process_time() - begun
+        scores.append((len(scene.objects), score(reading, scene)))
+    by_number = {number: accuracy([each for count, each in scores if count == number])["all"] for number in (1, 2, 3)}
+    return accuracy([each for _, each in scores]), by_number, seconds / CLIPS.value
+
+
+def main(argv: list[str]) -> None:
+    """Read clips with every damage; write both files."""
+    if len(argv) > 1:
+        sys.exit(f"unexpected argument {argv[1]!r}: see --help")
+    results = {}
+    for name, (size, damage) in CONDITIONS.items():
+        attributes, numbers, seconds = measure(size, damage)
+        results[name] = {"attributes": attributes, "objects": numbers, "seconds": round(seconds, 3)}
+        print(name, attributes["all"], numbers, f"{seconds:.2f} s", flush=True)
+    percent = lambda counts: f"{counts[0] / counts[1]:.1%}" if counts[1] else "-"
+    names = [*ATTRIBUTES, "all"]
+    lines = ["# The judge's own accuracy", "", f"`{' '.join(['python benchmarks/judge.py', *sys.argv[1:]])}`", ""]
+    lines += [f"| clips | {' | '.join(names)} | 95 % interval of all |", f"|---|{'---|' * len(names)}---|"]
+    for name, result in results.items():
+        counts = result["attributes"]
+        low, high = interval(*counts["all"])
+        lines.append(f"| {name} | {' | '.join(percent(counts[each]) for each in names)} | {low:.1%} to {high:.1%} |")
+    lines += ["", "All attributes, by number of objects:", "", "| clips | one | two | three |", "|---|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(percent(counts) for counts in result['objects'].values())} |" for name, result in results.items()]
+    conditions = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        "clips": f"{CLIPS.value} a line, {FRAMES.value} frames at 24 a second, 64x128 pixels where no other size is given; seed {SEED.value}",
+        "scenes": "half of the training split, half held-out; each begins at a random frame of the first 2880",
+        "faded": "a fifth of the colour and a tenth of the contrast lost",
+        "processor time of a reading": ", ".join(f"{name} {result['seconds']:.2f} s" for name, result in results.items()),
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "numpy": importlib.metadata.version("numpy"),
+    }
+    lines += ["", "## Conditions", "", *(f"* {name}: {value}" for name, value in conditions.items()), ""]
+    text = json.dumps({"conditions": conditions, "results": results}, indent=2) + "\n"
+    Path(f"{OUT.value}.json").write_text(text, encoding="utf-8")
+    Path(f"{OUT.value}.md").write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    app.run(main)
