@@ -30,9 +30,9 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ from helios_jax import checkpoint, media
 from helios_jax.cli import complain, plan_flag, run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, from_dict, to_dict
+from helios_jax.data.encoding import encoder_digest
 from helios_jax.data.pipeline import Batches, DataError, TrainBatch, load_batches
 from helios_jax.kernels.deviceless import TARGETS
 from helios_jax.models.lora import combine
@@ -174,13 +175,13 @@ def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Che
     with tqdm(total=config.steps, initial=start, unit="step", disable=True if jax.process_index() else None) as bar:
         report = Report(run, state, bar, metrics)
         for done in itertools.count(start):
-            ending, saving, look = done >= config.steps or stopped(done), due(config.save_every) and done > saved, {}
+            ending, saving, looks = done >= config.steps or stopped(done), due(config.save_every) and done > saved, []
             if validation and due(config.validation.every) and (done > start or done == 0):
-                look |= validate(averaged(state), run.base, validation)
+                looks.append(functools.partial(validate, averaged(state), run.base, validation))
             if run.videos is not None and due(config.validation.videos_every) and done > start:
-                look |= sample_videos(run, state, folder / "videos", done)
-            if ending or saving or look:
-                report(done, waiting, look)
+                looks.append(functools.partial(sample_videos, run, state, folder / "videos", done))
+            if ending or saving or looks:
+                report(done, waiting, looks)
                 waiting = None
             if saving or (ending and done > saved):
                 checkpoints.save(done, state, run.batches.get_state())
@@ -194,7 +195,7 @@ def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Che
             if PROFILE.value and done == start + 1 + PROFILE.value:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
-            report(done, waiting, {})  # of the step before, while this one runs
+            report(done, waiting)  # of the step before, while this one runs
             waiting = Told(numbers, batch.target.shape)
     checkpoints.wait()
     if done < config.steps:
@@ -216,8 +217,8 @@ class Report:
         self.trainable, self.peak = jax.tree.map(jax.typeof, state.trainable), peak_operations()
         self._restart()
 
-    def __call__(self, done: int, told: Told | None, look: dict[str, jax.Array]) -> None:
-        """Tell of the last of ``done`` steps, where that has not been done, and of what was looked at after it.
+    def __call__(self, done: int, told: Told | None, looks: Sequence[Callable[[], dict[str, Any]]] = ()) -> None:
+        """Tell of the last of ``done`` steps, where that has not been done, and of what is looked at after it, whose time is not the step's.
 
         Raises:
           DivergedError: if too many steps, one after another, had no effect.
@@ -235,7 +236,7 @@ class Report:
         if values.get("skipped_in_a_row", 0) >= config.max_skipped:
             self.metrics.write(done, values)
             raise DivergedError(f"loss or gradient was not finite in {config.max_skipped} steps, one after another, up to step {done}")
-        if not look and (told is None or done % config.log_every):
+        if not looks and (told is None or done % config.log_every):
             return
         if self.steps:
             seconds = time.perf_counter() - self.began
@@ -246,11 +247,11 @@ class Report:
                 values |= {"utilisation": self.operations / seconds / self.peak}
                 shown += f", {values['utilisation']:.1%} of peak"
             self.bar.set_postfix_str(shown)
-        if look:
-            look = jax.device_get(look)
-            self.bar.write(f"step {done}: " + ", ".join(f"{name} {float(value):.4f}" for name, value in look.items()), file=sys.stderr)
-        self.metrics.write(done, values | look)
-        self._restart()  # what is done between steps is not theirs
+        seen = {name: float(value) for look in looks for name, value in look().items()}
+        if seen:
+            self.bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in seen.items()), file=sys.stderr)
+        self.metrics.write(done, values | seen)
+        self._restart()
 
     def _restart(self) -> None:
         self.began, self.steps, self.tokens, self.operations = time.perf_counter(), 0, 0, 0
@@ -279,6 +280,10 @@ def load_data(config: TrainConfig) -> tuple[Batches, list[TrainBatch]]:
             for name, value in facts.items()
             if getattr(part.facts, name) != value
         ]
+        if config.checkpoint:
+            for component in ("vae", "text_encoder"):
+                made, own = getattr(part.facts, component), encoder_digest(config.checkpoint, component)
+                wrong += [f"another {component} encoded them than the checkpoint's"] if made and made != own else []
         longest = max(entry.tokens for entry in part.entries)
         if longest == rows < text.max_sequence_length:
             wrong.append(f"data.text_rows={rows} must be more than the longest prompt's {longest} tokens, or {text.max_sequence_length}")

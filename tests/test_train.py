@@ -21,12 +21,13 @@ from helios_jax.config import ConfigError, from_dict
 from helios_jax.data.pipeline import DataError
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
-from tests.training.toy import write_records
+from tests.training.toy import FAST_TO_COMPILE, write_records
 
 ROOT = Path(__file__).parent.parent
 TRAIN = runpy.run_path(str(ROOT / "train.py"), run_name="train")["train"]
 flags.FLAGS.mark_as_parsed()
 
+XLA_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in FAST_TO_COMPILE.items())
 CLOCK = ("step_seconds", "tokens_per_second", "teraflops")
 
 
@@ -55,10 +56,9 @@ def command(data: Path, run: Path, objective: str, *more: str) -> list[str]:
     ]
 
 
-def start(*args, **environment) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(*args), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | environment
-    )
+def start(*args) -> subprocess.Popen:
+    environment = os.environ | {"XLA_FLAGS": XLA_FLAGS}
+    return subprocess.Popen(command(*args), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 
 
 def train(*args) -> str:

@@ -37,7 +37,7 @@ def get_config(objective: str = "flow"):
                 scheduler=SCHEDULER[objective],
                 sample=SampleConfig(height=64, width=128, num_frames=99, steps=steps, guidance_scale=1.0),
             ),
-            timesteps=TimestepConfig(density="logit_normal", logit_mean=-1.0),
+            timesteps=TimestepConfig(density="logit_normal", logit_mean=-3.0),
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(learning_rate=1e-3, schedule="constant_with_warmup", warmup_steps=50, weight_decay=0.01),
             ema=EMAConfig(decay=0.99),

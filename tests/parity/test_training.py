@@ -1,6 +1,7 @@
 """Loss and gradients are those of PyTorch's network with the same weights, the same draws and adapters put together by hand."""
 
 import dataclasses
+import functools
 import inspect
 
 import jax
@@ -21,10 +22,12 @@ from helios_jax.training.step import draw_batch, losses, prepare
 from helios_jax.training.targets import TimestepConfig
 from helios_jax.training.trainable import frozen, init_trainable
 
-from ..training.toy import TRANSFORMER, toy_batch, toy_config, warm
+from ..training import toy
+from ..training.toy import FAST_TO_COMPILE, toy_batch, toy_config, warm
 from .compare import channels_first
 from .torch_transformer import params_from_torch, random_transformer
 
+TRANSFORMER = dataclasses.replace(toy.TRANSFORMER, num_layers=3)  # the least of which one is run by the scan
 RECIPES = {
     "stage 1's": {},
     "adapters everywhere": {"trainable": TrainableConfig(rank=3, lora=".*")},
@@ -85,13 +88,14 @@ def torch_losses(model, trained, questions, config):
 def test_losses_and_gradients_of_every_leaf_equal_pytorchs(objective, recipe):
     """Losses of all items to 1e-5; the gradient of their mean to 1e-4 of each leaf's norm. Guards the loss, the adapters and what is frozen."""
     config = toy_config(objective, timesteps=TimestepConfig(weighting="cosmap"), **RECIPES[recipe])
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, transformer=TRANSFORMER))
     accepted = inspect.signature(HeliosTransformer3DModel.__init__).parameters
     model = random_transformer(**{name: value for name, value in dataclasses.asdict(TRANSFORMER).items() if name in accepted})
     params = jax.tree.map(jnp.asarray, params_from_torch(model))
     trainable = warm(init_trainable(params, config.trainable, jax.random.key(0)))
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
     def ours(trainable, base, batch):
         # A whole history and a cut one, a text and none: whatever is drawn, every leaf has its part in it.
         task = TaskDraws(jnp.array([0, 3]), jnp.array([0, 1]))

@@ -23,7 +23,7 @@ from helios_jax.training.step import draw_batch, make_loss, make_step, prepare, 
 from helios_jax.training.targets import TimestepConfig
 from helios_jax.training.trainable import count, frozen, init_trainable
 
-from .toy import ONE_STAGE, TRANSFORMER, toy_batch, toy_config
+from .toy import FAST_TO_COMPILE, ONE_STAGE, TRANSFORMER, toy_batch, toy_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def program(objective="flow", **changes):
     """``step(state, batch)``, the state it starts from, and the run."""
     model, config, params = linear_run(objective, **changes)
     base = frozen(params, config.trainable)
-    step = jax.jit(make_step(model, config, make_optimizer(config.optimizer)))
+    step = jax.jit(make_step(model, config, make_optimizer(config.optimizer)), compiler_options=FAST_TO_COMPILE)
     # Placed, as what comes out of a step is: else the second step would compile anew.
     state = jax.device_put(start_state(config, params), jax.devices()[0])
     return lambda state, batch: step(state, base, batch), state, (model, config, params)
