@@ -125,13 +125,14 @@ def apply_task(
 def segments(kind: Literal["reference", "roles"], sizes: tuple[int, int, int], chunk: int) -> Segments:
     """The static map of a window of ``sizes`` (long, mid, newest) frames."""
     window, (long, mid, newest) = sum(sizes), sizes
-    if kind == "roles":
-        role = (0,) * long + (1,) * mid + (2,) * newest
-        return Segments((*role, 3), (*role, 3), (*role, 2))
-    # The oldest frames that fill no chunk, then the chunks, the last of them cut after as many frames as there are mid ones. What comes before the
-    # cut takes the long frames' noise level and what comes after it the mid ones', whatever they are to the model.
+    # The oldest frames that fill no chunk, then the chunks: what a task drops, and what a video that has just begun lacks, is whole parts of these.
     whole = window // chunk
     chunks = (0,) * (window % chunk) + tuple(1 + frame // chunk for frame in range(whole * chunk))
+    if kind == "roles":
+        role = (0,) * long + (1,) * mid + (2,) * newest
+        return Segments((*role, 3), (*chunks, whole + 1), (*role, 2))
+    # The last chunk is cut after as many frames as there are mid ones. What comes before the cut takes the long frames' noise level and what comes
+    # after it the mid ones', whatever they are to the model.
     late = window - chunk + mid
     return Segments(
         (*(number + (frame >= late) for frame, number in enumerate(chunks)), whole + 2),

@@ -113,6 +113,8 @@ class TrainConfig:
             raise ConfigError(f"pyramid_items={self.pyramid_items} must be whole numbers that are not all 0")
         if self.objective == "pyramid" and self.timesteps.dynamic_shift:
             raise ConfigError("timesteps.dynamic_shift is for the objective 'flow': pyramid levels have ranges of time of their own")
+        if self.timesteps.dynamic_shift and not scheduler.use_dynamic_shifting:
+            raise ConfigError("timesteps.dynamic_shift needs model.scheduler.use_dynamic_shifting: it is the scheduler's shift")
         if self.objective == "flow" and scheduler.stages != 1:
             raise ConfigError(f"the objective 'flow' trains one resolution, but model.scheduler.stages is {scheduler.stages}")
         if self.data.batch_size % self.accumulate:

@@ -91,7 +91,8 @@ def test_the_reference_map_is_chunks_the_newest_of_which_is_cut_in_two():
 
 def test_the_map_by_roles_is_long_mid_newest_and_anchor():
     each = (*[0] * 16, *[1] * 2, 2)
-    assert segments("roles", SIZES, CHUNK) == Segments((*each, 3), (*each, 3), (*each, 2))
+    whole_chunks = (0, *[1] * 9, *[2] * 9)
+    assert segments("roles", SIZES, CHUNK) == Segments((*each, 3), (*whole_chunks, 3), (*each, 2))
 
 
 @pytest.mark.parametrize("draws", [draws_of("clean", sigma=0.3), draws_of("noise", sigma=0.0), draws_of("exposure"), draws_of("blur")])

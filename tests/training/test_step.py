@@ -258,11 +258,13 @@ def test_expressions_that_fit_nothing_or_too_much_are_refused(case):
         jax.eval_shape(lambda params: init_trainable(params, TrainableConfig(rank=2, **changes), jax.random.key(0)), params)
 
 
+UNSHIFTED = dataclasses.replace(toy_config().model, scheduler=dataclasses.replace(ONE_STAGE, use_dynamic_shifting=False))
 BAD_RUNS = {
     "items for each level": ("pyramid", dict(pyramid_items=(1, 1)), "pyramid_items needs a number for each of the 3 stages"),
     "items that are none": ("pyramid", dict(pyramid_items=(0, 0, 0)), "must be whole numbers that are not all 0"),
     "items below none": ("pyramid", dict(pyramid_items=(1, -1, 1)), "must be whole numbers that are not all 0"),
     "a shifted pyramid": ("pyramid", dict(timesteps=TimestepConfig(dynamic_shift=True)), "dynamic_shift is for the objective 'flow'"),
+    "a shift of nothing": ("flow", dict(timesteps=TimestepConfig(dynamic_shift=True), model=UNSHIFTED), "needs model.scheduler.use_dynamic_shifting"),
     "parts": ("flow", dict(accumulate=3), "batch_size=2 does not divide into accumulate=3 parts"),
     "nothing trains": ("flow", dict(trainable=TrainableConfig(rank=0)), "nothing trains"),
     "no steps": ("flow", dict(steps=0), "steps=0 must be at least 1"),
