@@ -55,7 +55,10 @@ def read_background(frames: Float[np.ndarray, "F Y X 3"], times: Float[np.ndarra
     names = [min(BACKGROUND_COLORS, key=lambda name: np.linalg.norm(color - BACKGROUND_COLORS[name])) for color in colors]
     share = _share(guess, times - times[0], frames.shape[1:3])[..., None]
     background = Background(
-        guess.kind, tuple(names[: 1 if guess.kind == "plain" else 2]), guess.axis, guess.phase_x if guess.axis != "y" else guess.phase_y
+        guess.kind,
+        tuple(names[: 1 if guess.kind == "plain" else 2]),
+        guess.axis,
+        float(guess.phase_x if guess.axis != "y" else guess.phase_y),
     )
     return Behind(background, guess.camera or "still", colors[0] + share * (colors[1] - colors[0]))
 

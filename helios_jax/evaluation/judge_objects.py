@@ -147,13 +147,12 @@ def _describe(
             motion, speed, growth = "pulse", pulse, growth_of_pulse
     middle = place + move.shift - moved
     patches = functools.partial(_patches, mask.cover, hidden, middle * unit, unit * np.exp(growth))
-    turns = {("still", ""): 0.0}
-    if motion == "still":
-        turns.update({(way, pace): SPINS[way] * SPIN_SPEED[pace] for way in SPINS for pace in SPIN_SPEED})
-    best = min((_read_shape(patches(rate * times), unit, bool(rate)) + key for key, rate in turns.items()), key=lambda each: each[0])
-    _, shape, radius, way, pace = best
-    if motion == "still" and way != "still":
-        motion, speed = way, pace
+    stays = motion == "still"
+    turns = {(motion, speed): 0.0}
+    if stays:
+        turns |= {(way, pace): SPINS[way] * SPIN_SPEED[pace] for way in SPINS for pace in SPIN_SPEED}
+    readings = ((*_read_shape(patches(rate * times), unit, stays, with_round=not rate), *key) for key, rate in turns.items())
+    _, shape, radius, motion, speed = min(readings, key=lambda reading: reading[0])
     size = min(SIZES, key=lambda name: abs(np.log(SIZES[name] / radius)))
     return Object(shape, mask.color, size, motion, speed, tuple((place / extent % 1).tolist()), 0.0)
 
@@ -260,25 +259,25 @@ def _patches(
 
 
 def _read_shape(
-    sums: tuple[Float[np.ndarray, "cells"], Float[np.ndarray, "cells"], float], unit: int, turned: bool
+    sums: tuple[Float[np.ndarray, "cells"], Float[np.ndarray, "cells"], float], unit: int, turned: bool, with_round: bool
 ) -> tuple[float, str, float]:
     """The shape nearest to all patches: its squared distance, its name and its radius."""
     weight, seen, squared = sums
-    templates, names, radii = _templates(unit, turned)
+    templates, names, radii = _templates(unit, turned, with_round)
     distance = np.square(templates) @ weight - 2 * templates @ seen + squared
     best = int(np.argmin(distance))
     return float(distance[best]), names[best], radii[best]
 
 
 @functools.cache
-def _templates(unit: int, turned: bool) -> tuple[Float[np.ndarray, "templates cells"], list[str], list[float]]:
-    """Patches of every shape in every size, upright or turned."""
+def _templates(unit: int, turned: bool, with_round: bool) -> tuple[Float[np.ndarray, "templates cells"], list[str], list[float]]:
+    """Patches of every shape in every size, upright only or turned every way; those that look the same when turned are left out on request."""
     grid = np.linspace(-REACH, REACH, CELLS, dtype=np.float32)
     turn = TURNS.astype(np.float32)[:, None, None] if turned else np.zeros((1, 1, 1), np.float32)
     x, y = grid * np.cos(turn) + grid[:, None] * np.sin(turn), grid[:, None] * np.cos(turn) - grid * np.sin(turn)
     templates, names, radii = [], [], []
     for shape in SHAPES:
-        if turned and not can_spin(shape):
+        if not with_round and not can_spin(shape):
             continue
         for radius in RADII.tolist():
             cover = np.clip(0.5 - signed_distance(shape, x / radius, y / radius) * (radius * unit / EDGE), 0, 1)
