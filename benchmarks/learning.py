@@ -1,6 +1,6 @@
 """Both stages learn: training from nothing on the procedural world, with the loss on scenes of combinations that are not trained on.
 
-  python benchmarks/learning.py          # about twenty minutes on two cores; goes on where it was stopped
+  python benchmarks/learning.py          # about half an hour on two cores; goes on where it was stopped
 
 The loss is always that of the same clips with the same draws, with the averaged weights. Beside it stand those with the captions, and with the
 histories, of other clips: a model that made no use of them would not mind. Latents stand in for a VAE's: the sixteen principal components of cells of
@@ -37,7 +37,7 @@ RECIPE = ROOT / "configs/train/world.py"
 FOLDER = flags.DEFINE_string("folder", "runs/learning", "Records and runs.")
 OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/learning"), "Result files, without .json, .md and .svg.")
 CLIPS = flags.DEFINE_integer("clips", 480, "Clips to train on.")
-STEPS = flags.DEFINE_integer("steps", 600, "Steps of each stage.")
+STEPS = flags.DEFINE_integer("steps", 400, "Steps of each stage.")
 
 SECTIONS, HEIGHT, WIDTH, CHANNELS = 3, 64, 128, 16
 COUNTS = {"train": None, "heldout": 64}
@@ -124,11 +124,12 @@ def write(rows: list[dict]) -> None:
     """The table and the numbers."""
     cpus = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     conditions = {
-        "command": " ".join(["python", "benchmarks/learning.py", *sys.argv[1:]]),
+        "command": "python benchmarks/learning.py",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{len(os.sched_getaffinity(0))} cores of {cpus[0]}",
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "optax", "grain", "numpy")},
+        "load average of the last 15 minutes": f"{os.getloadavg()[2]:.1f}; above the number of cores, minutes are upper bounds",
         "recipe": "configs/train/world.py, every parameter trained from random weights",
         "clips": f"{CLIPS.value} of {33 * SECTIONS} frames of {HEIGHT}x{WIDTH}, and {COUNTS['heldout']} of held-out combinations",
     }

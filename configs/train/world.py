@@ -43,7 +43,7 @@ def get_config(objective: str = "flow"):
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=8),
             validation=ValidationConfig(every=50, batches=8),
-            steps=600,
+            steps=400,
             seed=0,
             dtype="float32",
             save_every=200,
