@@ -188,6 +188,8 @@ class Video(NamedTuple):
 
 def main() -> None:
     """Read the request, say what it will take, make the videos, say where the time went."""
+    if QUANT_ACTIVATIONS.value and not QUANT.value:
+        raise RequestError("--quant_activations rounds activations beside the weights of --quant: name int8 or fp8 there")
     if REPORT.value and not STATISTICS.value:
         raise RequestError("--report draws what --statistics keeps: name that file, too")
     if REPORT.value and not (prompt_flags() or RESUME.value):

@@ -49,7 +49,7 @@ from helios_jax.cli import complain, plan_flag, run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, from_dict, to_dict
 from helios_jax.data.encoding import encoder_digest
-from helios_jax.data.pipeline import Batches, DataError, TrainBatch, load_batches
+from helios_jax.data.pipeline import HISTORY_FRAMES, Batches, DataError, TrainBatch, load_batches
 from helios_jax.kernels.deviceless import TARGETS
 from helios_jax.models.lora import combine
 from helios_jax.models.tokenizer import Tokenizer, TokenizerError
@@ -265,6 +265,10 @@ def load_data(config: TrainConfig) -> tuple[Batches, list[TrainBatch]]:
     """The training batches, and those that the loss is looked at with; refuses what the model cannot learn from."""
     text, cfg, sample = config.model.text_encoder, config.model.transformer, config.model.sample
     own = dict(process_index=jax.process_index(), process_count=jax.process_count())
+    if sum(sample.history_sizes) != HISTORY_FRAMES:
+        raise ConfigError(
+            f"model.sample.history_sizes={sample.history_sizes} must sum to {HISTORY_FRAMES}, the frames of history that batches have"
+        )
     batches = load_batches(config.data, seed=config.seed, text_rows=text.max_sequence_length, **own)
     every = [batches]
     validation = []

@@ -218,6 +218,7 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
         (["--resume", PROMPT], "--resume goes on with the prompts it finds"),
         (["--resume"], "helios.mp4.state cannot be read as the saved state of a video"),
         ([PROMPT, "--report=a.svg"], "--report draws what --statistics keeps"),
+        ([PROMPT, "--quant_activations"], "--quant_activations rounds activations beside the weights of --quant"),
         ([PROMPT, "--save_latents=a.npz"], "a.npz: cannot write .npz files"),
         ([PROMPT, "--save_latents=a.gif"], "--save_latents=a.gif must be a .safetensors file"),
         (["--decode=absent.safetensors"], "absent.safetensors: not a file of latents"),

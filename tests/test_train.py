@@ -180,6 +180,7 @@ def test_a_run_of_another_kind_is_refused(data, straight):
         ({"data": {"text_rows": 6}}, "data.text_rows=6 must be more than the longest prompt's 6 tokens, or 32"),
         ({"model": {"text_encoder": {"d_model": 8}, "transformer": {"text_dim": 8}}}, "text_width: there 16, here 8"),
         ({"fsdp": 3}, "does not fit 1 devices"),
+        ({"model": {"sample": {"history_sizes": [8, 2, 1]}}}, "must sum to 19"),
         ({"accumulate": 3}, "data.batch_size=2 does not divide into accumulate=3 parts"),
     ],
 )
