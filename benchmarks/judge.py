@@ -1,6 +1,6 @@
 """How often the judge reads clips of the procedural world rightly: true ones, and ones damaged as models and files damage them.
 
-  python benchmarks/judge.py                  # a quarter of an hour on a laptop's core
+  python benchmarks/judge.py                  # ten minutes on one of a laptop's cores
   python benchmarks/judge.py --clips 20
 
 Half of the clips have held-out objects. Each begins at a random moment of its first two minutes. The judge is shown frames, never the scene.
@@ -25,7 +25,7 @@ from helios_jax.data.world import SPLITS, render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, read_clip, score
 from helios_jax.media import open_video_writer, read_video
 
-CLIPS = flags.DEFINE_integer("clips", 150, "Clips for each damage.", lower_bound=2)
+CLIPS = flags.DEFINE_integer("clips", 100, "Clips for each damage.", lower_bound=2)
 FRAMES = flags.DEFINE_integer("frames", 33, "Frames of a clip; files are read from 33 on.", lower_bound=33)
 SEED = flags.DEFINE_integer("seed", 1000, "Of scenes, beginnings and noise.")
 OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/judge"), "Result files, without .json and .md.")
