@@ -285,7 +285,7 @@ def write(rows: list[dict], parameters: int) -> None:
     """The table and the numbers, so far."""
     cpus = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     conditions = {
-        "command": "python benchmarks/train_vs_torch.py",
+        "command": f"python benchmarks/train_vs_torch.py --repeats={REPEATS.value}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{len(cpus)} cores of {cpus[0]}",
         "python": platform.python_version(),
