@@ -48,12 +48,10 @@ from helios_jax import checkpoint, media
 from helios_jax.cli import complain, plan_flag, run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, from_dict, to_dict
-from helios_jax.data.encoding import encoder_digest
-from helios_jax.data.pipeline import HISTORY_FRAMES, Batches, DataError, TrainBatch, load_batches
+from helios_jax.data.pipeline import Batch, Batches, DataError
 from helios_jax.kernels.deviceless import TARGETS
 from helios_jax.models.lora import combine
 from helios_jax.models.tokenizer import Tokenizer, TokenizerError
-from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.weights import abstract_params, dtype_rules, random_params
 from helios_jax.parallel.mesh import describe, make_mesh, place_batch, tree_shardings
 from helios_jax.parallel.start import start_processes
@@ -62,14 +60,13 @@ from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.statistics import chunk_rows
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
-from helios_jax.training.flops import peak_operations, step_cost
+from helios_jax.training.flops import peak_operations
 from helios_jax.training.metrics import Metrics
-from helios_jax.training.optimizer import make_optimizer
+from helios_jax.training.objectives import OBJECTIVES, Objective, load_data
 from helios_jax.training.plan import plan_step
 from helios_jax.training.programs import abstract_state
 from helios_jax.training.step import TrainState, make_step, start_state
 from helios_jax.training.trainable import count, frozen
-from helios_jax.training.validation import make_validation
 from helios_jax.types import Params
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file of configs/train/.")
@@ -105,10 +102,10 @@ class Run(NamedTuple):
 
     config: TrainConfig
     mesh: jax.sharding.Mesh
-    model: HeliosTransformer
+    objective: Objective
     base: Params
     batches: Batches
-    validation: list[TrainBatch]
+    validation: list[Batch]
     videos: HeliosPipeline | None
 
 
@@ -137,7 +134,8 @@ def train(config: TrainConfig, folder: Path) -> None:
         transformer = dataclasses.replace(config.model.transformer, kernels="xla")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, transformer=transformer))
     check_model(config)
-    abstract_state(config, abstract_params(config.model, config.dtype)["transformer"])  # what is to train is there
+    objective = OBJECTIVES[config.objective]
+    abstract_state(config, abstract_params(config.model, config.dtype)[objective.component])  # what is to train is there
     batches, validation = load_data(config)
     with contextlib.ExitStack() as stack:
         stack.callback(batches.close)
@@ -146,15 +144,14 @@ def train(config: TrainConfig, folder: Path) -> None:
         )
         checkpoints.check()  # a run that is not this one is refused before weights are loaded
         videos = load_videos(config)
-        model = HeliosTransformer(config.model.transformer, jnp.dtype(config.dtype))
         params = load_params(config, mesh)
-        run = Run(config, mesh, model, frozen(params, config.trainable), batches, validation, videos)
+        run = Run(config, mesh, objective, frozen(params, config.trainable), batches, validation, videos)
         state, start = restore(run, params, checkpoints)
         del params
         if jax.process_index() == 0:
             (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
         say(f"{count(state.trainable):,} parameters train, {count(run.base):,} are frozen; state {describe(state, mesh)}")
-        say(f"{len(batches.entries)} clips, {batches.batches_per_epoch} steps an epoch; from step {start} to {config.steps}")
+        say(f"{batches.description}; from step {start} to {config.steps}")
         wandb = {"project": WANDB.value} if WANDB.value else None
         metrics = stack.enter_context(contextlib.closing(Metrics(folder, start or -1, tensorboard=TENSORBOARD.value, wandb=wandb)))
         loop(run, folder, state, start, checkpoints, metrics)
@@ -164,11 +161,11 @@ def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Che
     """Step after step, with all that goes on beside it."""
     config, everywhere = run.config, NamedSharding(run.mesh, PartitionSpec())
     step = jax.jit(
-        make_step(run.model, config, make_optimizer(config.optimizer)),
+        make_step(run.objective.make_loss(config), config),
         donate_argnums=0,
         out_shardings=(tree_shardings(state, run.mesh), everywhere),
     )
-    validate = make_validation(run.model, config, everywhere)
+    validate = run.objective.make_validation(config, everywhere)
     validation = [place_batch(batch, run.mesh) for batch in run.validation]
     stopped, saved, waiting = stop_on_signal(), start, None
     due = lambda every: every > 0 and done % every == 0
@@ -196,17 +193,17 @@ def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Che
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
             report(done, waiting)  # of the step before, while this one runs
-            waiting = Told(numbers, batch.target.shape)
+            waiting = Told(numbers, jax.tree.map(jax.typeof, batch))
     checkpoints.wait()
     if done < config.steps:
         say(f"stopped after {done} of {config.steps} steps, and saved; the same command goes on")
 
 
 class Told(NamedTuple):
-    """The numbers of a step that may still be running, and the shape of its batch's latents."""
+    """The numbers of a step that may still be running, and the shapes of its batch."""
 
     numbers: dict[str, jax.Array]
-    shape: tuple[int, ...]
+    batch: Batch
 
 
 class Report:
@@ -226,12 +223,10 @@ class Report:
         config, values = self.run.config, {}
         if told is not None:
             values = {name: value.item() for name, value in jax.device_get(told.numbers).items()}
-            cost = step_cost(config, self.trainable, told.shape[1:4])
-            self.steps, self.tokens, self.operations = (
-                self.steps + 1,
-                self.tokens + told.shape[0] * cost.tokens,
-                self.operations + told.shape[0] * cost.operations,
-            )
+            cost, samples = self.run.objective.cost(config, self.trainable, told.batch), told.batch.sample.shape[0]
+            self.steps += 1
+            self.tokens += samples * cost.tokens
+            self.operations += samples * cost.operations
             self.bar.update()
         if values.get("skipped_in_a_row", 0) >= config.max_skipped:
             self.metrics.write(done, values)
@@ -241,9 +236,12 @@ class Report:
         if self.steps:
             seconds = time.perf_counter() - self.began
             values |= {"step_seconds": seconds / self.steps, "tokens_per_second": self.tokens / seconds}
-            values |= {"replaced_records": self.run.batches.replaced, "teraflops": self.operations / seconds / 1e12}
-            shown = f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tokens/s, {values['teraflops']:.3g} TFLOP/s"
-            if self.peak:
+            values |= {"replaced_records": self.run.batches.replaced}
+            shown = f"loss {values['loss']:.4f}, {values['tokens_per_second']:.0f} tokens/s"
+            if self.operations:
+                values |= {"teraflops": self.operations / seconds / 1e12}
+                shown += f", {values['teraflops']:.3g} TFLOP/s"
+            if self.operations and self.peak:
                 values |= {"utilisation": self.operations / seconds / self.peak}
                 shown += f", {values['utilisation']:.1%} of peak"
             self.bar.set_postfix_str(shown)
@@ -259,43 +257,6 @@ class Report:
 
 class DivergedError(RuntimeError):
     """Training cannot go on."""
-
-
-def load_data(config: TrainConfig) -> tuple[Batches, list[TrainBatch]]:
-    """The training batches, and those that the loss is looked at with; refuses what the model cannot learn from."""
-    text, cfg, sample = config.model.text_encoder, config.model.transformer, config.model.sample
-    own = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    if sum(sample.history_sizes) != HISTORY_FRAMES:
-        raise ConfigError(
-            f"model.sample.history_sizes={sample.history_sizes} must sum to {HISTORY_FRAMES}, the frames of history that batches have"
-        )
-    batches = load_batches(config.data, seed=config.seed, text_rows=text.max_sequence_length, **own)
-    every = [batches]
-    validation = []
-    if config.validation.every:
-        every.append(load_batches(config.data, seed=config.seed, text_rows=text.max_sequence_length, split="validation", **own))
-        validation = list(itertools.islice(every[1], config.validation.batches))
-    rows = config.data.text_rows or text.max_sequence_length
-    cells = [size * 2 ** (config.model.scheduler.stages - 1) for size in cfg.patch_size[1:]]
-    for part in every:
-        facts = {"section_frames": sample.latent_frames_per_chunk, "latent_channels": cfg.in_channels, "text_width": cfg.text_dim}
-        wrong = [
-            f"{name}: there {getattr(part.facts, name)}, here {value}"
-            for name, value in facts.items()
-            if getattr(part.facts, name) != value
-        ]
-        if config.checkpoint:
-            for component in ("vae", "text_encoder"):
-                made, own = getattr(part.facts, component), encoder_digest(config.checkpoint, component)
-                wrong += [f"another {component} encoded them than the checkpoint's"] if made and made != own else []
-        longest = max(entry.tokens for entry in part.entries)
-        if longest == rows < text.max_sequence_length:
-            wrong.append(f"data.text_rows={rows} must be more than the longest prompt's {longest} tokens, or {text.max_sequence_length}")
-        sizes = {(entry.height, entry.width) for entry in part.entries if entry.height % cells[0] or entry.width % cells[1]}
-        wrong += [f"latents of {height} x {width} do not divide by {cells[0]} x {cells[1]}" for height, width in sorted(sizes)]
-        if wrong:
-            raise DataError(f"the records do not fit the model: {'; '.join(wrong)}")
-    return batches, validation
 
 
 def check_model(config: TrainConfig) -> None:
@@ -318,17 +279,17 @@ def check_model(config: TrainConfig) -> None:
 
 
 def load_params(config: TrainConfig, mesh: jax.sharding.Mesh) -> Params:
-    """The transformer's parameters, on the mesh: a checkpoint's, or random ones."""
-    dtype = jnp.dtype(config.dtype)
-    rule = dtype_rules(dtype, dtype)["transformer"]
+    """The parameters of what learns, on the mesh: a checkpoint's, or random ones."""
+    dtype, component = jnp.dtype(config.dtype), OBJECTIVES[config.objective].component
+    rule = dtype_rules(dtype, dtype)[component]
     if not config.checkpoint:
-        params = random_params(config.model, config.seed, dtype)["transformer"]
+        params = random_params(config.model, config.seed, dtype, dtype)[component]
         return jax.device_put(params, tree_shardings(params, mesh, offload_blocks=config.offload))
-    shapes = abstract_params(config.model, dtype)["transformer"]
+    shapes = abstract_params(config.model, dtype, dtype)[component]
     places = flatten_dict(tree_shardings(shapes, mesh, offload_blocks=config.offload), sep="/")
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     with tqdm(total=size, unit="B", unit_scale=True, desc="loading", disable=None, leave=False) as bar:
-        return checkpoint.load_params(config.checkpoint, "transformer", rule, VERIFY.value, places.__getitem__, bar.update)
+        return checkpoint.load_params(config.checkpoint, component, rule, VERIFY.value, places.__getitem__, bar.update)
 
 
 def restore(run: Run, params: Params, checkpoints: Checkpoints) -> tuple[TrainState, int]:

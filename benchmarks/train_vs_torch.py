@@ -89,8 +89,7 @@ def jax_rows(folder: Path) -> dict:
     import jax.numpy as jnp
 
     from helios_jax.models.transformer import HeliosTransformer
-    from helios_jax.training.optimizer import make_optimizer
-    from helios_jax.training.step import make_step, start_state
+    from helios_jax.training.step import make_loss, make_step, start_state
 
     params = unflatten_dict({name: jnp.asarray(leaf) for name, leaf in np.load(folder / "params.npz").items()}, sep="/")
 
@@ -98,7 +97,7 @@ def jax_rows(folder: Path) -> dict:
         config = run_config(objective)
         model, batch, kept = HeliosTransformer(config.model.transformer), random_batch(config), {}
         place = jax.devices()[0]
-        step = jax.jit(make_step(model, config, make_optimizer(config.optimizer)), donate_argnums=0)
+        step = jax.jit(make_step(make_loss(model, config), config), donate_argnums=0)
 
         def once():
             if "state" not in kept:

@@ -10,15 +10,16 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from helios_jax.checkpoint import arrays
-from helios_jax.checkpoint.directory import flatten, load_config, write_component, write_config
+from helios_jax.checkpoint.directory import flatten, load_config, write_component, write_config, write_tokenizer
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import DIGESTS, check_digests, new_directory, read_digests, write_digests, write_json
 from helios_jax.checkpoint.layout import Slot, leaves
-from helios_jax.checkpoint.names import transformer_slots
+from helios_jax.checkpoint.names import component_slots, transformer_slots
 from helios_jax.checkpoint.safetensors_files import TorchTensor, write_file
 from helios_jax.config import HeliosConfig, TransformerConfig
 from helios_jax.models.lora import adapter_shapes
@@ -66,11 +67,13 @@ def export_lora(out: str | os.PathLike, config: TransformerConfig, trainable: Pa
 
 
 def merge_into_checkpoint(
-    base: str | os.PathLike,
+    base: str | os.PathLike | None,
     trainable: Params,
     out: str | os.PathLike,
     *,
     config: HeliosConfig | None = None,
+    component: str = "transformer",
+    tokenizer: Any = None,
     overwrite: bool = False,
 ) -> None:
     """Write a checkpoint directory with the LoRA folded into the kernels and whole leaves replaced.
@@ -79,28 +82,32 @@ def merge_into_checkpoint(
     where the file system has them.
 
     Args:
-      base: the checkpoint directory that was trained on; the files of its transformer are checked against their digests first.
+      base: the checkpoint directory that was trained on; the files of its component are checked against their digests first. It need not have
+        what ``trainable`` is all of. None: the new checkpoint has nothing but that.
       trainable: nested dictionary of arrays.
       out: the directory to make; it appears when it is complete.
       config: what the new checkpoint should say, where training changed more than weights (a pyramid's schedule); None: the base's.
+      component: which was trained.
+      tokenizer: of a text encoder; see :func:`~helios_jax.checkpoint.directory.save`.
       overwrite: replace ``out`` if it is a checkpoint.
 
     Raises:
       CheckpointError: if the base is damaged, the tree does not fit it, or ``out`` exists.
     """
-    base, flat = Path(base), flatten(trainable)
+    base, flat = Path(base) if base else None, flatten(trainable)
     config = config or load_config(base)
-    slots = transformer_slots(config.transformer)
+    slots = component_slots(config, component)
     _check(flat, slots)
-    digests = read_digests(base)
-    transformer = [name for name in digests if name.startswith("transformer/")]
-    check_digests(base, digests, transformer)
-    held = {path for path in leaves(slots) if (base / "transformer" / arrays.array_folder(path)).is_dir()}
+    digests = read_digests(base) if base else {}
+    own = [name for name in digests if name.startswith((f"{component}/", *(["tokenizer/"] if tokenizer else [])))]
+    if base:
+        check_digests(base, digests, own)
+    held = {path for path in leaves(slots) if base and (base / component / arrays.array_folder(path)).is_dir()}
     if absent := sorted(leaves(slots).keys() - held - flat.keys()):
-        raise CheckpointError(f"{base} has no transformer of this geometry; missing: {', '.join(absent)}")
-    stored = {path: arrays.open_array(base / "transformer", path) for path in held}
+        raise CheckpointError(f"{base} has no {component} of this geometry; missing: {', '.join(absent)}")
+    stored = {path: arrays.open_array(base / component, path) for path in held}
     if wrong := [path for path, slot in leaves(slots).items() if path in stored and tuple(stored[path].shape) != slot.leaf_shape]:
-        raise CheckpointError(f"{base} has no transformer of this geometry; of another shape: {', '.join(wrong)}")
+        raise CheckpointError(f"{base} has no {component} of this geometry; of another shape: {', '.join(wrong)}")
     dtypes = {path: stored[path].dtype.numpy_dtype if path in stored else np.dtype(flat[path].dtype) for path in leaves(slots)}
 
     def merged(slot: Slot) -> np.ndarray:
@@ -112,11 +119,14 @@ def merge_into_checkpoint(
         return part.astype(dtypes[slot.path], copy=False)
 
     with new_directory(out, overwrite) as root:
-        write_component(root, "transformer", slots, dtypes, merged)
+        write_component(root, component, slots, dtypes, merged)
         write_config(root, config)
+        if tokenizer is not None:
+            write_tokenizer(root, tokenizer)
         write_digests(root)
-        others = {name: entry for name, entry in digests.items() if name not in {*transformer, "config.json"}}
-        _link(base, root, others)
+        others = {name: entry for name, entry in digests.items() if name not in {*own, "config.json"}}
+        if base:
+            _link(base, root, others)
         write_json(root / DIGESTS, {"files": dict(sorted((others | read_digests(root)).items()))})
 
 

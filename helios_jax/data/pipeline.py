@@ -26,6 +26,10 @@ HISTORY_FRAMES = 19
 _SHUFFLE, _INTERLEAVE, _SECTION = range(3)  # keep the draws for different ends apart
 
 
+Batch = tuple[Any, ...]
+"""A named tuple of arrays with a row a sample; ``sample`` is one of them."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What is trained on.
@@ -121,30 +125,41 @@ def load_batches(
     per_process = config.batch_size // process_count
     own = range(process_index * per_process, (process_index + 1) * per_process)
     steps = grain.MapDataset.source(plan).map(functools.partial(_load, source, seed, rows, config.batch_size, own))
-    threads = config.read_threads
-    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return Batches(iter(steps.to_iter_dataset(reading)), plan, source)
+    description = f"{len(source)} clips, {plan.batches_per_epoch} steps an epoch"
+    return Batches(read_ahead(steps, config.read_threads), plan.fingerprint, description, plan.batches_per_epoch, source)
+
+
+def read_ahead(steps: grain.MapDataset, threads: int) -> grain.DatasetIterator:
+    """Go through the steps in order, as many threads being ahead; 0 of them makes a step when it is asked for."""
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
 
 
 class Batches:
-    """Iterator of :class:`TrainBatch`, made by :func:`load_batches`.
+    """Iterator of batches, made by :func:`load_batches` or :func:`~helios_jax.data.clips.load_clips`.
 
     Attributes:
-      batches_per_epoch: global batches.
-      facts: of the records.
-      entries: of the records, by their number.
+      description: what there is, in words.
+      batches_per_epoch: global batches; None where there is no end.
+      source: the records, where the batches come from some.
       replaced: how many rows so far got another record, because theirs could not be read.
     """
 
-    def __init__(self, steps: grain.DatasetIterator, plan: "Plan", source: RecordSource):
-        self.batches_per_epoch, self.facts, self.entries = plan.batches_per_epoch, source.facts, source.entries
+    def __init__(
+        self,
+        steps: grain.DatasetIterator,
+        fingerprint: str,
+        description: str,
+        batches_per_epoch: int | None = None,
+        source: RecordSource | None = None,
+    ):
+        self.description, self.batches_per_epoch, self.source = description, batches_per_epoch, source
         self.replaced = 0
-        self._steps, self._plan, self._named = steps, plan, set()
+        self._steps, self._fingerprint, self._named = steps, fingerprint, set()
 
     def __iter__(self) -> "Batches":
         return self
 
-    def __next__(self) -> TrainBatch:
+    def __next__(self) -> Batch:
         batch, errors = next(self._steps)
         self.replaced += len(errors)
         for error in errors:
@@ -155,7 +170,7 @@ class Batches:
 
     def get_state(self) -> dict[str, Any]:
         """Where the iterator is, ready for JSON; what was read ahead does not count."""
-        return {"step": self._steps.get_state()["next_index"], "replaced": self.replaced, "plan": self._plan.fingerprint}
+        return {"step": self._steps.get_state()["next_index"], "replaced": self.replaced, "plan": self._fingerprint}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`get_state`, on however many processes.
@@ -163,7 +178,7 @@ class Batches:
         Raises:
           DataError: if the state is of other records, or of another batch size or seed.
         """
-        if state["plan"] != self._plan.fingerprint:
+        if state["plan"] != self._fingerprint:
             raise DataError("the data is not what the state was saved with: other records, batch_size, min_sections or seed")
         self._steps.set_state({"next_index": state["step"]})
         self.replaced = state["replaced"]

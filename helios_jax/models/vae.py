@@ -58,7 +58,11 @@ class VAE(nn.Module):
 
     def decode(self, latents: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
         """The pixels, in [-1, 1] and of ``dtype``, of latents in VAE space."""
-        return jnp.clip(self.decoder(self.post_quant_conv(latents.astype(self.dtype))), -1.0, 1.0)
+        return jnp.clip(self.decode_unclipped(latents), -1.0, 1.0)
+
+    def decode_unclipped(self, latents: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
+        """As :meth:`decode`, beyond [-1, 1] where the network says so: what training compares."""
+        return self.decoder(self.post_quant_conv(latents.astype(self.dtype)))
 
     def __call__(self, video: Float[Array, "B F Y X 3"]) -> Float[Array, "B f Y X 3"]:
         """The clip encoded, to the posterior's mean, and decoded; touches every parameter, as ``init`` needs."""

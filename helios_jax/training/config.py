@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 from helios_jax.config import ConfigError, HeliosConfig
+from helios_jax.data.clips import ClipConfig
 from helios_jax.data.pipeline import DataConfig
 from helios_jax.diffusion.corruption import CorruptionConfig, TaskConfig
 from helios_jax.models.lora import LINEARS
@@ -61,7 +62,8 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-      objective: ``"flow"``, one resolution (stage 1), or ``"pyramid"``, every level of the pyramid (stage 2).
+      objective: ``"flow"``, one resolution (stage 1), ``"pyramid"``, every level of the pyramid (stage 2), or ``"reconstruction"``, of clips by the
+        VAE; see :mod:`~helios_jax.training.objectives`.
       checkpoint: directory of the weights it starts from; empty for random weights of ``model``.
       model: geometry, which must be the checkpoint's, and the scheduler and sampling defaults of the model that comes out.
       pyramid_items: questions asked of each level for every sample, coarsest first; one step answers them all.
@@ -74,13 +76,15 @@ class TrainConfig:
       accumulate: parts in which a batch passes through the model one after another.
       dtype: of frozen weights and of activations; what trains is float32.
       offload: keep frozen blocks in host memory, from where each layer is copied as it is needed.
+      clips: of the procedural world, for the objective ``"reconstruction"``.
+      kl_weight: how much the posterior's divergence from the standard normal counts there.
       data_parallel, fsdp: devices over which batches, and parameters, are spread; ``data_parallel`` 0 takes all there are.
       log_every, save_every: steps.
       keep: newest checkpoints that are kept.
       max_skipped: steps without a finite loss and gradient, one after another, at which the run stops.
     """
 
-    objective: Literal["flow", "pyramid"] = "flow"
+    objective: Literal["flow", "pyramid", "reconstruction"] = "flow"
     checkpoint: str = ""
     model: HeliosConfig = HeliosConfig()
     pyramid_items: tuple[int, ...] = (1, 1, 1)
@@ -98,6 +102,8 @@ class TrainConfig:
     accumulate: int = 1
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     offload: bool = False
+    clips: ClipConfig = ClipConfig()
+    kl_weight: float = 0.0
     data_parallel: int = 0
     fsdp: int = 1
     log_every: int = 1
@@ -111,6 +117,10 @@ class TrainConfig:
             raise ConfigError(f"pyramid_items needs a number for each of the {scheduler.stages} stages of model.scheduler")
         if self.objective == "pyramid" and (not any(self.pyramid_items) or min(self.pyramid_items) < 0):
             raise ConfigError(f"pyramid_items={self.pyramid_items} must be whole numbers that are not all 0")
+        if self.objective == "reconstruction" and (self.trainable.rank or self.offload or self.validation.videos_every):
+            raise ConfigError(
+                "trainable.rank, offload and validation.videos_every are for the transformer; the objective is 'reconstruction'"
+            )
         if self.objective == "pyramid" and self.timesteps.dynamic_shift:
             raise ConfigError("timesteps.dynamic_shift is for the objective 'flow': pyramid levels have ranges of time of their own")
         if self.timesteps.dynamic_shift and not scheduler.use_dynamic_shifting:
@@ -130,4 +140,4 @@ class TrainConfig:
     @property
     def items(self) -> int:
         """Questions to the network for every sample."""
-        return 1 if self.objective == "flow" else sum(self.pyramid_items)
+        return sum(self.pyramid_items) if self.objective == "pyramid" else 1

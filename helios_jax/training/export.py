@@ -4,6 +4,8 @@ A complete checkpoint, adapters folded in, for sample.py, for the next stage, an
 
   python -m helios_jax.training.export --run runs/stage1 --out checkpoints/helios-base
 
+A run that trained a VAE from nothing gives a checkpoint with nothing else; --base names one whose other parts it is to have.
+
 The adapters alone, for `load_lora_weights` of Diffusers, and beside them what was trained in full:
 
   python -m helios_jax.training.export --run runs/stage1 --out lora --format lora
@@ -29,6 +31,7 @@ from helios_jax.models.lora import merge
 from helios_jax.models.weights import random_params
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
+from helios_jax.training.objectives import OBJECTIVES
 from helios_jax.types import Params
 
 
@@ -81,13 +84,16 @@ def export_merged(config: TrainConfig, trained: Params, out: str | os.PathLike, 
     Raises:
       CheckpointError: if there is no such checkpoint, or it is of another geometry.
     """
-    base = base or config.checkpoint
-    if not base:
+    objective, base = OBJECTIVES[config.objective], base or config.checkpoint
+    component = objective.component
+    if not base and component == "transformer":
         raise CheckpointError("the run began with random weights: --base names a checkpoint to take the VAE and the text encoder from")
     if not config.checkpoint:
-        random = random_params(config.model, config.seed, jnp.dtype(config.dtype))["transformer"]
+        random = random_params(config.model, config.seed, jnp.dtype(config.dtype))[component]
         trained = merge(random, trained)
-    merge_into_checkpoint(base, trained, out, config=_with_runtime_fields(config.model, load_config(base)), overwrite=overwrite)
+    model = _with_runtime_fields(config.model, load_config(base)) if base else config.model
+    trained = objective.finish(config, trained)
+    merge_into_checkpoint(base, trained, out, config=model, component=component, overwrite=overwrite)
 
 
 def _with_runtime_fields(config: HeliosConfig, base: HeliosConfig) -> HeliosConfig:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from helios_jax.data.pipeline import TrainBatch
+from helios_jax.data.pipeline import Batch, TrainBatch
 from helios_jax.diffusion.corruption import (
     CorruptionDraws,
     TaskDraws,
@@ -27,6 +27,9 @@ from helios_jax.training.optimizer import make_optimizer
 from helios_jax.training.targets import FlowDraws, FlowItem, draw_flow, flow_items, pyramid_items
 from helios_jax.training.trainable import init_trainable
 from helios_jax.types import Array, Bool, Float, History, Int, Params, PRNGKeyArray
+
+Loss = Callable[[Params, Params, Batch], Float[Array, "items"]]
+"""``(trainable, base, batch) -> losses``, of one objective."""
 
 
 class TrainState(NamedTuple):
@@ -124,11 +127,11 @@ def losses(params: Params, questions: Questions, model: HeliosTransformer, confi
     return jnp.stack([loss(item) for item in questions.items])
 
 
-def make_loss(model: HeliosTransformer, config: TrainConfig, seed: int) -> Callable[[Params, Params, TrainBatch], Float[Array, "items"]]:
-    """``(trainable, base, batch) -> losses`` with the draws of ``seed``."""
+def make_loss(model: HeliosTransformer, config: TrainConfig) -> Loss:
+    """``(trainable, base, batch) -> losses`` of the transformer."""
 
     def loss(trainable, base, batch):
-        questions = prepare(batch, draw_batch(seed, config, batch), config)
+        questions = prepare(batch, draw_batch(config.seed, config, batch), config)
         return losses(combine(base, trainable), questions, model, config)
 
     return loss
@@ -142,14 +145,12 @@ def start_state(config: TrainConfig, params: Params) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer, average, jnp.zeros(2, jnp.int32))
 
 
-def make_step(
-    model: HeliosTransformer, config: TrainConfig, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Params, TrainBatch], tuple[TrainState, dict[str, Array]]]:
+def make_step(loss: Loss, config: TrainConfig) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Array]]]:
     """``(state, base, batch) -> (state, metrics)``, to be jitted with the state donated.
 
     A step whose loss or gradient is not finite changes nothing but the counts.
     """
-    loss = make_loss(model, config, config.seed)
+    optimizer = make_optimizer(config.optimizer)
 
     def value_and_grad(trainable, base, batch):
         # All items at once: one after another they would need as much memory, for a second gradient, as they would save.

@@ -6,21 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from helios_jax.data.pipeline import TrainBatch
-from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.training.config import TrainConfig
-from helios_jax.training.step import make_loss
+from helios_jax.training.step import Loss
 from helios_jax.types import Array, Params
 
 
 def make_validation(
-    model: HeliosTransformer, config: TrainConfig, sharding: jax.sharding.Sharding | None = None
+    loss: Loss, config: TrainConfig, sharding: jax.sharding.Sharding | None = None
 ) -> Callable[[Params, Params, Sequence[TrainBatch]], dict[str, float | Array]]:
     """``(trainable, base, batches) -> metrics``: the mean losses over all batches.
 
     ``validation_loss`` and, for a pyramid, that of each item; ``validation_loss_other_captions`` and ``validation_loss_other_histories``, where every
     sample is given those of a sample of the next batch (of the same batch, where there is one only). ``sharding`` is where the numbers go.
     """
-    loss = jax.jit(make_loss(model, config, config.seed), out_shardings=sharding)
+    loss = jax.jit(loss, out_shardings=sharding)
 
     def validate(trainable, base, batches):
         totals = {"": [], "_other_captions": [], "_other_histories": []}

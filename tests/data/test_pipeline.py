@@ -56,7 +56,7 @@ def test_batch_holds_what_its_records_say(folder):
         assert batch.length.dtype == np.int32
         assert batch.sample.dtype == np.uint32
         for row in range(2):
-            entry = data.entries[batch.sample[row, 1]]
+            entry = data.source.entries[batch.sample[row, 1]]
             number, length = int(entry.id.rpartition("-")[2]), batch.length[row]
             assert (entry.height, entry.width, entry.tokens) == (H, W, length)
             np.testing.assert_array_equal(batch.text[row, :length].astype(np.float32), number + 1)
@@ -73,9 +73,9 @@ def test_an_epoch_shows_each_clip_once(folder):
         samples = np.concatenate(epoch)
         assert set(samples[:, 0]) == {number}
         assert len(set(samples[:, 1])) == 16
-        assert "short-0" not in {data.entries[record].id for record in samples[:, 1]}
+        assert "short-0" not in {data.source.entries[record].id for record in samples[:, 1]}
     assert not np.array_equal(epochs[0], np.stack(epochs[1]) - [1, 0])
-    sizes = [data.entries[samples[0, 1]].height for samples in epochs[0]]
+    sizes = [data.source.entries[samples[0, 1]].height for samples in epochs[0]]
     assert sizes not in (sorted(sizes), sorted(sizes, reverse=True))
     data.close()
 
@@ -88,7 +88,7 @@ def test_sections_are_drawn_anew_each_epoch(folder):
         for target, (_, record) in zip(batch.target, batch.sample):
             seen.setdefault(int(record), []).append(int(target[0, 0, 0, 0]) // 9)
     for record, sections in seen.items():
-        assert set(sections) == set(range(data.entries[record].sections))
+        assert set(sections) == set(range(data.source.entries[record].sections))
     assert len({tuple(sections[:8]) for sections in seen.values()}) > 12  # and not in step with one another
 
 

@@ -25,8 +25,7 @@ def compare() -> dict[str, dict[str, float]]:
     from helios_jax.data.pipeline import DataConfig
     from helios_jax.models.transformer import HeliosTransformer
     from helios_jax.parallel.mesh import DATA, FSDP, place_batch, tree_shardings
-    from helios_jax.training.optimizer import make_optimizer
-    from helios_jax.training.step import make_step, start_state
+    from helios_jax.training.step import make_loss, make_step, start_state
     from helios_jax.training.trainable import frozen
 
     from .toy import toy_batch, toy_config, toy_params, warm
@@ -37,7 +36,7 @@ def compare() -> dict[str, dict[str, float]]:
     params = toy_params(config)
     state, base = start_state(config, params), frozen(params, config.trainable)
     state = state._replace(trainable=warm(state.trainable))
-    step = make_step(HeliosTransformer(config.model.transformer), config, make_optimizer(config.optimizer))
+    step = make_step(make_loss(HeliosTransformer(config.model.transformer), config), config)
     found = {}
     for data, fsdp in MESHES:
         mesh = Mesh(np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp), (DATA, FSDP))

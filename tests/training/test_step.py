@@ -67,7 +67,7 @@ def program(objective="flow", **changes):
     """``step(state, batch)``, the state it starts from, and the run."""
     model, config, params = linear_run(objective, **changes)
     base = frozen(params, config.trainable)
-    step = jax.jit(make_step(model, config, make_optimizer(config.optimizer)), compiler_options=FAST_TO_COMPILE)
+    step = jax.jit(make_step(make_loss(model, config), config), compiler_options=FAST_TO_COMPILE)
     # Placed, as what comes out of a step is: else the second step would compile anew.
     state = jax.device_put(start_state(config, params), jax.devices()[0])
     return lambda state, batch: step(state, base, batch), state, (model, config, params)
@@ -105,7 +105,7 @@ def test_a_step_is_one_of_the_optimiser_with_the_losses_gradient(flow):
     """The loss is the items' mean, and the norm that is told is that of the gradient before it is clipped."""
     step, state, (model, config, params) = flow
     batch, base = toy_batch(config), frozen(params, config.trainable)
-    loss = make_loss(model, config, config.seed)
+    loss = make_loss(model, config)
     value, gradient = jax.jit(jax.value_and_grad(lambda trainable: loss(trainable, base, batch).mean()))(state.trainable)
     after, metrics = step(state, batch)
     updates, _ = make_optimizer(config.optimizer).update(gradient, state.optimizer, state.trainable)
@@ -264,7 +264,11 @@ BAD_RUNS = {
     "items that are none": ("pyramid", dict(pyramid_items=(0, 0, 0)), "must be whole numbers that are not all 0"),
     "items below none": ("pyramid", dict(pyramid_items=(1, -1, 1)), "must be whole numbers that are not all 0"),
     "a shifted pyramid": ("pyramid", dict(timesteps=TimestepConfig(dynamic_shift=True)), "dynamic_shift is for the objective 'flow'"),
-    "a shift of nothing": ("flow", dict(timesteps=TimestepConfig(dynamic_shift=True), model=UNSHIFTED), "needs model.scheduler.use_dynamic_shifting"),
+    "a shift of nothing": (
+        "flow",
+        dict(timesteps=TimestepConfig(dynamic_shift=True), model=UNSHIFTED),
+        "needs model.scheduler.use_dynamic_shifting",
+    ),
     "parts": ("flow", dict(accumulate=3), "batch_size=2 does not divide into accumulate=3 parts"),
     "nothing trains": ("flow", dict(trainable=TrainableConfig(rank=0)), "nothing trains"),
     "no steps": ("flow", dict(steps=0), "steps=0 must be at least 1"),

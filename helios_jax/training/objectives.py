@@ -1,0 +1,172 @@
+"""What can be learned: for each objective the part of the model, its data, its loss, and what is looked at on the way."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from helios_jax.config import ConfigError
+from helios_jax.data.clips import ClipBatch, load_clips
+from helios_jax.data.encoding import encoder_digest
+from helios_jax.data.pipeline import HISTORY_FRAMES, Batch, Batches, DataError, TrainBatch, load_batches
+from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.training import reconstruction, step, validation
+from helios_jax.training.config import TrainConfig
+from helios_jax.training.flops import StepCost, step_cost
+from helios_jax.types import Params
+
+Split = Literal["train", "validation"]
+
+
+class Objective(NamedTuple):
+    """An objective of :class:`~helios_jax.training.config.TrainConfig`.
+
+    Attributes:
+      component: the part of the model that learns; the others are not loaded.
+      load: ``(config, split, process_index, process_count) -> batches``; refuses what the model cannot learn from.
+      make_loss: ``config -> loss``.
+      make_validation: ``(config, sharding) -> (trainable, base, batches) -> metrics``.
+      abstract_batch: ``config -> batch`` of shapes, at the size of ``model.sample``.
+      cost: ``(config, trainable, batch) -> StepCost`` of one sample of a batch.
+      finish: ``(config, params) -> params``, what is done to the component when a run becomes a checkpoint.
+    """
+
+    component: Literal["transformer", "vae"]
+    load: Callable[[TrainConfig, Split, int, int], Batches]
+    make_loss: Callable[[TrainConfig], step.Loss]
+    make_validation: Callable[..., Callable[..., dict[str, Any]]]
+    abstract_batch: Callable[[TrainConfig], Batch]
+    cost: Callable[[TrainConfig, Params, Batch], StepCost]
+    finish: Callable[[TrainConfig, Params], Params] = lambda config, params: params
+
+
+def load_data(config: TrainConfig) -> tuple[Batches, list[Batch]]:
+    """The training batches, and those that are looked at; this process's rows.
+
+    Raises:
+      ConfigError, DataError: if there are none, or they do not fit the model.
+    """
+    load, own = OBJECTIVES[config.objective].load, (jax.process_index(), jax.process_count())
+    batches, looked_at = load(config, "train", *own), []
+    if config.validation.every:
+        looked_at = list(itertools.islice(load(config, "validation", *own), config.validation.batches))
+    return batches, looked_at
+
+
+def _load_records(config: TrainConfig, split: Split, process_index: int, process_count: int) -> Batches:
+    """Batches of latents and text features, which must be the model's."""
+    text, cfg, sample = config.model.text_encoder, config.model.transformer, config.model.sample
+    if sum(sample.history_sizes) != HISTORY_FRAMES:
+        raise ConfigError(
+            f"model.sample.history_sizes={sample.history_sizes} must sum to {HISTORY_FRAMES}, the frames of history that batches have"
+        )
+    batches = load_batches(
+        config.data,
+        seed=config.seed,
+        text_rows=text.max_sequence_length,
+        split=split,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    there, entries = batches.source.facts, batches.source.entries
+    facts = {"section_frames": sample.latent_frames_per_chunk, "latent_channels": cfg.in_channels, "text_width": cfg.text_dim}
+    wrong = [f"{name}: there {getattr(there, name)}, here {value}" for name, value in facts.items() if getattr(there, name) != value]
+    if config.checkpoint:
+        for component in ("vae", "text_encoder"):
+            made, own = getattr(there, component), encoder_digest(config.checkpoint, component)
+            wrong += [f"another {component} encoded them than the checkpoint's"] if made and made != own else []
+    rows, longest = config.data.text_rows or text.max_sequence_length, max(entry.tokens for entry in entries)
+    if longest == rows < text.max_sequence_length:
+        wrong.append(f"data.text_rows={rows} must be more than the longest prompt's {longest} tokens, or {text.max_sequence_length}")
+    cells = [size * 2 ** (config.model.scheduler.stages - 1) for size in cfg.patch_size[1:]]
+    sizes = {(entry.height, entry.width) for entry in entries if entry.height % cells[0] or entry.width % cells[1]}
+    wrong += [f"latents of {height} x {width} do not divide by {cells[0]} x {cells[1]}" for height, width in sorted(sizes)]
+    if wrong:
+        raise DataError(f"the records do not fit the model: {'; '.join(wrong)}")
+    return batches
+
+
+def _abstract_records(config: TrainConfig) -> TrainBatch:
+    sample, vae, text = config.model.sample, config.model.vae, config.model.text_encoder
+    B, T, C = config.data.batch_size, sample.latent_frames_per_chunk, vae.z_dim
+    cells = (sample.height // vae.spatial_factor, sample.width // vae.spatial_factor, C)
+    array = jax.ShapeDtypeStruct
+    return TrainBatch(
+        target=array((B, T, *cells), np.float32),
+        history=array((B, sum(sample.history_sizes), *cells), np.float32),
+        anchor=array((B, 1, *cells), np.float32),
+        text=array((B, config.data.text_rows or text.max_sequence_length, text.d_model), jnp.dtype(config.dtype)),
+        length=array((B,), np.int32),
+        sample=array((B, 2), np.uint32),
+    )
+
+
+def _load_world(config: TrainConfig, split: Split, process_index: int, process_count: int) -> Batches:
+    """Batches of clips of the procedural world."""
+    sample, data = config.model.sample, config.data
+    return load_clips(
+        config.clips,
+        height=sample.height,
+        width=sample.width,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        split=split,
+        read_threads=data.read_threads,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def _abstract_clips(config: TrainConfig) -> ClipBatch:
+    shape = (config.data.batch_size, config.clips.frames, *config.clips.window, 3)
+    return ClipBatch(jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct((shape[0], 2), np.uint32))
+
+
+def _cells(config: TrainConfig, trainable: Params, batch: ClipBatch) -> StepCost:
+    """The VAE's tokens are cells of latents; its operations are not counted."""
+    vae, (F, Y, X) = config.model.vae, batch.frames.shape[1:4]
+    return StepCost((1 + (F - 1) // vae.temporal_factor) * (Y // vae.spatial_factor) * (X // vae.spatial_factor), 0)
+
+
+def _transformer_loss(config: TrainConfig) -> step.Loss:
+    return step.make_loss(HeliosTransformer(config.model.transformer, jnp.dtype(config.dtype)), config)
+
+
+def _standardize(config: TrainConfig, params: Params) -> Params:
+    """Bring latents to mean 0 and deviation 1, where the model says that they have them, as clips of the world do that were not trained on."""
+    vae = config.model.vae
+    if any(vae.latents_mean) or set(vae.latents_std) != {1.0}:
+        return params
+    batches = _load_world(config, "validation", 0, 1)
+    try:
+        return reconstruction.standardized(config, params, itertools.islice(batches, math.ceil(64 / config.data.batch_size)))
+    finally:
+        batches.close()
+
+
+VIDEO = Objective(
+    component="transformer",
+    load=_load_records,
+    make_loss=_transformer_loss,
+    make_validation=lambda config, sharding=None: validation.make_validation(_transformer_loss(config), config, sharding),
+    abstract_batch=_abstract_records,
+    cost=lambda config, trainable, batch: step_cost(config, trainable, batch.target.shape[1:4]),
+)
+
+OBJECTIVES = {
+    "flow": VIDEO,
+    "pyramid": VIDEO,
+    "reconstruction": Objective(
+        component="vae",
+        load=_load_world,
+        make_loss=reconstruction.make_loss,
+        make_validation=reconstruction.make_validation,
+        abstract_batch=_abstract_clips,
+        cost=_cells,
+        finish=_standardize,
+    ),
+}
