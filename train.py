@@ -64,7 +64,7 @@ from helios_jax.training.flops import peak_operations
 from helios_jax.training.metrics import Metrics
 from helios_jax.training.objectives import OBJECTIVES, Objective, load_data
 from helios_jax.training.plan import plan_step
-from helios_jax.training.programs import abstract_state
+from helios_jax.training.programs import abstract_run, abstract_state
 from helios_jax.training.step import TrainState, make_step, start_state
 from helios_jax.training.trainable import count, frozen
 from helios_jax.types import Params
@@ -135,7 +135,7 @@ def train(config: TrainConfig, folder: Path) -> None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, transformer=transformer))
     check_model(config)
     objective = OBJECTIVES[config.objective]
-    abstract_state(config, abstract_params(config.model, config.dtype)[objective.component])  # what is to train is there
+    abstract_run(config)  # what is to train is there
     batches, validation = load_data(config)
     with contextlib.ExitStack() as stack:
         stack.callback(batches.close)
@@ -144,7 +144,7 @@ def train(config: TrainConfig, folder: Path) -> None:
         )
         checkpoints.check()  # a run that is not this one is refused before weights are loaded
         videos = load_videos(config)
-        params = load_params(config, mesh)
+        params = load_params(config, mesh) | objective.head(config)
         run = Run(config, mesh, objective, frozen(params, config.trainable), batches, validation, videos)
         state, start = restore(run, params, checkpoints)
         del params

@@ -88,13 +88,13 @@ def load_clips(
         raise ConfigError(f"data.batch_size={batch_size} must be a multiple of the {process_count} process(es), at least one clip each")
     per_process = batch_size // process_count
     own = range(process_index * per_process, (process_index + 1) * per_process)
-    steps = grain.MapDataset.source(_Steps()).map(functools.partial(_draw, config, (height, width), seed, split, batch_size, own))
+    steps = grain.MapDataset.source(Endless()).map(functools.partial(_draw, config, (height, width), seed, split, batch_size, own))
     facts = json.dumps([dataclasses.asdict(config), height, width, seed, split, batch_size])
     fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
     return Batches(read_ahead(steps, read_threads), fingerprint, "scenes of the procedural world without end")
 
 
-class _Steps(Sequence):
+class Endless(Sequence):
     """0, 1, 2 and so on."""
 
     def __len__(self) -> int:

@@ -2,8 +2,10 @@
 
 import html
 import json
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -113,6 +115,26 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     backend.train_from_iterator(texts, trainer)
     backend.model = models.Unigram(_settled(json.loads(backend.to_str())["model"]["vocab"]), unk_id=UNKNOWN)
+    backend.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=[("</s>", EOS)])
+    return Tokenizer(backend)
+
+
+def word_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """A tokenizer of the same kind with a token for every word of the texts, and for every printable character of ASCII, in small letters.
+
+    Training cuts words into pieces that other words share; where there are few words, each can have its own.
+    """
+    normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Lowercase()])
+    split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    counts = Counter(piece for text in texts for piece, _ in split.pre_tokenize_str(normalizer.normalize_str(text)))
+    words = sorted(counts, key=lambda piece: (-counts[piece], piece))
+    characters = ["▁", *(chr(code) for code in range(33, 127) if not chr(code).isupper())]
+    scores = {piece: math.log(counts[piece] / counts.total()) for piece in words}
+    least = min(scores.values()) - 10  # a word is never cheaper in characters
+    pieces = [(piece, round(scores.get(piece, least), 6)) for piece in dict.fromkeys([*words, *characters])]
+    backend = tokenizers.Tokenizer(models.Unigram([(token, 0.0) for token in SPECIAL_TOKENS] + pieces, unk_id=UNKNOWN))
+    backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizer, split, decoders.Metaspace()
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
     backend.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=[("</s>", EOS)])
     return Tokenizer(backend)
 

@@ -62,8 +62,8 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-      objective: ``"flow"``, one resolution (stage 1), ``"pyramid"``, every level of the pyramid (stage 2), or ``"reconstruction"``, of clips by the
-        VAE; see :mod:`~helios_jax.training.objectives`.
+      objective: ``"flow"``, one resolution (stage 1), ``"pyramid"``, every level of the pyramid (stage 2), ``"reconstruction"``, of clips by
+        the VAE, or ``"reading"``, of captions by the text encoder; see :mod:`~helios_jax.training.objectives`.
       checkpoint: directory of the weights it starts from; empty for random weights of ``model``.
       model: geometry, which must be the checkpoint's, and the scheduler and sampling defaults of the model that comes out.
       pyramid_items: questions asked of each level for every sample, coarsest first; one step answers them all.
@@ -84,7 +84,7 @@ class TrainConfig:
       max_skipped: steps without a finite loss and gradient, one after another, at which the run stops.
     """
 
-    objective: Literal["flow", "pyramid", "reconstruction"] = "flow"
+    objective: Literal["flow", "pyramid", "reconstruction", "reading"] = "flow"
     checkpoint: str = ""
     model: HeliosConfig = HeliosConfig()
     pyramid_items: tuple[int, ...] = (1, 1, 1)

@@ -93,7 +93,7 @@ def export_merged(config: TrainConfig, trained: Params, out: str | os.PathLike, 
         trained = merge(random, trained)
     model = _with_runtime_fields(config.model, load_config(base)) if base else config.model
     trained = objective.finish(config, trained)
-    merge_into_checkpoint(base, trained, out, config=model, component=component, overwrite=overwrite)
+    merge_into_checkpoint(base, trained, out, config=model, component=component, tokenizer=objective.tokenizer(config), overwrite=overwrite)
 
 
 def _with_runtime_fields(config: HeliosConfig, base: HeliosConfig) -> HeliosConfig:

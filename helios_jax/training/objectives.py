@@ -13,8 +13,11 @@ from helios_jax.config import ConfigError
 from helios_jax.data.clips import ClipBatch, load_clips
 from helios_jax.data.encoding import encoder_digest
 from helios_jax.data.pipeline import HISTORY_FRAMES, Batch, Batches, DataError, TrainBatch, load_batches
+from helios_jax.data.readings import OF_A_COLOR, OF_THE_SCENE, ReadingBatch, load_readings, world_tokenizer
+from helios_jax.data.scenes import COLORS
+from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.training import reconstruction, step, validation
+from helios_jax.training import reading, reconstruction, step, validation
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.flops import StepCost, step_cost
 from helios_jax.types import Params
@@ -32,16 +35,20 @@ class Objective(NamedTuple):
       make_validation: ``(config, sharding) -> (trainable, base, batches) -> metrics``.
       abstract_batch: ``config -> batch`` of shapes, at the size of ``model.sample``.
       cost: ``(config, trainable, batch) -> StepCost`` of one sample of a batch.
+      head: ``config -> params`` that train beside the component's and are thrown away with the run.
       finish: ``(config, params) -> params``, what is done to the component when a run becomes a checkpoint.
+      tokenizer: ``config -> tokenizer`` that the component was trained with, where the data do not come with one.
     """
 
-    component: Literal["transformer", "vae"]
+    component: Literal["transformer", "vae", "text_encoder"]
     load: Callable[[TrainConfig, Split, int, int], Batches]
     make_loss: Callable[[TrainConfig], step.Loss]
     make_validation: Callable[..., Callable[..., dict[str, Any]]]
     abstract_batch: Callable[[TrainConfig], Batch]
     cost: Callable[[TrainConfig, Params, Batch], StepCost]
+    head: Callable[[TrainConfig], Params] = lambda config: {}
     finish: Callable[[TrainConfig, Params], Params] = lambda config, params: params
+    tokenizer: Callable[[TrainConfig], Tokenizer | None] = lambda config: None
 
 
 def load_data(config: TrainConfig) -> tuple[Batches, list[Batch]]:
@@ -103,6 +110,27 @@ def _abstract_records(config: TrainConfig) -> TrainBatch:
         length=array((B,), np.int32),
         sample=array((B, 2), np.uint32),
     )
+
+
+def _load_readings(config: TrainConfig, split: Split, process_index: int, process_count: int) -> Batches:
+    """Batches of captions of the procedural world."""
+    text, data = config.model.text_encoder, config.data
+    return load_readings(
+        vocab_size=text.vocab_size,
+        text_rows=data.text_rows or text.max_sequence_length,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        split=split,
+        read_threads=data.read_threads,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def _abstract_readings(config: TrainConfig) -> ReadingBatch:
+    B, S = config.data.batch_size, config.data.text_rows or config.model.text_encoder.max_sequence_length
+    of_colors, of_scene = ((B, len(COLORS), len(OF_A_COLOR)), (B, len(OF_THE_SCENE)))
+    return ReadingBatch(*(jax.ShapeDtypeStruct(shape, np.int32) for shape in ((B, S), (B,), of_colors, of_scene, (B, 2))))
 
 
 def _load_world(config: TrainConfig, split: Split, process_index: int, process_count: int) -> Batches:
@@ -168,5 +196,16 @@ OBJECTIVES = {
         abstract_batch=_abstract_clips,
         cost=_cells,
         finish=_standardize,
+    ),
+    "reading": Objective(
+        component="text_encoder",
+        load=_load_readings,
+        make_loss=reading.make_loss,
+        make_validation=reading.make_validation,
+        abstract_batch=_abstract_readings,
+        cost=lambda config, trainable, batch: StepCost(batch.ids.shape[1], 0),
+        head=reading.init_reader,
+        finish=lambda config, params: {name: leaf for name, leaf in params.items() if name != reading.READER},
+        tokenizer=lambda config: world_tokenizer(),
     ),
 }

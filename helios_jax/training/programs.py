@@ -21,7 +21,7 @@ def abstract_run(config: TrainConfig) -> tuple[TrainState, Params, Batch]:
     """State, frozen parameters and batch of a run, as shapes and dtypes."""
     dtype = jnp.dtype(config.dtype)
     objective = OBJECTIVES[config.objective]
-    params = abstract_params(config.model, dtype, dtype)[objective.component]
+    params = abstract_params(config.model, dtype, dtype)[objective.component] | jax.eval_shape(lambda: objective.head(config))
     base = frozen(params, config.trainable)
     return abstract_state(config, params), blocks_in_host_memory(base) if config.offload else base, objective.abstract_batch(config)
 
