@@ -20,6 +20,10 @@ Back to a folder that `diffusers` loads:
 
   python convert_torch_weights.py --to_diffusers --source checkpoints/helios-distilled --out Helios-Diffusers
 
+or, without the history patches, to the pipeline of Wan 2.1:
+
+  python convert_torch_weights.py --to_wan --source checkpoints/from-wan --out Wan-Diffusers
+
 Tensors stream one by one, so a checkpoint of any size needs little memory. The output appears under its name only when it is complete.
 Exit status: 0 when done, 2 when the input cannot be used (one line on stderr says why).
 """
@@ -37,6 +41,9 @@ LORA = flags.DEFINE_string("lora", None, "LoRA to merge into the transformer (py
 PARTIAL = flags.DEFINE_string("partial", None, "Whole tensors to merge into the transformer (transformer_partial.pth).")
 INIT_FROM_WAN = flags.DEFINE_bool("init_from_wan", False, "The source is Wan 2.1 T2V: add the history patches that Helios starts from.")
 TO_DIFFUSERS = flags.DEFINE_bool("to_diffusers", False, "Write a Diffusers folder from a helios-jax checkpoint.")
+TO_WAN = flags.DEFINE_bool(
+    "to_wan", False, "Write the Diffusers folder of a Wan 2.1 from a helios-jax checkpoint, without history patches."
+)
 DTYPE = flags.DEFINE_enum("dtype", "keep", ["keep", "bfloat16", "float32"], "Dtype to store the transformer and the text encoder in.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
 
@@ -44,10 +51,12 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
 def main() -> None:
     """Convert as the flags say."""
     options = {"dtype": DTYPE.value, "overwrite": OVERWRITE.value}
-    if TO_DIFFUSERS.value:
+    if TO_DIFFUSERS.value or TO_WAN.value:
         if LORA.value or PARTIAL.value or INIT_FROM_WAN.value:
-            raise CheckpointError("--lora, --partial and --init_from_wan act on PyTorch folders: leave them out with --to_diffusers")
-        summary = convert.to_diffusers(SOURCE.value, OUT.value, **options)
+            raise CheckpointError(
+                "--lora, --partial and --init_from_wan act on PyTorch folders: leave them out with --to_diffusers and --to_wan"
+            )
+        summary = convert.to_diffusers(SOURCE.value, OUT.value, as_wan=TO_WAN.value, **options)
     else:
         summary = convert.from_torch(
             SOURCE.value, OUT.value, lora=LORA.value, partial=PARTIAL.value, init_from_wan=INIT_FROM_WAN.value, **options

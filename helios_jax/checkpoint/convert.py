@@ -14,8 +14,8 @@ import numpy as np
 import tensorstore as ts
 from tqdm import tqdm
 
-from helios_jax.checkpoint import arrays
-from helios_jax.checkpoint.diffusers_config import PIPELINE, write_configs
+from helios_jax.checkpoint import arrays, wan
+from helios_jax.checkpoint.diffusers_config import PIPELINE, write_configs, write_wan_configs
 from helios_jax.checkpoint.directory import load_config, write_component, write_config, write_tokenizer
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import check_digests, new_directory, read_digests, read_json, write_digests, write_json
@@ -99,6 +99,7 @@ def to_diffusers(
     out: str | os.PathLike,
     *,
     dtype: Precision = "keep",
+    as_wan: bool = False,
     max_shard_bytes: int = 5 * 10**9,
     overwrite: bool = False,
     progress: bool = True,
@@ -109,6 +110,7 @@ def to_diffusers(
       checkpoint: the checkpoint directory; all its digests are checked first.
       out: the folder to make; it appears when it is complete.
       dtype: of the transformer and the text encoder; ``"keep"`` is what the checkpoint was converted from.
+      as_wan: write the pipeline of Wan 2.1, without the history patches, which it does not know.
       max_shard_bytes: largest safetensors file, unless one tensor is larger.
       overwrite: replace ``out`` if it exists.
       progress: show a bar on a terminal.
@@ -120,6 +122,8 @@ def to_diffusers(
     root = Path(checkpoint)
     config = load_config(root)
     digests = read_digests(root)
+    if as_wan and (own := config.transformer.rope_dim) != (theirs := wan.rope_dim(config.transformer.attention_head_dim)):
+        raise CheckpointError(f"{root}: transformer.rope_dim is {own}, and Wan's is {theirs} for heads of as many channels")
     if absent := [name for name in (*COMPONENTS, "tokenizer") if not (root / name).is_dir()]:
         raise CheckpointError(f"{root} has no {', '.join(absent)}: only a whole pipeline makes a Diffusers folder")
     with _bar(sum(entry["size"] for entry in digests.values()), "checking", progress) as bar:
@@ -128,14 +132,15 @@ def to_diffusers(
     tensors = {}
     for component in COMPONENTS:
         stored = _stored_tensors(root / component, component_slots(config, component), names.get(component, {}))
-        tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in stored}
+        kept = wan.without_history(stored) if as_wan and component == "transformer" else stored
+        tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in kept}
     count, size = _count(tensors)
     with new_directory(out, overwrite, marker=PIPELINE) as folder:
         with _bar(size, "converting", progress) as bar:
             for component in COMPONENTS:
                 write_folder(folder / component, STEMS[component], tensors[component], max_shard_bytes, bar.update)
         shutil.copytree(root / "tokenizer", folder / "tokenizer")
-        write_configs(folder, config)
+        (write_wan_configs if as_wan else write_configs)(folder, config)
     return Summary(count, size, time.perf_counter() - start)
 
 

@@ -90,6 +90,11 @@ SCHEDULER_DEFAULTS = {"use_dynamic_shifting": False}
 PIPELINE_READS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
 """Fields that Diffusers' pipelines look up in the scheduler's configuration, but its class does not know: written only if unusual."""
 
+HISTORY_FIELDS = (
+    "rope_dim", "guidance_cross_attn", "zero_history_timestep", "is_amplify_history", "history_scale_mode", "has_multi_term_memory_patch",
+)  # fmt: skip
+"""Keys of Helios' transformer that Wan's does not have."""
+
 BASE_SCHEDULER = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
 """The schedule of Helios-Base, which a model started from Wan has."""
 
@@ -134,15 +139,7 @@ def sample_defaults(scheduler: SchedulerConfig, pipeline: Mapping[str, Any]) -> 
 def write_configs(folder: Path, config: HeliosConfig) -> None:
     """Write ``model_index.json`` and the components' configurations, for Diffusers and Transformers to load; the tokenizer is there already."""
     distilled, pyramid = config.scheduler.solver == "dmd", config.scheduler.stages > 1
-    scheduler = "HeliosDMDScheduler" if distilled else "HeliosScheduler"
-    pipeline = {
-        "_class_name": "HeliosPyramidPipeline" if pyramid or distilled else "HeliosPipeline",
-        "scheduler": ["diffusers", scheduler],
-        "text_encoder": ["transformers", "UMT5EncoderModel"],
-        "tokenizer": ["transformers", _tokenizer_class(folder / "tokenizer/tokenizer_config.json")],
-        "transformer": ["diffusers", "HeliosTransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLWan"],
-    }
+    pipeline = {"_class_name": "HeliosPyramidPipeline" if pyramid or distilled else "HeliosPipeline"}
     if pyramid or distilled:
         pipeline |= {"is_cfg_zero_star": config.sample.cfg_zero_star, "is_distilled": distilled}
     fixed = {key: value for key, value in FIXED[SchedulerConfig].items() if not distilled or key in DMD_ONLY_KEYS}
@@ -151,13 +148,33 @@ def write_configs(folder: Path, config: HeliosConfig) -> None:
     for name in PIPELINE_READS:
         if schedule[name] == getattr(SchedulerConfig, name):
             del schedule[name]
+    scheduler = {"_class_name": "HeliosDMDScheduler" if distilled else "HeliosScheduler", **schedule, **fixed, **solver}
+    _write(folder, config, pipeline, scheduler, {"_class_name": "HeliosTransformer3DModel", **_written(config.transformer)})
+
+
+def write_wan_configs(folder: Path, config: HeliosConfig) -> None:
+    """The same for the pipeline of Wan 2.1, whose transformer has no history."""
+    transformer = {name: value for name, value in _written(config.transformer).items() if name not in HISTORY_FIELDS}
+    scheduler = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    _write(folder, config, {"_class_name": "WanPipeline"}, scheduler, {"_class_name": "WanTransformer3DModel", **transformer})
+
+
+def _write(folder: Path, config: HeliosConfig, pipeline: dict, scheduler: dict, transformer: dict) -> None:
+    """The files of a pipeline, with what all have in common."""
+    components = {
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", _tokenizer_class(folder / "tokenizer/tokenizer_config.json")],
+        "transformer": ["diffusers", transformer["_class_name"]],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
     factors = {"scale_factor_temporal": config.vae.temporal_factor, "scale_factor_spatial": config.vae.spatial_factor}
     files = {
-        PIPELINE: pipeline,
-        "transformer/config.json": {"_class_name": "HeliosTransformer3DModel", **_written(config.transformer)},
+        PIPELINE: pipeline | components,
+        "transformer/config.json": transformer,
         "vae/config.json": {"_class_name": "AutoencoderKLWan", **_written(config.vae), **factors},
         "text_encoder/config.json": {"architectures": ["UMT5EncoderModel"], **_written(config.text_encoder)},
-        "scheduler/scheduler_config.json": {"_class_name": scheduler, **schedule, **fixed, **solver},
+        "scheduler/scheduler_config.json": scheduler,
     }
     for name, values in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ def read_source(folder: Path, init_from_wan: bool = False, lora: Path | None = N
 
     config, tensors = _read_original(folder) if original else _read_diffusers(folder, pipeline)
     if init_from_wan:
-        _check(folder, {"transformer": tensors["transformer"]}, config, without=r"^patch_(short|mid|long)\.")
+        _check(folder, {"transformer": tensors["transformer"]}, config, without=wan.HISTORY_PATCHES)
         tensors["transformer"] = wan.with_history_patches(tensors["transformer"])
     tied = tuple(name for name in TIED if name in tensors["text_encoder"])
     tensors["text_encoder"] = _without_tied_copy(folder, tensors["text_encoder"])

@@ -4,7 +4,7 @@ Sources: the Wan 2.1 repository's module names; Helios initialises its history p
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from helios_jax.checkpoint.safetensors_files import TorchTensor
 
 Rules = Sequence[tuple[str, str]]
 """Regular expressions and what replaces them, applied in order to every name."""
+
+HISTORY_PATCHES = r"patch_(short|mid|long)\."
+"""What Wan does not have."""
 
 TRANSFORMER: Rules = (
     (r"^time_embedding\.0\.", "condition_embedder.time_embedder.linear_1."),
@@ -118,6 +121,13 @@ def with_history_patches(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchT
         added[f"{name}.weight"] = TorchTensor(weight.dtype, shape, lambda factor=factor: _enlarged(weight.read(), factor))
         added[f"{name}.bias"] = bias
     return {**tensors, **added}
+
+
+def without_history(tensors: Iterable[tuple[str, TorchTensor]]) -> Iterator[tuple[str, TorchTensor]]:
+    """Helios' transformer as Wan's, under the names of Wan in Diffusers."""
+    for name, tensor in tensors:
+        if not re.match(HISTORY_PATCHES, name):
+            yield name.replace("norm_out.scale_shift_table", "scale_shift_table"), tensor
 
 
 def _enlarged(weight: np.ndarray, factor: int) -> np.ndarray:

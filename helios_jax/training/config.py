@@ -66,6 +66,7 @@ class TrainConfig:
         the VAE, or ``"reading"``, of captions by the text encoder; see :mod:`~helios_jax.training.objectives`.
       checkpoint: directory of the weights it starts from; empty for random weights of ``model``.
       model: geometry, which must be the checkpoint's, and the scheduler and sampling defaults of the model that comes out.
+      history: show the frames before the section; without, the model is a plain text-to-video model, as Wan 2.1 is, of single sections.
       pyramid_items: questions asked of each level for every sample, coarsest first; one step answers them all.
       task, corruption: of the history.
       timesteps: noise levels that are learned.
@@ -87,6 +88,7 @@ class TrainConfig:
     objective: Literal["flow", "pyramid", "reconstruction", "reading"] = "flow"
     checkpoint: str = ""
     model: HeliosConfig = HeliosConfig()
+    history: bool = True
     pyramid_items: tuple[int, ...] = (1, 1, 1)
     task: TaskConfig = TaskConfig()
     corruption: CorruptionConfig = CorruptionConfig()

@@ -114,14 +114,16 @@ def prepare(batch: TrainBatch, draws: Draws, config: TrainConfig) -> Questions:
 
 def losses(params: Params, questions: Questions, model: HeliosTransformer, config: TrainConfig) -> Float[Array, "items"]:
     """Mean squared error of the velocity, weighted, for each item: over all elements, then over the batch; float32."""
-    apply = functools.partial(model.apply, {"params": params})
-    frames = frame_indices(config.model.sample.history_sizes, questions.items[0].latents.shape[1])
+    apply, chunk = functools.partial(model.apply, {"params": params}), questions.items[0].latents.shape[1]
+    noisy, history = tuple(range(chunk)), None
+    if config.history:
+        frames = frame_indices(config.model.sample.history_sizes, chunk)
+        noisy, history = frames.noisy, apply(questions.history, frames, method="embed_history")
     text = apply(questions.text, questions.length, config.model.text_encoder.max_sequence_length, method="embed_text")
-    history = apply(questions.history, frames, method="embed_history")
 
     def loss(item):
         time = apply(item.timestep, method="embed_time")
-        velocity = apply(item.latents, time, text, history, frames.noisy, method="denoise").astype(jnp.float32)
+        velocity = apply(item.latents, time, text, history, noisy, method="denoise").astype(jnp.float32)
         return jnp.mean(item.weight * jnp.mean((velocity - item.velocity) ** 2, axis=(1, 2, 3, 4)))
 
     return jnp.stack([loss(item) for item in questions.items])

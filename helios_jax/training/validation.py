@@ -22,7 +22,7 @@ def make_validation(
     loss = jax.jit(loss, out_shardings=sharding)
 
     def validate(trainable, base, batches):
-        totals = {"": [], "_other_captions": [], "_other_histories": []}
+        totals = {"": [], "_other_captions": []} | ({"_other_histories": []} if config.history else {})
         for batch, other in zip(batches, [*batches[1:], batches[0]]):
             if other is batch:
                 other = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)

@@ -171,6 +171,20 @@ def test_history_patches_see_an_enlarged_picture_as_the_patch_embedding_sees_the
     assert_same_tensors(kept, wan_tensors)
 
 
+def test_a_wan_goes_back_to_the_folder_it_came_from(models, diffusers_folder, tmp_path):
+    """Diffusers loads what is written, every tensor is Wan's own, and reading it again gives the same Helios."""
+    from_torch(diffusers_folder, tmp_path / "ours", init_from_wan=True)
+    to_diffusers(tmp_path / "ours", tmp_path / "wan", as_wan=True)
+    found, problems = diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "wan/transformer", output_loading_info=True)
+    assert not any(problems.values())
+    assert_same_tensors(found.to(torch.bfloat16).state_dict(), models["transformer"].state_dict())
+    assert {**found.config}.items() >= GEOMETRY.items()
+    assert json.loads((tmp_path / "wan/model_index.json").read_text())["_class_name"] == "WanPipeline"
+    from_torch(tmp_path / "wan", tmp_path / "again", init_from_wan=True)
+    assert load_config(tmp_path / "again") == load_config(tmp_path / "ours")
+    assert_equal_trees(load_params(tmp_path / "again", "transformer"), load_params(tmp_path / "ours", "transformer"))
+
+
 @pytest.mark.parametrize(
     ("geometry", "tensors", "parameters"),
     [({}, 1101, 14_312_427_584), ({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, 831, 1_426_177_600)],
