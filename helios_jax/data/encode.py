@@ -54,6 +54,9 @@ CAPTIONS = flags.DEFINE_string("captions", None, "Table of videos and captions, 
 WORLD = flags.DEFINE_integer("world", None, "Encode so many clips of the procedural world instead.")
 WORLD_FRAMES = flags.DEFINE_integer("world_frames", 132, "Frames of each of them.")
 WORLD_SPLIT = flags.DEFINE_enum("world_split", "train", SPLITS, "Which scenes; those of heldout show what train never does.")
+WORLD_UNCAPTIONED = flags.DEFINE_float(
+    "world_uncaptioned", 0.0, "Share of them with an empty caption: what guidance leads away from.", lower_bound=0.0, upper_bound=1.0
+)
 TORCH_LATENTS = flags.DEFINE_string("torch_latents", None, "Convert a folder of the PyTorch implementation's .pt latents instead.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory whose VAE, text encoder and tokenizer encode.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "Without a checkpoint: a preset whose random weights encode.")
@@ -109,7 +112,8 @@ def clip_jobs() -> tuple[Facts, list[Job], object]:
     use_compile_cache()
     encoders = random_encoders(model, SEED.value) if CHECKPOINT.value is None else load_encoders(CHECKPOINT.value, VERIFY.value)
     if clips is None:
-        jobs, inputs = world_jobs(WORLD.value, WORLD_FRAMES.value, WORLD_SPLIT.value, encoders, config), WORLD_FRAMES.value
+        world = (WORLD_FRAMES.value, WORLD_SPLIT.value, WORLD_UNCAPTIONED.value)
+        jobs, inputs = world_jobs(WORLD.value, *world, encoders, config), world
     else:
         jobs, inputs = video_jobs(clips, encoders, config), [caption for _, caption in clips]
     return encoders.facts(config), jobs, [dataclasses.asdict(config), inputs]

@@ -179,7 +179,9 @@ def read_captions(path: Path) -> list[tuple[Path, str]]:
 def video_jobs(clips: Sequence[tuple[Path, str]], encoders: Encoders, config: EncodeConfig) -> list[Job]:
     """The records of video files."""
 
-    def open_video(path: Path) -> tuple[int, Pieces]:
+    def open_video(path: Path, caption: str) -> tuple[int, Pieces]:
+        if not clean_prompt(caption):
+            raise SkippedError("empty caption", "the caption is empty")
         if not path.is_file():
             raise SkippedError("missing file", f"{path}: no such file")
         least = max(config.min_frames, config.frames)
@@ -187,13 +189,16 @@ def video_jobs(clips: Sequence[tuple[Path, str]], encoders: Encoders, config: En
         return media.read_pieces(path, config.height, config.width, config.fps, config.fit, **options)
 
     def job(number: int, path: Path, caption: str) -> Job:
-        return Job(str(path), lambda: encode_record(encoders, config, number, str(path), caption, lambda: open_video(path)))
+        return Job(str(path), lambda: encode_record(encoders, config, number, str(path), caption, lambda: open_video(path, caption)))
 
     return [job(number, *clip) for number, clip in enumerate(clips)]
 
 
-def world_jobs(count: int, num_frames: int, split: str, encoders: Encoders, config: EncodeConfig) -> list[Job]:
-    """The records of the first scenes of the procedural world, drawn from the seed; no file is written or read."""
+def world_jobs(count: int, num_frames: int, split: str, uncaptioned: float, encoders: Encoders, config: EncodeConfig) -> list[Job]:
+    """The records of the first scenes of the procedural world, drawn from the seed; no file is written or read.
+
+    A share of them, ``uncaptioned``, has the empty caption, with which guidance compares.
+    """
 
     def open_scene(number: int) -> tuple[int, Pieces]:
         scene = sample_scene(config.seed, number, split)
@@ -202,7 +207,8 @@ def world_jobs(count: int, num_frames: int, split: str, encoders: Encoders, conf
 
     def job(number: int) -> Job:
         source = f"world/{split}/{config.seed}/{number}"
-        caption = lambda: describe_scene(sample_scene(config.seed, number, split), number)
+        silent = np.random.default_rng([config.seed, number, 3]).random() < uncaptioned
+        caption = lambda: "" if silent else describe_scene(sample_scene(config.seed, number, split), number)
         return Job(source, lambda: encode_record(encoders, config, number, source, caption(), lambda: open_scene(number)))
 
     return [job(number) for number in range(count)]
@@ -237,15 +243,8 @@ def encode_record(
 
 
 def encode_caption(encoders: Encoders, caption: str) -> np.ndarray:
-    """Features [n, E] of a caption's tokens; a caption that is too long is cut.
-
-    Raises:
-      SkippedError: if it is empty.
-    """
-    prompt = clean_prompt(caption)
-    if not prompt:
-        raise SkippedError("empty caption", "the caption is empty")
-    ids, lengths = encoders.tokenizer([prompt], encoders.text_encoder.config.max_sequence_length)
+    """Features [n, E] of a caption's tokens; a caption that is too long is cut."""
+    ids, lengths = encoders.tokenizer([clean_prompt(caption)], encoders.text_encoder.config.max_sequence_length)
     features, _ = encode_text(encoders.text_encoder, encoders.text_params, ids, lengths)
     return np.asarray(features)[0, : lengths[0]]
 

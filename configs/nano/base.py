@@ -1,0 +1,35 @@
+"""helios-nano Base, stage 1: from a text-to-video model without a past to one that continues its own, all weights trained.
+
+  python train.py --config configs/nano/base.py --config.checkpoint=checkpoints/nano-wan --config.data.train=data/nano \\
+      --config.data.validation=data/nano-heldout
+  python -m helios_jax.training.export --run runs/base --out checkpoints/nano-base
+"""
+
+from configs.nano.model import ONE_STAGE, model
+from configs.nano.t2v import TIMESTEPS
+from configs.train import stage1_init
+from helios_jax.config import SampleConfig, to_config_dict
+from helios_jax.data.pipeline import DataConfig
+from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig
+from helios_jax.training.optimizer import OptimizerConfig
+
+
+def get_config():
+    return to_config_dict(
+        TrainConfig(
+            objective="flow",
+            model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=99, steps=(50,), guidance_scale=3.0)),
+            task=stage1_init.TASK["corrected"],
+            corruption=stage1_init.CORRUPTION["corrected"],
+            timesteps=TIMESTEPS,
+            trainable=TrainableConfig(rank=0, full=".*"),
+            optimizer=OptimizerConfig(learning_rate=5e-4, schedule="constant_with_warmup", warmup_steps=100, b2=0.99, weight_decay=0.01),
+            ema=EMAConfig(decay=0.998),
+            data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
+            validation=ValidationConfig(every=500, batches=4),
+            steps=6000,
+            dtype="float32",
+            log_every=20,
+            save_every=250,
+        )
+    )

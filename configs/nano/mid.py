@@ -1,0 +1,39 @@
+"""helios-nano Mid, stage 2: from Base to a pyramid of three resolutions, all weights trained.
+
+  python train.py --config configs/nano/mid.py --config.checkpoint=checkpoints/nano-base --config.data.train=data/nano \\
+      --config.data.validation=data/nano-heldout
+  python -m helios_jax.training.export --run runs/mid --out checkpoints/nano-mid
+"""
+
+from configs.nano.model import PYRAMID, model
+from configs.train import stage1_init
+from helios_jax.config import SampleConfig, to_config_dict
+from helios_jax.data.pipeline import DataConfig
+from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig
+from helios_jax.training.optimizer import OptimizerConfig
+from helios_jax.training.targets import TimestepConfig
+
+
+def get_config():
+    sample = SampleConfig(
+        height=64, width=128, num_frames=99, steps=(20, 20, 20), guidance_scale=3.0, cfg_zero_star=True, zero_init_steps=2
+    )
+    return to_config_dict(
+        TrainConfig(
+            objective="pyramid",
+            model=model(PYRAMID, sample),
+            pyramid_items=(1, 2, 1),
+            task=stage1_init.TASK["corrected"],
+            corruption=stage1_init.CORRUPTION["corrected"],
+            timesteps=TimestepConfig(density="uniform"),
+            trainable=TrainableConfig(rank=0, full=".*"),
+            optimizer=OptimizerConfig(learning_rate=5e-4, schedule="constant_with_warmup", warmup_steps=100, b2=0.99, weight_decay=0.01),
+            ema=EMAConfig(decay=0.998),
+            data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
+            validation=ValidationConfig(every=500, batches=4),
+            steps=6000,
+            dtype="float32",
+            log_every=20,
+            save_every=250,
+        )
+    )
