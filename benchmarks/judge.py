@@ -9,7 +9,6 @@ Half of the clips have held-out objects. Each begins at a random moment of its f
 import datetime
 import importlib.metadata
 import json
-import math
 import platform
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from helios_jax.data.world import SPLITS, render, sample_scene
-from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, read_clip, score
+from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
 from helios_jax.media import open_video_writer, read_video
 
 CLIPS = flags.DEFINE_integer("clips", 100, "Clips for each damage.", lower_bound=2)
@@ -72,13 +71,6 @@ CONDITIONS = {
     "faded": ((64, 128), faded),
 }
 """Height and width, and what is done to the clips. All but the second are 64x128."""
-
-
-def interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z = 1.96
-    middle, width = (right + z * z / 2) / (total + z * z), z * math.sqrt(right * (total - right) / total + z * z / 4) / (total + z * z)
-    return max(middle - width, 0.0), min(middle + width, 1.0)
 
 
 def measure(size: tuple[int, int], damage: Callable) -> tuple[dict, dict, float]:

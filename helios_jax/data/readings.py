@@ -52,11 +52,11 @@ class ReadingBatch(NamedTuple):
     ids: Int[np.ndarray, "B S"]
     length: Int[np.ndarray, "B"]
     of_colors: Int[np.ndarray, "B colors questions"]
-    of_scene: Int[np.ndarray, "B questions"]
+    of_scene: Int[np.ndarray, "B scene_questions"]
     sample: Int[np.ndarray, "B 2"]
 
 
-def answers(scene: Scene) -> tuple[Int[np.ndarray, "colors questions"], Int[np.ndarray, "questions"]]:
+def answers(scene: Scene) -> tuple[Int[np.ndarray, "colors questions"], Int[np.ndarray, "scene_questions"]]:
     """What every caption of a scene says."""
     of_colors = np.full((len(COLORS), len(OF_A_COLOR)), -1, np.int32)
     of_colors[:, 0] = 0

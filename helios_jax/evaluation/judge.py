@@ -5,6 +5,7 @@ clips rightly is in ``benchmarks/results/judge.md``.
 """
 
 import itertools
+import math
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -67,6 +68,13 @@ def accuracy(scores: list[dict[str, tuple[bool, ...]]]) -> dict[str, tuple[int, 
     counts = {name: [right for each in scores for right in each[name]] for name in ATTRIBUTES}
     counts["all"] = [right for rights in counts.values() for right in rights]
     return {name: (sum(rights), len(rights)) for name, rights in counts.items()}
+
+
+def interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.96
+    middle, width = (right + z * z / 2) / (total + z * z), z * math.sqrt(right * (total - right) / total + z * z / 4) / (total + z * z)
+    return max(middle - width, 0.0), min(middle + width, 1.0)
 
 
 def _agree(seen: Object | None, thing: Object) -> list[bool]:

@@ -119,10 +119,9 @@ class TrainConfig:
             raise ConfigError(f"pyramid_items needs a number for each of the {scheduler.stages} stages of model.scheduler")
         if self.objective == "pyramid" and (not any(self.pyramid_items) or min(self.pyramid_items) < 0):
             raise ConfigError(f"pyramid_items={self.pyramid_items} must be whole numbers that are not all 0")
-        if self.objective == "reconstruction" and (self.trainable.rank or self.offload or self.validation.videos_every):
-            raise ConfigError(
-                "trainable.rank, offload and validation.videos_every are for the transformer; the objective is 'reconstruction'"
-            )
+        if self.objective in ("reconstruction", "reading") and (self.trainable.rank or self.offload or self.validation.videos_every):
+            what = "trainable.rank, offload and validation.videos_every are for the transformer"
+            raise ConfigError(f"{what}; the objective is {self.objective!r}")
         if self.objective == "pyramid" and self.timesteps.dynamic_shift:
             raise ConfigError("timesteps.dynamic_shift is for the objective 'flow': pyramid levels have ranges of time of their own")
         if self.timesteps.dynamic_shift and not scheduler.use_dynamic_shifting:

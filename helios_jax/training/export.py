@@ -89,7 +89,7 @@ def export_merged(config: TrainConfig, trained: Params, out: str | os.PathLike, 
     if not base and component == "transformer":
         raise CheckpointError("the run began with random weights: --base names a checkpoint to take the VAE and the text encoder from")
     if not config.checkpoint:
-        random = random_params(config.model, config.seed, jnp.dtype(config.dtype))[component]
+        random = random_params(config.model, config.seed, jnp.dtype(config.dtype))[component] | objective.head(config)
         trained = merge(random, trained)
     model = _with_runtime_fields(config.model, load_config(base)) if base else config.model
     trained = objective.finish(config, trained)

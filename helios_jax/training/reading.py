@@ -31,7 +31,7 @@ class Reader(nn.Module):
     @nn.compact
     def __call__(
         self, features: Float[Array, "B S E"], mask: Bool[Array, "B S"]
-    ) -> tuple[Float[Array, "B colors logits"], Float[Array, "B logits"]]:
+    ) -> tuple[Float[Array, "B colors logits"], Float[Array, "B scene_logits"]]:
         E = features.shape[-1]
         shape = (len(COLORS) + 1, self.heads, E // self.heads)
         query = self.param("query", nn.initializers.normal(shape[-1] ** -0.5), shape)
@@ -55,7 +55,7 @@ def make_loss(config: TrainConfig) -> Loss:
 
     def loss(trainable, base, batch):
         entropies, asked, _ = read(combine(base, trainable), batch)
-        return (jnp.sum(entropies * asked) / jnp.sum(asked))[None]
+        return jnp.mean(entropies, where=asked)[None]
 
     return loss
 
@@ -87,7 +87,7 @@ def _reading(config: TrainConfig) -> Callable[[Params, ReadingBatch], tuple[Arra
     encoder, reader = UMT5Encoder(config.model.text_encoder, jnp.dtype(config.dtype)), Reader()
 
     def read(params, batch):
-        mask = jnp.arange(batch.ids.shape[1]) < batch.length[:, None]
+        mask = jnp.arange(batch.ids.shape[1])[None] < batch.length[:, None]
         features = encoder.apply({"params": {name: leaf for name, leaf in params.items() if name != READER}}, batch.ids, mask)
         of_colors, of_scene = reader.apply({"params": params[READER]}, features.astype(jnp.float32), mask)
         found = [_score(of_colors, batch.of_colors, OF_A_COLOR), _score(of_scene, batch.of_scene, OF_THE_SCENE)]

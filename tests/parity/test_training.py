@@ -32,10 +32,12 @@ RECIPES = {
     "stage 1's": {},
     "adapters everywhere": {"trainable": TrainableConfig(rank=3, lora=".*")},
     "all in full": {"trainable": TrainableConfig(rank=0, full=".*")},
+    "no history": {"trainable": TrainableConfig(rank=0, full="(?!patch_(short|mid|long)).*"), "history": False},
 }
 CASES = [
     pytest.param("flow", "stage 1's", marks=pytest.mark.slow),
     pytest.param("flow", "all in full", marks=pytest.mark.slow),
+    pytest.param("flow", "no history", marks=pytest.mark.slow),
     pytest.param("pyramid", "adapters everywhere", marks=pytest.mark.slow),
     pytest.param("pyramid", "all in full", marks=pytest.mark.slow),
 ]
@@ -66,13 +68,14 @@ def torch_losses(model, trained, questions, config):
     whole, added = effective(trained, config.model.transformer)
     weights = dict(model.named_parameters())
     weights |= whole | {name: weights[name] + change for name, change in added.items()}
-    frames = frame_indices(config.model.sample.history_sizes, questions.items[0].latents.shape[1])
+    chunk = questions.items[0].latents.shape[1]
+    frames = frame_indices(config.model.sample.history_sizes, chunk)
     missing = config.model.text_encoder.max_sequence_length - questions.text.shape[1]
     given = {
         "encoder_hidden_states": torch.from_numpy(np.pad(questions.text, ((0, 0), (0, missing), (0, 0)))),
-        "indices_hidden_states": torch.tensor([frames.noisy]),
+        "indices_hidden_states": torch.tensor([frames.noisy if config.history else tuple(range(chunk))]),
     }
-    for name in ("short", "mid", "long"):
+    for name in ("short", "mid", "long") if config.history else ():
         given[f"latents_history_{name}"] = channels_first(getattr(questions.history, name))
         given[f"indices_latents_history_{name}"] = torch.tensor([getattr(frames, name)])
     found = []

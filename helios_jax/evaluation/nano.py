@@ -1,0 +1,237 @@
+"""What helios-nano reaches: the judge looks at what it makes of captions that it was never shown.
+
+  python -m helios_jax.evaluation.nano                                  # the model that comes with the package; everything
+  python -m helios_jax.evaluation.nano --checkpoint checkpoints/nano-base --parts text,image --prompts 16
+
+Parts, each written as soon as it is done (those that the result file has already are not made again, unless --overwrite):
+
+  vae      reconstruction of clips of 33 frames
+  text     videos from captions of held-out scenes
+  image    the same, from their first frame
+  video    the same, from their first 33 frames
+  long     1449 frames: what changes from the first 15 % of them to the last, and how the chunks join
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from helios_jax import checkpoint
+from helios_jax.cli import run_script
+from helios_jax.compile_cache import use_compile_cache
+from helios_jax.data.world import Scene, caption, render, sample_scene
+from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
+from helios_jax.models.tokenizer import TokenizerError
+from helios_jax.models.vae import decode_latents, encode_clip
+from helios_jax.sampling.pipeline import HeliosPipeline
+from helios_jax.sampling.request import RequestError
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
+PARTS = flags.DEFINE_list("parts", ["vae", "text", "image", "video", "long"], "What to look at.")
+PROMPTS = flags.DEFINE_integer("prompts", 64, "Scenes of every part but long.", lower_bound=1)
+FRAMES = flags.DEFINE_integer("frames", 99, "Frames of the videos of text and image.", lower_bound=33)
+LONG = flags.DEFINE_integer("long", 2, "Videos of the part long.", lower_bound=1)
+LONG_FRAMES = flags.DEFINE_integer("long_frames", 1449, "Frames of each.", lower_bound=33 * 7)
+BATCH = flags.DEFINE_integer("batch", 4, "Videos made at once.", lower_bound=1)
+STEPS = flags.DEFINE_list("steps", None, "Solver steps of each stage; by default the checkpoint's.")
+GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "By default the checkpoint's.")
+SEED = flags.DEFINE_integer("seed", 2000, "Of scenes and noise.")
+OUT = flags.DEFINE_string("out", "nano", "Result files, without .json and .md.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make every part anew.")
+
+PIECE = 33
+"""Frames that the judge looks at where it looks at chunks."""
+Counts = dict[str, tuple[int, int]]
+Frames = UInt8[np.ndarray, "F Y X 3"]
+
+
+def scenes(count: int) -> list[tuple[int, Scene, str]]:
+    """Numbers, scenes and captions, each with an object such as training never shows."""
+    drawn = [(number, sample_scene(SEED.value, number, "heldout")) for number in range(count)]
+    return [(number, scene, caption(scene, number)) for number, scene in drawn]
+
+
+def make(
+    pipeline: HeliosPipeline, count: int, label: str, num_frames: int, source: Callable[[Scene], dict[str, np.ndarray]] = lambda scene: {}
+) -> Iterator[tuple[Scene, dict[str, np.ndarray], Frames]]:
+    """Videos of held-out scenes, with what each was made from."""
+    todo, request = scenes(count), options()
+    with tqdm(total=count, desc=label, unit="video", disable=None) as bar:
+        for first in range(0, count, BATCH.value):
+            numbers, batch, prompts = zip(*todo[first : first + BATCH.value])
+            sources = [source(scene) for scene in batch]
+            stacked = {name: np.stack([each[name] for each in sources]) for name in sources[0]}
+            videos = pipeline.generate(list(prompts), num_frames=num_frames, seed=SEED.value + numbers[0], **stacked, **request)
+            yield from zip(batch, sources, videos)
+            bar.update(len(batch))
+
+
+def options() -> dict[str, Any]:
+    """Steps and guidance that were asked for."""
+    steps = {} if STEPS.value is None else {"steps": [int(step) for step in STEPS.value]}
+    return steps | ({} if GUIDANCE_SCALE.value is None else {"guidance_scale": GUIDANCE_SCALE.value})
+
+
+def size(pipeline: HeliosPipeline) -> tuple[int, int]:
+    return pipeline.config.sample.height, pipeline.config.sample.width
+
+
+def look_at_vae(pipeline: HeliosPipeline) -> dict[str, Any]:
+    """PSNR of clips that are encoded and decoded."""
+    vae, params, found = pipeline.vae, pipeline.params["vae"], []
+    decode = jax.jit(lambda params, latents: decode_latents(vae, params, latents))
+    shape = (1, 9, *(side // vae.config.spatial_factor for side in size(pipeline)), vae.config.z_dim)
+    scores = []
+    for number, scene, _ in tqdm(scenes(PROMPTS.value), desc="vae", unit="clip", disable=None):
+        clip = render(scene, PIECE, *size(pipeline), start=number)
+        pixels = decode(params, encode_clip(vae, params, clip[None], np.zeros(shape, np.float32)))[0]
+        again = np.asarray(np.round((np.asarray(pixels, np.float32) + 1) * 127.5), np.uint8)
+        found.append(psnr(again, clip))
+        scores.append(score(read_clip(again), scene))
+    return {"psnr": float(np.mean(found)), "worst psnr": min(found), "attributes": accuracy(scores)}
+
+
+def look_at_text(pipeline: HeliosPipeline) -> dict[str, Any]:
+    """What the judge reads in videos made from captions."""
+    return {
+        "attributes": accuracy(
+            [score(read_clip(frames), scene) for scene, _, frames in make(pipeline, PROMPTS.value, "text", FRAMES.value)]
+        )
+    }
+
+
+def look_at_image(pipeline: HeliosPipeline) -> dict[str, Any]:
+    """What the judge reads in videos that begin with a picture, and how near their first frame is to it."""
+    picture = lambda scene: {"image": render(scene, 1, *size(pipeline))[0]}
+    scores, near = [], []
+    for scene, sources, frames in make(pipeline, PROMPTS.value, "image", FRAMES.value, picture):
+        scores.append(score(read_clip(frames), scene))
+        near.append(psnr(frames[0], sources["image"]))
+    return {"attributes": accuracy(scores), "first frame psnr": float(np.mean(near))}
+
+
+def look_at_video(pipeline: HeliosPipeline) -> dict[str, Any]:
+    """Whether objects go on as they did in the frames that are continued."""
+    past = lambda scene: {"video": render(scene, PIECE, *size(pipeline))}
+    found = make(pipeline, PROMPTS.value, "video", PIECE, past)
+    return {"attributes": accuracy([score(read_clip(frames), scene) for scene, _, frames in found])}
+
+
+def look_at_long(pipeline: HeliosPipeline) -> dict[str, Any]:
+    """Statistics of every chunk of long videos, their means at the beginning and at the end, and steps from chunk to chunk against those within."""
+    rows, seams = [], []
+    for number, scene, prompt in scenes(LONG.value):
+        stream = pipeline.stream(prompt, num_frames=LONG_FRAMES.value, seed=SEED.value + number, **options())
+        last = None
+        for chunk, frames in enumerate(tqdm(stream, desc=f"long {number}", total=math.ceil(LONG_FRAMES.value / PIECE), disable=None)):
+            frames = np.asarray(frames[0])
+            right, total = accuracy([score(read_clip(frames), scene)])["all"]
+            rows.append({"video": number, "chunk": chunk, **statistics(frames), "right": right, "asked": total})
+            if last is not None:
+                within = np.median([difference(a, b) for a, b in itertools.pairwise(frames)])
+                seams.append(difference(last, frames[0]) / max(within, 1e-6))
+            last = frames[-1]
+    count = 1 + max(row["chunk"] for row in rows)
+    part = max(1, round(0.15 * count))
+    first, end = ([row for row in rows if row["chunk"] in span] for span in (range(part), range(count - part, count)))
+    mean = lambda part, name: float(np.mean([row[name] for row in part]))
+    drift = {name: (mean(first, name), mean(end, name)) for name in statistics(np.zeros((2, 8, 8, 3), np.uint8))}
+    right = lambda part: (sum(row["right"] for row in part), sum(row["asked"] for row in part))
+    return {"first": right(first), "last": right(end), "drift": drift, "seam": float(np.median(seams)), "rows": rows}
+
+
+LOOKS = {"vae": look_at_vae, "text": look_at_text, "image": look_at_image, "video": look_at_video, "long": look_at_long}
+
+
+def statistics(frames: Frames) -> dict[str, float]:
+    """Saturation, each channel's mean and deviation, and sharpness (mean difference of neighbouring pixels), all from 0 to 1."""
+    pixels = frames.astype(np.float32) / 255
+    top = pixels.max(-1)
+    channels = {f"{colour} {what}": float(value) for i, colour in enumerate(("red", "green", "blue")) for what, value in (
+        ("mean", pixels[..., i].mean()), ("deviation", pixels[..., i].std()))}  # fmt: skip
+    sharpness = np.abs(np.diff(pixels, axis=1)).mean() + np.abs(np.diff(pixels, axis=2)).mean()
+    return {"saturation": float(((top - pixels.min(-1)) / np.maximum(top, 1e-3)).mean()), **channels, "sharpness": float(sharpness)}
+
+
+def difference(a: Frames, b: Frames) -> float:
+    """Mean difference of two frames, in levels of 255."""
+    return float(np.abs(a.astype(np.float32) - b).mean())
+
+
+def psnr(frames: UInt8[np.ndarray, "*F Y X 3"], truth: UInt8[np.ndarray, "*F Y X 3"]) -> float:
+    """Peak signal-to-noise ratio, dB."""
+    return float(10 * np.log10(255**2 / max(np.mean((frames.astype(np.float64) - truth) ** 2), 1e-9)))
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    """The results as lines of Markdown."""
+    percent = lambda counts: f"{counts[0] / counts[1]:.1%}" if counts[1] else "-"
+    names = [*ATTRIBUTES, "all"]
+    lines = [f"| part | {' | '.join(names)} | 95 % interval of all |", f"|---|{'---|' * len(names)}---|"]
+    for part, found in results.items():
+        if counts := found.get("attributes"):
+            low, high = interval(*counts["all"])
+            lines.append(f"| {part} | {' | '.join(percent(counts[name]) for name in names)} | {low:.1%} to {high:.1%} |")
+    lines.append("")
+    if found := results.get("vae"):
+        lines.append(f"* VAE: {found['psnr']:.1f} dB, at worst {found['worst psnr']:.1f} dB")
+    if found := results.get("image"):
+        lines.append(f"* image: the first frame is {found['first frame psnr']:.1f} dB from the picture")
+    if found := results.get("long"):
+        lines.append(f"* long: {percent(found['first'])} right in the first 15 %, {percent(found['last'])} in the last")
+        lines.append(f"* long: a step from chunk to chunk is {found['seam']:.2f} times one within")
+        lines += [f"* long: {name} {first:.3f}, then {last:.3f}" for name, (first, last) in found["drift"].items()]
+    return lines
+
+
+def main() -> None:
+    """Look at every part that is not there yet; write the results."""
+    if unknown := set(PARTS.value) - set(LOOKS):
+        raise RequestError(f"--parts: there is no {', '.join(sorted(unknown))}, only {', '.join(LOOKS)}")
+    use_compile_cache()
+    pipeline = HeliosPipeline.from_checkpoint(CHECKPOINT.value)
+    conditions = {
+        "checkpoint": os.path.basename(os.path.normpath(CHECKPOINT.value)),
+        "request": dataclasses.asdict(pipeline.config.sample) | options(),
+        "prompts": PROMPTS.value,
+        "frames": FRAMES.value,
+        "seed": SEED.value,
+    }
+    out = Path(OUT.value)
+    path, results = out.with_name(f"{out.name}.json"), {}
+    if path.exists() and not OVERWRITE.value:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if {**there["conditions"], **json.loads(json.dumps(conditions))} != there["conditions"]:
+            raise RequestError(f"{path} holds results made under other conditions: name another --out, or --overwrite")
+        results = there["results"]
+    conditions |= {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        "machine": f"{os.cpu_count()} cores of {platform.machine()}",
+        **{package: importlib.metadata.version(package) for package in ("jax", "numpy")},
+    }
+    for part in PARTS.value:
+        if part not in results:
+            results[part] = LOOKS[part](pipeline)
+            path.write_text(json.dumps({"conditions": conditions, "results": results}, indent=1) + "\n", encoding="utf-8")
+    lines = ["# helios-nano before the judge", "", *table(results), "", "## Conditions", ""]
+    lines += [f"* {name}: {value}" for name, value in conditions.items()]
+    out.with_name(f"{out.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(table(results)))
+
+
+if __name__ == "__main__":
+    run_script(main, (RequestError, TokenizerError, checkpoint.CheckpointError, OSError))
