@@ -47,7 +47,7 @@ class TransformerConfig:
     history_scale_mode: Literal["per_head", "scalar"] = "per_head"
     remat: Literal["blocks", "products", "offload"] | None = None
     kernels: Literal["triton", "pallas", "xla"] | None = None
-    attention: Literal["cudnn", "pallas", "xla"] | None = None
+    attention: Literal["cudnn", "pallas", "by_head", "xla"] | None = None
     round_activations: bool = False
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from helios_jax.config import TransformerConfig
-from helios_jax.kernels.attention import padding_bias
+from helios_jax.kernels.attention import ATTENDED, padding_bias
 from helios_jax.kernels.modulated_norm import modulated_layer_norm
 from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.layers import PatchEmbedding, Projection
@@ -269,7 +269,9 @@ BLOCK_INPUT = "block input"
 
 REMAT = {
     "blocks": None,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "products": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(ATTENDED)
+    ),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT], offload_src="device", offload_dst="pinned_host"
     ),

@@ -100,7 +100,8 @@ def estimate_request(
     tokens = noisy + cells * (newest + 1) + math.ceil(mid / 2) * cells // 4 + math.ceil(long / 4) * cells // 16
     # residual stream and its norm, q k v, their rotated copies in float32, and the widest of the two hidden layers
     per_token = (5 * cfg.width + max(cfg.ffn_dim, 2 * cfg.width)) * size + 2 * cfg.width * 4
-    scores = 0 if fused_attention else 2 * cfg.num_attention_heads * tokens**2 * 4
+    # logits and weights of one head of one sample
+    scores = 0 if fused_attention else 2 * tokens**2 * 4
     text_per_token = (text.d_model * 6 + text.d_ff * 2) * size + 3 * text.num_heads * total * 4
     pixels = request.frames_per_chunk * request.height * request.width
     resident = {
@@ -113,7 +114,7 @@ def estimate_request(
     }
     working = {
         "text encoder": samples * total * text_per_token,
-        "chunk": samples * (tokens * per_token + scores),
+        "chunk": samples * tokens * per_token + scores,
         # the last upsampling holds its input at full resolution, its patches and its output
         "VAE decoder": request.batch * pixels * config.vae.base_dim * 6 * vae_size,
     }

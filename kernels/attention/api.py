@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from ..dispatch import Implementation, Target, dispatch, target
 from ..gradient import with_reference_gradient
-from . import cudnn, reference
+from . import by_head, cudnn, reference
 
 
 def attention(
@@ -17,7 +17,7 @@ def attention(
     value: Float[Array, "B S K d"],
     bias: Float[Array, "B S"] | None = None,
     *,
-    implementation: Literal["cudnn", "pallas", "xla"] | None = None,
+    implementation: Literal["cudnn", "pallas", "by_head", "xla"] | None = None,
 ) -> Float[Array, "B N K d"]:
     """softmax(q kᵀ / √d + bias) v; products in the arguments' dtype, logits, softmax and sums in float32.
 
@@ -26,11 +26,11 @@ def attention(
       key, value: of the tokens attended to, in the queries' dtype.
       bias: float32 offset of each key's logit; a large negative number hides the key. "cudnn" rounds it to the queries' dtype, which
         :func:`padding_bias` is made for.
-      implementation: None for the first of "cudnn", "pallas" and "xla" that serves these arguments on this device. "xla" holds the logits of
-        all heads at once, the others never do.
+      implementation: None for the first of "cudnn", "pallas", "by_head" and "xla" that serves these arguments on this device. "by_head", for
+        CPUs, multiplies in float32 and holds the logits of one head, "xla" those of all heads at once, the others none.
 
     Returns:
-      The attended values, in the values' dtype. Differentiable in all arrays; with a ``bias``, the backward pass holds all logits.
+      The attended values, in the values' dtype. Differentiable in all arrays; with a ``bias``, a GPU's backward pass holds all logits.
 
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.
@@ -76,6 +76,10 @@ def _refuses_pallas(target: Target, query: Array, key: Array, value: Array, bias
     return _refuses_dtype(query, key, value)
 
 
+def _refuses_by_head(target: Target, *_: Array | None) -> str | None:
+    return None if target.platform == "cpu" else f"it needs a CPU, not {target.platform}"
+
+
 def _refuses_dtype(*arrays: Array) -> str | None:
     dtypes = {x.dtype for x in arrays}
     if dtypes != {jnp.dtype(jnp.bfloat16)} and dtypes != {jnp.dtype(jnp.float16)}:
@@ -88,5 +92,6 @@ def _refuses_dtype(*arrays: Array) -> str | None:
 IMPLEMENTATIONS = {
     "cudnn": Implementation(_cudnn, _refuses_cudnn),
     "pallas": Implementation(with_reference_gradient(_pallas, _without_logits), _refuses_pallas),
+    "by_head": Implementation(by_head.attention, _refuses_by_head),
     "xla": Implementation(reference.attention, lambda *_: None),
 }

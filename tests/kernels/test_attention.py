@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from helios_jax.kernels import deviceless
-from helios_jax.kernels.attention import attention, padding_bias, pallas, reference
+from helios_jax.kernels.attention import ATTENDED, HIDDEN, attention, by_head, padding_bias, pallas, reference
 from helios_jax.kernels.attention.api import IMPLEMENTATIONS
 from helios_jax.kernels.attention.shapes import SHAPES
 from helios_jax.kernels.dispatch import Target, UnsupportedError
@@ -67,7 +67,7 @@ def test_padding_weighs_as_much_with_fewer_keys(length, rows):
         (H100, jnp.bfloat16, 96, ["cudnn", "xla"]),
         (H100, jnp.float32, 128, ["xla"]),
         (A100, jnp.bfloat16, 128, ["cudnn", "xla"]),
-        (CPU, jnp.bfloat16, 128, ["xla"]),
+        (CPU, jnp.bfloat16, 128, ["by_head", "xla"]),
     ],
 )
 def test_who_serves(target, dtype, channels, expected):
@@ -86,6 +86,44 @@ def test_mixed_dtypes_are_refused():
     for name in ("cudnn", "pallas"):
         reason = IMPLEMENTATIONS[name].refuses(H100, query, key, value.astype(jnp.float32), None)
         assert reason == "it takes bfloat16 or float16, the same for all, not bfloat16 and float32"
+
+
+# --- one head after another
+
+
+def plain(query, key, value, bias):
+    """In the arrays' dtype, whatever it is."""
+    logits = jnp.einsum("bnkd,bskd->bkns", query, key) / np.sqrt(query.shape[-1]) + bias[:, None, None]
+    return jnp.einsum("bkns,bskd->bnkd", jax.nn.softmax(logits), value)
+
+
+@pytest.mark.parametrize(
+    "sizes", [dict(queries=37, keys=37, heads=3), dict(batch=2, queries=5, keys=131, heads=2, channels=24), dict(queries=70, keys=5)]
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-5), (jnp.bfloat16, 2**-7)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_by_head_is_exact(sizes, dtype, tolerance, biased):
+    """Values and gradients are those of float64, rounded once to the arrays' dtype; logits of hundreds overflow nothing."""
+    query, key, value = inputs(dtype, **sizes)
+    arrays, cotangent = (40 * query, key, value), normal(4, *query.shape, dtype=dtype)
+    bias = 3 * normal(3, *key.shape[:2]).at[0, 1:3].set(HIDDEN) if biased else None
+    value, pullback = jax.vjp(by_head.attention, *arrays, bias)
+    ours = [value, *jax.tree.leaves(pullback(cotangent))]
+    assert [x.dtype for x in ours] == [dtype] * 4 + [jnp.float32] * biased
+    with jax.enable_x64():
+        wide = lambda x: jnp.asarray(np.asarray(x, np.float64))
+        value, pullback = jax.vjp(plain, *map(wide, arrays), jnp.zeros(key.shape[:2]) if bias is None else wide(bias))
+        theirs = [value, *pullback(wide(cotangent))]
+    for one, other in zip(ours, theirs, strict=False):
+        np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=tolerance, atol=tolerance * np.abs(other).max())
+
+
+def test_by_head_does_not_attend_again():
+    """Where a checkpoint's policy keeps the attended values, the backward pass exponentiates once, for the weights."""
+    policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+    run = jax.checkpoint(by_head.attention, policy=policy)
+    program = jax.jit(jax.grad(lambda arrays: run(*arrays).sum())).lower(inputs(jnp.float32))
+    assert program.as_text().count("stablehlo.exponential") == 2  # once more in the forward pass
 
 
 # --- the Mosaic kernel
