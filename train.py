@@ -280,10 +280,11 @@ def check_model(config: TrainConfig) -> None:
 
 def load_params(config: TrainConfig, mesh: jax.sharding.Mesh) -> Params:
     """The parameters of what learns, on the mesh: a checkpoint's, or random ones."""
-    dtype, component = jnp.dtype(config.dtype), OBJECTIVES[config.objective].component
+    dtype, objective = jnp.dtype(config.dtype), OBJECTIVES[config.objective]
+    component = objective.component
     rule = dtype_rules(dtype, dtype)[component]
     if not config.checkpoint:
-        params = random_params(config.model, config.seed, dtype, dtype)[component]
+        params = objective.begin(random_params(config.model, config.seed, dtype, dtype)[component])
         return jax.device_put(params, tree_shardings(params, mesh, offload_blocks=config.offload))
     shapes = abstract_params(config.model, dtype, dtype)[component]
     places = flatten_dict(tree_shardings(shapes, mesh, offload_blocks=config.offload), sep="/")

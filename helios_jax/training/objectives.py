@@ -35,6 +35,7 @@ class Objective(NamedTuple):
       make_validation: ``(config, sharding) -> (trainable, base, batches) -> metrics``.
       abstract_batch: ``config -> batch`` of shapes, at the size of ``model.sample``.
       cost: ``(config, trainable, batch) -> StepCost`` of one sample of a batch.
+      begin: ``params -> params``, what is done to random parameters before they are trained.
       head: ``config -> params`` that train beside the component's and are thrown away with the run.
       finish: ``(config, params) -> params``, what is done to the component when a run becomes a checkpoint.
       tokenizer: ``config -> tokenizer`` that the component was trained with, where the data do not come with one.
@@ -46,6 +47,7 @@ class Objective(NamedTuple):
     make_validation: Callable[..., Callable[..., dict[str, Any]]]
     abstract_batch: Callable[[TrainConfig], Batch]
     cost: Callable[[TrainConfig, Params, Batch], StepCost]
+    begin: Callable[[Params], Params] = lambda params: params
     head: Callable[[TrainConfig], Params] = lambda config: {}
     finish: Callable[[TrainConfig, Params], Params] = lambda config, params: params
     tokenizer: Callable[[TrainConfig], Tokenizer | None] = lambda config: None
@@ -195,6 +197,7 @@ OBJECTIVES = {
         make_validation=reconstruction.make_validation,
         abstract_batch=_abstract_clips,
         cost=_cells,
+        begin=reconstruction.begin,
         finish=_standardize,
     ),
     "reading": Objective(

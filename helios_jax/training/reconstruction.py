@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
 
 from helios_jax.data.clips import ClipBatch
@@ -16,6 +17,17 @@ from helios_jax.models.lora import combine
 from helios_jax.models.vae import VAE, sample_posterior
 from helios_jax.training.config import TrainConfig
 from helios_jax.types import Array, Float, Params
+
+
+def begin(params: Params) -> Params:
+    """Random parameters as a VAE learns from soonest: residual blocks that pass on what they get, convolutions that see the newest frame alone."""
+    flat = flatten_dict(params, sep="/")
+    for path, kernel in flat.items():
+        if path.endswith("/conv2/kernel"):
+            flat[path] = jnp.zeros_like(kernel)
+        elif path.endswith("/kernel") and kernel.shape[0] == 3 and kernel.ndim == 5:
+            flat[path] = kernel.at[:-1].set(0) * 3**0.5
+    return unflatten_dict(flat, sep="/")
 
 
 def make_loss(config: TrainConfig) -> Callable[[Params, Params, ClipBatch], Float[Array, "1"]]:
