@@ -1,4 +1,4 @@
-"""Train Helios: history-conditioned flow matching (stage 1), then the pyramid (stage 2).
+"""Train Helios: history-conditioned flow matching (stage 1), then the pyramid (stage 2); or, from nothing, the parts of a small one.
 
 A recipe says what is trained and how; any field of it can be given on the command line. Data are folders of records, made from videos with captions:
 
@@ -69,7 +69,7 @@ from helios_jax.training.step import TrainState, make_step, start_state
 from helios_jax.training.trainable import count, frozen
 from helios_jax.types import Params
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file of configs/train/.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file of configs/train/ or configs/nano/.")
 RUN = flags.DEFINE_string("run", None, "Folder of the run; made, or gone on with. By default runs/ and the recipe's name.")
 PLAN = flags.DEFINE_flag(plan_flag("Print the memory that a step takes on this GPU, which need not be there, and train nothing."))
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard's files, too, to RUN/tensorboard.")
@@ -112,7 +112,9 @@ class Run(NamedTuple):
 def main() -> None:
     """Read the recipe; plan or train."""
     if CONFIG.value is None:
-        recipes = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs" / "train").glob("*.py"))
+        recipes = sorted(
+            str(path.relative_to(ROOT)) for folder in ("train", "nano") for path in (ROOT / "configs" / folder).glob("[!_]*.py")
+        )
         raise ConfigError(f"--config names the recipe: {', '.join(recipes)}, or a file like them")
     config = from_dict(TrainConfig, CONFIG.value)
     if PLAN.value is not None:

@@ -5,7 +5,7 @@
   python -m helios_jax.training.export --run runs/base --out checkpoints/nano-base
 """
 
-from configs.nano.model import ONE_STAGE, model
+from configs.nano._model import ONE_STAGE, model
 from configs.nano.t2v import TIMESTEPS
 from configs.train import stage1_init
 from helios_jax.config import SampleConfig, to_config_dict

@@ -5,7 +5,7 @@
   python -m helios_jax.training.export --run runs/mid --out checkpoints/nano-mid
 """
 
-from configs.nano.model import PYRAMID, model
+from configs.nano._model import PYRAMID, model
 from configs.train import stage1_init
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.data.pipeline import DataConfig

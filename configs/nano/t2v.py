@@ -13,7 +13,7 @@ It goes out as a Wan and comes back as a Helios, with the history patches that t
   python convert_torch_weights.py --init_from_wan --source checkpoints/nano-wan-torch --out checkpoints/nano-wan
 """
 
-from configs.nano.model import ONE_STAGE, model
+from configs.nano._model import ONE_STAGE, model
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.data.pipeline import DataConfig
 from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig

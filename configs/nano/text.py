@@ -4,7 +4,7 @@ python train.py --config configs/nano/text.py
 python -m helios_jax.training.export --run runs/text --base checkpoints/nano-vae --out checkpoints/nano-parts
 """
 
-from configs.nano.model import ONE_STAGE, model
+from configs.nano._model import ONE_STAGE, model
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.data.pipeline import DataConfig
 from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig

@@ -6,7 +6,7 @@
 A step sees four clips of 5 frames of 48 x 48 pixels, and takes half a second on two CPU cores.
 """
 
-from configs.nano.model import ONE_STAGE, model
+from configs.nano._model import ONE_STAGE, model
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.data.clips import ClipConfig
 from helios_jax.data.pipeline import DataConfig

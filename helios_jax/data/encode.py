@@ -112,8 +112,8 @@ def clip_jobs() -> tuple[Facts, list[Job], object]:
     use_compile_cache()
     encoders = random_encoders(model, SEED.value) if CHECKPOINT.value is None else load_encoders(CHECKPOINT.value, VERIFY.value)
     if clips is None:
-        world = (WORLD_FRAMES.value, WORLD_SPLIT.value, WORLD_UNCAPTIONED.value)
-        jobs, inputs = world_jobs(WORLD.value, *world, encoders, config), world
+        inputs = [WORLD_FRAMES.value, WORLD_UNCAPTIONED.value]
+        jobs = world_jobs(WORLD.value, WORLD_FRAMES.value, WORLD_SPLIT.value, encoders, config, WORLD_UNCAPTIONED.value)
     else:
         jobs, inputs = video_jobs(clips, encoders, config), [caption for _, caption in clips]
     return encoders.facts(config), jobs, [dataclasses.asdict(config), inputs]

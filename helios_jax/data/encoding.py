@@ -194,7 +194,7 @@ def video_jobs(clips: Sequence[tuple[Path, str]], encoders: Encoders, config: En
     return [job(number, *clip) for number, clip in enumerate(clips)]
 
 
-def world_jobs(count: int, num_frames: int, split: str, uncaptioned: float, encoders: Encoders, config: EncodeConfig) -> list[Job]:
+def world_jobs(count: int, num_frames: int, split: str, encoders: Encoders, config: EncodeConfig, uncaptioned: float = 0.0) -> list[Job]:
     """The records of the first scenes of the procedural world, drawn from the seed; no file is written or read.
 
     A share of them, ``uncaptioned``, has the empty caption, with which guidance compares.

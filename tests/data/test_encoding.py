@@ -126,6 +126,17 @@ def test_text_has_a_row_for_each_token(encoders):
     assert len(encode_caption(encoders, "a red ball " * 100)) == 64
 
 
+def test_a_share_of_the_worlds_clips_has_the_empty_caption(encoders):
+    """Its features are those that guidance compares with, of the end of sequence alone; about the share asked for, always the same ones."""
+    prompts = [job.make().prompt for job in world_jobs(12, 5, "train", encoders, CONFIG, uncaptioned=0.5)]
+    assert 2 < prompts.count("") < 10
+    again = world_jobs(12, 5, "train", encoders, CONFIG, uncaptioned=0.5)
+    assert [prompts[3], prompts[7]] == [again[3].make().prompt, again[7].make().prompt]
+    [silent, *_] = world_jobs(1, 5, "train", encoders, CONFIG, uncaptioned=1.0)
+    np.testing.assert_array_equal(silent.make().text, encode_caption(encoders, "").astype(silent.make().text.dtype))
+    assert len(silent.make().text) == 1
+
+
 def test_processes_share_the_work(tmp_path, encoders):
     """Two processes' shards are those of one, byte for byte."""
     jobs = world_jobs(5, 15, "train", encoders, CONFIG)
