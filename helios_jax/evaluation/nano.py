@@ -1,6 +1,6 @@
 """What helios-nano reaches: the judge looks at what it makes of captions that it was never shown.
 
-  python -m helios_jax.evaluation.nano                                  # the model that comes with the package; everything
+  python -m helios_jax.evaluation.nano --checkpoint checkpoints/nano-base
   python -m helios_jax.evaluation.nano --checkpoint checkpoints/nano-base --parts text,image --prompts 16
 
 Parts, each written as soon as it is done (those that the result file has already are not made again, unless --overwrite):
@@ -40,19 +40,6 @@ from helios_jax.models.vae import decode_latents, encode_clip
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import RequestError
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
-PARTS = flags.DEFINE_list("parts", ["vae", "text", "image", "video", "long"], "What to look at.")
-PROMPTS = flags.DEFINE_integer("prompts", 64, "Scenes of every part but long.", lower_bound=1)
-FRAMES = flags.DEFINE_integer("frames", 99, "Frames of the videos of text and image.", lower_bound=33)
-LONG = flags.DEFINE_integer("long", 2, "Videos of the part long.", lower_bound=1)
-LONG_FRAMES = flags.DEFINE_integer("long_frames", 1449, "Frames of each.", lower_bound=33 * 7)
-BATCH = flags.DEFINE_integer("batch", 4, "Videos made at once.", lower_bound=1)
-STEPS = flags.DEFINE_list("steps", None, "Solver steps of each stage; by default the checkpoint's.")
-GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "By default the checkpoint's.")
-SEED = flags.DEFINE_integer("seed", 2000, "Of scenes and noise.")
-OUT = flags.DEFINE_string("out", "nano", "Result files, without .json and .md.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make every part anew.")
-
 PIECE = 33
 """Frames that the judge looks at where it looks at chunks."""
 Counts = dict[str, tuple[int, int]]
@@ -61,7 +48,7 @@ Frames = UInt8[np.ndarray, "F Y X 3"]
 
 def scenes(count: int) -> list[tuple[int, Scene, str]]:
     """Numbers, scenes and captions, each with an object such as training never shows."""
-    drawn = [(number, sample_scene(SEED.value, number, "heldout")) for number in range(count)]
+    drawn = [(number, sample_scene(flags.FLAGS.seed, number, "heldout")) for number in range(count)]
     return [(number, scene, caption(scene, number)) for number, scene in drawn]
 
 
@@ -71,19 +58,19 @@ def make(
     """Videos of held-out scenes, with what each was made from."""
     todo, request = scenes(count), options()
     with tqdm(total=count, desc=label, unit="video", disable=None) as bar:
-        for first in range(0, count, BATCH.value):
-            numbers, batch, prompts = zip(*todo[first : first + BATCH.value])
+        for first in range(0, count, flags.FLAGS.batch):
+            numbers, batch, prompts = zip(*todo[first : first + flags.FLAGS.batch])
             sources = [source(scene) for scene in batch]
             stacked = {name: np.stack([each[name] for each in sources]) for name in sources[0]}
-            videos = pipeline.generate(list(prompts), num_frames=num_frames, seed=SEED.value + numbers[0], **stacked, **request)
+            videos = pipeline.generate(list(prompts), num_frames=num_frames, seed=flags.FLAGS.seed + numbers[0], **stacked, **request)
             yield from zip(batch, sources, videos)
             bar.update(len(batch))
 
 
 def options() -> dict[str, Any]:
     """Steps and guidance that were asked for."""
-    steps = {} if STEPS.value is None else {"steps": [int(step) for step in STEPS.value]}
-    return steps | ({} if GUIDANCE_SCALE.value is None else {"guidance_scale": GUIDANCE_SCALE.value})
+    steps = {} if flags.FLAGS.steps is None else {"steps": [int(step) for step in flags.FLAGS.steps]}
+    return steps | ({} if flags.FLAGS.guidance_scale is None else {"guidance_scale": flags.FLAGS.guidance_scale})
 
 
 def size(pipeline: HeliosPipeline) -> tuple[int, int]:
@@ -96,7 +83,7 @@ def look_at_vae(pipeline: HeliosPipeline) -> dict[str, Any]:
     decode = jax.jit(lambda params, latents: decode_latents(vae, params, latents))
     shape = (1, 9, *(side // vae.config.spatial_factor for side in size(pipeline)), vae.config.z_dim)
     scores = []
-    for number, scene, _ in tqdm(scenes(PROMPTS.value), desc="vae", unit="clip", disable=None):
+    for number, scene, _ in tqdm(scenes(flags.FLAGS.prompts), desc="vae", unit="clip", disable=None):
         clip = render(scene, PIECE, *size(pipeline), start=number)
         pixels = decode(params, encode_clip(vae, params, clip[None], np.zeros(shape, np.float32)))[0]
         again = np.asarray(np.round((np.asarray(pixels, np.float32) + 1) * 127.5), np.uint8)
@@ -109,7 +96,7 @@ def look_at_text(pipeline: HeliosPipeline) -> dict[str, Any]:
     """What the judge reads in videos made from captions."""
     return {
         "attributes": accuracy(
-            [score(read_clip(frames), scene) for scene, _, frames in make(pipeline, PROMPTS.value, "text", FRAMES.value)]
+            [score(read_clip(frames), scene) for scene, _, frames in make(pipeline, flags.FLAGS.prompts, "text", flags.FLAGS.frames)]
         )
     }
 
@@ -118,7 +105,7 @@ def look_at_image(pipeline: HeliosPipeline) -> dict[str, Any]:
     """What the judge reads in videos that begin with a picture, and how near their first frame is to it."""
     picture = lambda scene: {"image": render(scene, 1, *size(pipeline))[0]}
     scores, near = [], []
-    for scene, sources, frames in make(pipeline, PROMPTS.value, "image", FRAMES.value, picture):
+    for scene, sources, frames in make(pipeline, flags.FLAGS.prompts, "image", flags.FLAGS.frames, picture):
         scores.append(score(read_clip(frames), scene))
         near.append(psnr(frames[0], sources["image"]))
     return {"attributes": accuracy(scores), "first frame psnr": float(np.mean(near))}
@@ -127,17 +114,17 @@ def look_at_image(pipeline: HeliosPipeline) -> dict[str, Any]:
 def look_at_video(pipeline: HeliosPipeline) -> dict[str, Any]:
     """Whether objects go on as they did in the frames that are continued."""
     past = lambda scene: {"video": render(scene, PIECE, *size(pipeline))}
-    found = make(pipeline, PROMPTS.value, "video", PIECE, past)
+    found = make(pipeline, flags.FLAGS.prompts, "video", PIECE, past)
     return {"attributes": accuracy([score(read_clip(frames), scene) for scene, _, frames in found])}
 
 
 def look_at_long(pipeline: HeliosPipeline) -> dict[str, Any]:
     """Statistics of every chunk of long videos, their means at the beginning and at the end, and steps from chunk to chunk against those within."""
     rows, seams = [], []
-    for number, scene, prompt in scenes(LONG.value):
-        stream = pipeline.stream(prompt, num_frames=LONG_FRAMES.value, seed=SEED.value + number, **options())
+    for number, scene, prompt in scenes(flags.FLAGS.long):
+        stream = pipeline.stream(prompt, num_frames=flags.FLAGS.long_frames, seed=flags.FLAGS.seed + number, **options())
         last = None
-        for chunk, frames in enumerate(tqdm(stream, desc=f"long {number}", total=math.ceil(LONG_FRAMES.value / PIECE), disable=None)):
+        for chunk, frames in enumerate(tqdm(stream, desc=f"long {number}", total=math.ceil(flags.FLAGS.long_frames / PIECE), disable=None)):
             frames = np.asarray(frames[0])
             right, total = accuracy([score(read_clip(frames), scene)])["all"]
             rows.append({"video": number, "chunk": chunk, **statistics(frames), "right": right, "asked": total})
@@ -167,7 +154,7 @@ def statistics(frames: Frames) -> dict[str, float]:
     return {"saturation": float(((top - pixels.min(-1)) / np.maximum(top, 1e-3)).mean()), **channels, "sharpness": float(sharpness)}
 
 
-def difference(a: Frames, b: Frames) -> float:
+def difference(a: UInt8[np.ndarray, "Y X 3"], b: UInt8[np.ndarray, "Y X 3"]) -> float:
     """Mean difference of two frames, in levels of 255."""
     return float(np.abs(a.astype(np.float32) - b).mean())
 
@@ -200,20 +187,20 @@ def table(results: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Look at every part that is not there yet; write the results."""
-    if unknown := set(PARTS.value) - set(LOOKS):
+    if unknown := set(flags.FLAGS.parts) - set(LOOKS):
         raise RequestError(f"--parts: there is no {', '.join(sorted(unknown))}, only {', '.join(LOOKS)}")
     use_compile_cache()
-    pipeline = HeliosPipeline.from_checkpoint(CHECKPOINT.value)
+    pipeline = HeliosPipeline.from_checkpoint(flags.FLAGS.checkpoint)
     conditions = {
-        "checkpoint": os.path.basename(os.path.normpath(CHECKPOINT.value)),
+        "checkpoint": os.path.basename(os.path.normpath(flags.FLAGS.checkpoint)),
         "request": dataclasses.asdict(pipeline.config.sample) | options(),
-        "prompts": PROMPTS.value,
-        "frames": FRAMES.value,
-        "seed": SEED.value,
+        "prompts": flags.FLAGS.prompts,
+        "frames": flags.FLAGS.frames,
+        "seed": flags.FLAGS.seed,
     }
-    out = Path(OUT.value)
+    out = Path(flags.FLAGS.out)
     path, results = out.with_name(f"{out.name}.json"), {}
-    if path.exists() and not OVERWRITE.value:
+    if path.exists() and not flags.FLAGS.overwrite:
         there = json.loads(path.read_text(encoding="utf-8"))
         if {**there["conditions"], **json.loads(json.dumps(conditions))} != there["conditions"]:
             raise RequestError(f"{path} holds results made under other conditions: name another --out, or --overwrite")
@@ -223,7 +210,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} cores of {platform.machine()}",
         **{package: importlib.metadata.version(package) for package in ("jax", "numpy")},
     }
-    for part in PARTS.value:
+    for part in flags.FLAGS.parts:
         if part not in results:
             results[part] = LOOKS[part](pipeline)
             path.write_text(json.dumps({"conditions": conditions, "results": results}, indent=1) + "\n", encoding="utf-8")
@@ -234,4 +221,16 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
+    flags.DEFINE_list("parts", ["vae", "text", "image", "video", "long"], "What to look at.")
+    flags.DEFINE_integer("prompts", 64, "Scenes of every part but long.", lower_bound=1)
+    flags.DEFINE_integer("frames", 99, "Frames of the videos of text and image.", lower_bound=33)
+    flags.DEFINE_integer("long", 2, "Videos of the part long.", lower_bound=1)
+    flags.DEFINE_integer("long_frames", 1449, "Frames of each.", lower_bound=33 * 7)
+    flags.DEFINE_integer("batch", 4, "Videos made at once.", lower_bound=1)
+    flags.DEFINE_list("steps", None, "Solver steps of each stage; by default the checkpoint's.")
+    flags.DEFINE_float("guidance_scale", None, "By default the checkpoint's.")
+    flags.DEFINE_integer("seed", 2000, "Of scenes and noise.")
+    flags.DEFINE_string("out", "nano", "Result files, without .json and .md.")
+    flags.DEFINE_bool("overwrite", False, "Make every part anew.")
     run_script(main, (RequestError, TokenizerError, checkpoint.CheckpointError, OSError))

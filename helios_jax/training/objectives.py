@@ -1,7 +1,6 @@
 """What can be learned: for each objective the part of the model, its data, its loss, and what is looked at on the way."""
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -173,7 +172,7 @@ def _standardize(config: TrainConfig, params: Params) -> Params:
         return params
     batches = _load_world(config, "validation", 0, 1)
     try:
-        return reconstruction.standardized(config, params, itertools.islice(batches, math.ceil(64 / config.data.batch_size)))
+        return reconstruction.standardized(config, params, itertools.islice(batches, 8))
     finally:
         batches.close()
 

@@ -68,7 +68,7 @@ def make_validation(
 
 def to_pixels(frames: UInt8[Array | np.ndarray, "B F Y X 3"]) -> Float[Array, "B F Y X 3"]:
     """Bytes to [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1
+    return jnp.asarray(frames, jnp.float32) / 127.5 - 1
 
 
 def psnr(pixels: Float[Array, "F Y X 3"], frames: UInt8[Array | np.ndarray, "F Y X 3"]) -> Float[Array, ""]:

@@ -52,7 +52,7 @@ def test_batch_holds_what_its_records_say(folder):
         assert batch.history.shape == (2, 19, H, W, 2)
         assert batch.anchor.shape == (2, 1, H, W, 2)
         assert batch.text.shape == (2, 16, 3)
-        assert batch.text.dtype == data.facts.text_dtype
+        assert batch.text.dtype == data.source.facts.text_dtype
         assert batch.length.dtype == np.int32
         assert batch.sample.dtype == np.uint32
         for row in range(2):
