@@ -5,19 +5,13 @@ window that its own number draws.
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
-import sys
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import grain
 import numpy as np
 from jaxtyping import UInt8
 
 from helios_jax.config import ConfigError
-from helios_jax.data.pipeline import Batches, read_ahead
+from helios_jax.data.pipeline import Batches, endless_batches
 from helios_jax.data.world import render, sample_scene
 from helios_jax.types import Int
 
@@ -80,43 +74,24 @@ def load_clips(
       process_index, process_count: which rows are this process's.
 
     Raises:
-      ConfigError: if the window is larger than the frame, or a batch cannot be shared out.
+      ConfigError: if the window is larger than the frame.
+      DataError: if a batch cannot be shared out.
     """
     if config.window[0] > height or config.window[1] > width:
         raise ConfigError(f"clips.window={config.window} is larger than the frames of {height}x{width} pixels")
-    if batch_size < 1 or batch_size % process_count:
-        raise ConfigError(f"data.batch_size={batch_size} must be a multiple of the {process_count} process(es), at least one clip each")
-    per_process = batch_size // process_count
-    own = range(process_index * per_process, (process_index + 1) * per_process)
-    steps = grain.MapDataset.source(Endless()).map(functools.partial(_draw, config, (height, width), seed, split, batch_size, own))
-    facts = json.dumps([dataclasses.asdict(config), height, width, seed, split, batch_size])
-    fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return Batches(read_ahead(steps, read_threads), fingerprint, "scenes of the procedural world without end")
+    scenes = "heldout" if split == "validation" else "train"
 
-
-class Endless(Sequence):
-    """0, 1, 2 and so on."""
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, step: int) -> int:
-        return step
-
-
-def _draw(
-    config: ClipConfig, size: tuple[int, int], seed: int, split: str, batch_size: int, own: Sequence[int], step: int
-) -> tuple[ClipBatch, list[str]]:
-    """This process's rows of a step, and, as of any pipeline, what could not be read: nothing."""
-    numbers = [step * batch_size + row for row in own]
-    clips = []
-    for number in numbers:
+    def draw(number: int) -> UInt8[np.ndarray, "F Y X 3"]:
         rng = np.random.default_rng([seed, number, 2])
-        start = int(rng.integers(LATEST))
+        start, scene = int(rng.integers(LATEST)), sample_scene(seed, number, scenes)
         if split == "validation":
-            clips.append(render(sample_scene(seed, number, "heldout"), config.validation_frames, *size, start=start))
-            continue
-        top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip(size, config.window))
-        clip = render(sample_scene(seed, number), config.frames, *size, start=start)
-        clips.append(clip[:, top : top + config.window[0], left : left + config.window[1]])
-    return ClipBatch(np.stack(clips), np.asarray([(0, number) for number in numbers], np.uint32)), []
+            return render(scene, config.validation_frames, height, width, start=start)
+        top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip((height, width), config.window))
+        return render(scene, config.frames, height, width, start=start)[:, top : top + config.window[0], left : left + config.window[1]]
+
+    def make(numbers: list[int]) -> ClipBatch:
+        return ClipBatch(np.stack([draw(number) for number in numbers]), np.asarray([(0, number) for number in numbers], np.uint32))
+
+    facts = [dataclasses.asdict(config), height, width, seed, split]
+    options = dict(batch_size=batch_size, read_threads=read_threads, process_index=process_index, process_count=process_count)
+    return endless_batches(make, facts, "scenes of the procedural world without end", **options)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import grain
@@ -132,6 +132,51 @@ def load_batches(
 def read_ahead(steps: grain.MapDataset, threads: int) -> grain.DatasetIterator:
     """Go through the steps in order, as many threads being ahead; 0 of them makes a step when it is asked for."""
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+
+
+def endless_batches(
+    make: Callable[[list[int]], Batch],
+    facts: Sequence[Any],
+    description: str,
+    *,
+    batch_size: int,
+    read_threads: int,
+    process_index: int,
+    process_count: int,
+) -> "Batches":
+    """Batches of samples that are numbered without end and made when they are asked for: ``step * batch_size + row`` in each row of a step.
+
+    Args:
+      make: samples of these numbers, as a batch.
+      facts: what they follow from, ready for JSON; a state of others is refused.
+      description: what they are, in words.
+      batch_size: of all processes together.
+      read_threads: that make batches ahead.
+      process_index, process_count: which rows are this process's.
+
+    Raises:
+      DataError: if a batch cannot be shared out.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise DataError(f"data.batch_size={batch_size} must be a multiple of the {process_count} process(es), at least one row each")
+    rows = batch_size // process_count
+
+    def load(step: int) -> tuple[Batch, list[str]]:
+        first = step * batch_size + process_index * rows
+        return make(list(range(first, first + rows))), []
+
+    fingerprint = hashlib.sha256(json.dumps([*facts, batch_size]).encode()).hexdigest()[:16]
+    return Batches(read_ahead(grain.MapDataset.source(_Numbers()).map(load), read_threads), fingerprint, description)
+
+
+class _Numbers(Sequence):
+    """0, 1, 2 and so on."""
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, step: int) -> int:
+        return step
 
 
 class Batches:

@@ -5,16 +5,12 @@ are behind; what the camera does. Which captions a step trains on follows from (
 """
 
 import functools
-import hashlib
-import json
 from typing import Literal, NamedTuple
 
-import grain
 import numpy as np
 
 from helios_jax.data.captions import caption
-from helios_jax.data.clips import Endless
-from helios_jax.data.pipeline import Batches, DataError, read_ahead
+from helios_jax.data.pipeline import Batches, DataError, endless_batches
 from helios_jax.data.scenes import (
     BACKGROUND_COLORS,
     BACKGROUNDS,
@@ -104,24 +100,16 @@ def load_readings(
     Raises:
       DataError: if a batch cannot be shared out, or ``vocab_size`` is too small.
     """
-    if batch_size < 1 or batch_size % process_count:
-        raise DataError(f"data.batch_size={batch_size} must be a multiple of the {process_count} process(es), at least one caption each")
-    per_process = batch_size // process_count
-    own = range(process_index * per_process, (process_index + 1) * per_process)
     tokenizer, scenes = world_tokenizer(), "heldout" if split == "validation" else "train"
     if tokenizer.vocab_size > vocab_size:
         raise DataError(f"text_encoder.vocab_size={vocab_size} must be at least {tokenizer.vocab_size}, the words of the world")
 
-    def make(step: int) -> tuple[ReadingBatch, list[str]]:
-        numbers = [step * batch_size + row for row in own]
+    def make(numbers: list[int]) -> ReadingBatch:
         drawn = [sample_scene(seed, number, scenes) for number in numbers]
         texts = [clean_prompt(caption(scene, number)) for scene, number in zip(drawn, numbers)]
         of_colors, of_scene = zip(*map(answers, drawn))
         sample = np.asarray([(0, number) for number in numbers], np.uint32)
-        return ReadingBatch(*tokenizer(texts, text_rows), np.stack(of_colors), np.stack(of_scene), sample), []
+        return ReadingBatch(*tokenizer(texts, text_rows), np.stack(of_colors), np.stack(of_scene), sample)
 
-    facts = json.dumps([vocab_size, text_rows, batch_size, seed, split])
-    fingerprint = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return Batches(
-        read_ahead(grain.MapDataset.source(Endless()).map(make), read_threads), fingerprint, "captions of the procedural world without end"
-    )
+    options = dict(batch_size=batch_size, read_threads=read_threads, process_index=process_index, process_count=process_count)
+    return endless_batches(make, [vocab_size, text_rows, seed, split], "captions of the procedural world without end", **options)
