@@ -364,6 +364,8 @@ def stop_on_signal() -> Callable[[int], bool]:
 
 def show_plan(config: TrainConfig) -> None:
     """Print the memory that a step takes on the GPU of --plan, and refuse what does not fit."""
+    if OBJECTIVES[config.objective].component != "transformer":
+        raise ConfigError(f"--plan is for the transformer; the objective {config.objective!r} trains another part")
     gpu, sample = TARGETS[PLAN.value], config.model.sample
     with tqdm(total=0, bar_format="{desc}", disable=None, leave=False) as line:
         plan = plan_step(config, PLAN.value, line.set_description_str)

@@ -3,7 +3,7 @@
   python train.py --config configs/nano/vae.py
   python -m helios_jax.training.export --run runs/vae --out checkpoints/nano-vae
 
-A step sees four clips of 5 frames of 48 x 48 pixels, and takes half a second on two CPU cores.
+A step sees four clips of 5 frames of 48 x 48 pixels.
 """
 
 from configs.nano._model import ONE_STAGE, model

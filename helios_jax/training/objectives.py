@@ -1,5 +1,6 @@
 """What can be learned: for each objective the part of the model, its data, its loss, and what is looked at on the way."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -61,7 +62,8 @@ def load_data(config: TrainConfig) -> tuple[Batches, list[Batch]]:
     load, own = OBJECTIVES[config.objective].load, (jax.process_index(), jax.process_count())
     batches, looked_at = load(config, "train", *own), []
     if config.validation.every:
-        looked_at = list(itertools.islice(load(config, "validation", *own), config.validation.batches))
+        with contextlib.closing(load(config, "validation", *own)) as validation_batches:
+            looked_at = list(itertools.islice(validation_batches, config.validation.batches))
     return batches, looked_at
 
 
@@ -170,11 +172,8 @@ def _standardize(config: TrainConfig, params: Params) -> Params:
     vae = config.model.vae
     if any(vae.latents_mean) or set(vae.latents_std) != {1.0}:
         return params
-    batches = _load_world(config, "validation", 0, 1)
-    try:
+    with contextlib.closing(_load_world(config, "validation", 0, 1)) as batches:
         return reconstruction.standardized(config, params, itertools.islice(batches, 8))
-    finally:
-        batches.close()
 
 
 VIDEO = Objective(

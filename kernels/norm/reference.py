@@ -27,5 +27,5 @@ def rms_norm(x: Float[Array, "*axes D"], scale: Float[Array, "D"], *, eps: float
 
 
 def _rows(x: Float[Array, "*axes D"]) -> Float[Array, "rows D"]:
-    """All tokens in one axis, in float32. Next to a batch axis of size 1, the sums of products in the gradient take a CPU ten times as long."""
+    """All tokens in one axis, in float32. Next to a batch axis of size 1, a CPU sums the gradient's products far more slowly."""
     return x.astype(jnp.float32).reshape(-1, x.shape[-1])
