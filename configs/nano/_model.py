@@ -17,7 +17,7 @@ TRANSFORMER = TransformerConfig(
     ffn_dim=576,
     num_layers=6,
 )
-VAE = VAEConfig(base_dim=8, dim_mult=(1, 2, 4, 8), num_res_blocks=2, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)
+VAE = VAEConfig(base_dim=8, dim_mult=(1, 2, 4, 8), num_res_blocks=1, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)
 """Its latents have mean 0 and deviation 1: training.export sees to it."""
 TEXT_ENCODER = TextEncoderConfig(vocab_size=512, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4)
 

@@ -1,4 +1,4 @@
-"""The optimiser: gradients clipped by their global norm, then AdamW, under a schedule of the learning rate."""
+"""The optimiser: gradients clipped by their global norm, then AdamW or Muon, under a schedule of the learning rate."""
 
 import dataclasses
 import math
@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from helios_jax.config import ConfigError
 from helios_jax.types import Array, Float, Int, Params
@@ -15,12 +16,17 @@ from helios_jax.types import Array, Float, Int, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule.
+    """AdamW, or Muon, and the schedule.
+
+    ``muon`` moves matrices and convolutions along the orthogonal factor of their momentum, by the root mean square that AdamW's steps have
+    (Liu et al. 2025, section 2.2), and all else as ``adamw`` does, both with Nesterov's momentum; ``b1`` and ``b2`` are AdamW's. It is for
+    what is trained from nothing.
 
     ``constant`` pays no heed to ``warmup_steps``; ``constant_with_warmup`` and ``cosine`` rise linearly from 0 over as many steps, and
     ``cosine`` then falls to 0 at step ``decay_steps``. ``clip_norm`` 0 leaves gradients as they are.
     """
 
+    method: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-4
     schedule: Literal["constant", "constant_with_warmup", "cosine"] = "constant"
     warmup_steps: int = 0
@@ -58,13 +64,46 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Int[Array, ""] | int], F
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """``p <- p - lr (m / (sqrt(v) + eps) + weight_decay p)``, moments bias-corrected; every leaf decays, biases too."""
+    """``p <- p - lr (m / (sqrt(v) + eps) + weight_decay p)``, moments bias-corrected; every leaf decays, biases too. Or Muon."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    adamw = optax.adamw(make_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
-    transform = optax.chain(clip, adamw)
+    transform = optax.chain(clip, METHODS[config.method](config))
 
     def update(gradients: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer step
             return transform.update(gradients, state, params)
 
     return optax.GradientTransformation(transform.init, update)
+
+
+def _adamw(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.adamw(make_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
+
+
+def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    return muon(
+        make_schedule(config),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        adam_weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+
+
+METHODS = {"adamw": _adamw, "muon": _muon}
+
+
+def matrices(params: Params) -> Params:
+    """For each leaf the axes that are a matrix's rows and its columns, the others counting matrices; None for what is no matrix."""
+
+    def axes(path: tuple[jax.tree_util.DictKey, ...], leaf: Array | jax.ShapeDtypeStruct) -> MuonDimensionNumbers | None:
+        *module, name = (key.key for key in path)
+        if name != "kernel":
+            return None
+        layers, joins = "blocks" in module, module[-1] in ("qkv", "kv", "time_proj")
+        inputs = leaf.ndim - 1 if not (layers or joins) else 2 if module[-1] == "out" else 1
+        return MuonDimensionNumbers(tuple(range(layers, layers + inputs)), tuple(range(layers + inputs + joins, leaf.ndim)))
+
+    return jax.tree_util.tree_map_with_path(axes, params)

@@ -20,11 +20,18 @@ from helios_jax.types import Array, Float, Params
 
 
 def begin(params: Params) -> Params:
-    """Random parameters as a VAE learns from soonest: residual blocks that pass on what they get, convolutions that see the newest frame alone."""
+    """Random parameters as a VAE learns from soonest.
+
+    Residual blocks pass on what they get; convolutions see the newest frame alone; and where frames are halved or doubled, the newest of
+    two is taken, and each is repeated. So what has learned pictures alone shows a clip's every fourth frame.
+    """
     flat = flatten_dict(params, sep="/")
     for path, kernel in flat.items():
         if path.endswith("/conv2/kernel"):
             flat[path] = jnp.zeros_like(kernel)
+        elif path.endswith("/time_conv/kernel"):
+            eye = jnp.eye(kernel.shape[-2], dtype=kernel.dtype)
+            flat[path] = jnp.zeros_like(kernel).at[-1, 0, 0].set(jnp.tile(eye, kernel.shape[-1] // kernel.shape[-2]))
         elif path.endswith("/kernel") and kernel.shape[0] == 3 and kernel.ndim == 5:
             flat[path] = kernel.at[:-1].set(0) * 3**0.5
     return unflatten_dict(flat, sep="/")

@@ -15,7 +15,7 @@ from helios_jax.training.config import TrainableConfig, ValidationConfig
 from helios_jax.training.export import export_merged
 from helios_jax.training.objectives import OBJECTIVES, load_data
 from helios_jax.training.optimizer import OptimizerConfig
-from helios_jax.training.reconstruction import psnr, standardized, to_pixels
+from helios_jax.training.reconstruction import begin, psnr, standardized, to_pixels
 from helios_jax.training.step import make_step, start_state
 
 from .toy import FAST_TO_COMPILE, toy_config
@@ -52,6 +52,18 @@ def test_the_loss_falls_and_the_pictures_come_nearer(run):
     look = objective.make_validation(config)
     before, after = look(params, {}, looked_at), look(state.trainable, {}, looked_at)
     assert after["validation_psnr"] > before["validation_psnr"] + 1
+
+
+def test_what_has_learned_pictures_alone_shows_every_fourth_frame_of_a_clip(run):
+    """A VAE at its beginning, or after training on single frames, which touches nothing that looks back in time."""
+    config, params, _, looked_at = run
+    begun = begin(params)
+    show = jax.jit(lambda params, x: VAE(config.model.vae).apply({"params": params}, x))
+    clip = to_pixels(looked_at[0].frames)
+    pictures = [show(begun, clip[:, t : t + 1]) for t in (0, 4, 8)]
+    expected = jnp.concatenate([pictures[0], *([pictures[1]] * 4), *([pictures[2]] * 4)], axis=1)
+    np.testing.assert_allclose(show(begun, clip), expected, atol=2e-6)
+    assert float(jnp.abs(show(params, clip) - expected).max()) > 0.1
 
 
 def test_psnr_is_that_of_bytes():
