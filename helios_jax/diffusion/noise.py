@@ -1,11 +1,13 @@
-"""All noise of a chunk, drawn apart from its use."""
+"""All noise of a chunk, drawn apart from its use, and the points that its stages start from."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from helios_jax.diffusion.pyramid import block_noise, stage_grids
+from helios_jax.config import SchedulerConfig
+from helios_jax.diffusion.pyramid import block_noise, downsample_noise, renoise, stage_grids
+from helios_jax.diffusion.schedules import stage_tables
 from helios_jax.types import Array, Float, Int, Key, PRNGKeyArray
 
 
@@ -45,3 +47,15 @@ def draw_chunk_noise(
 def _stage_key(key: PRNGKeyArray, chunk: Int[Array, ""] | int, stage: int) -> PRNGKeyArray:
     """The key of one draw."""
     return jax.random.fold_in(jax.random.fold_in(key, chunk), stage)
+
+
+def stage_start(
+    before: Float[Array, "B T _ _ C"] | None, noise: ChunkNoise, scheduler: SchedulerConfig, stage: int
+) -> Float[Array, "B T _ _ C"]:
+    """Where a stage starts: from noise brought down to its resolution, or from the end of the stage before it, upsampled and given block noise."""
+    if before is None:
+        sample = noise.latents
+        for _ in range(scheduler.stages - 1):
+            sample = downsample_noise(sample)
+        return sample
+    return renoise(before, noise.blocks[stage - 1], stage_tables(scheduler)[stage].original_start_sigma, scheduler.gamma)

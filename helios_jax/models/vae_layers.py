@@ -100,7 +100,8 @@ def upsample_convolve(
     sums = jnp.asarray([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [copy, tap of 2, tap of 3]
     kernel = jnp.einsum("ari,bsj,tijco->trscabo", sums, sums, kernel, precision="highest")
     rows, columns = x.shape[2:4]
-    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))  # padding by the convolution: the kernel's gradient takes ten times as long on a CPU
+    # Were it the convolution that pads, the kernel's gradient would take ten times as long on a CPU.
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     y = convolve(x, kernel.reshape(*kernel.shape[:4], -1), jnp.tile(bias, 4))
     y = y.reshape(*y.shape[:4], 2, 2, -1)
     copies = [[y[:, :, i : i + rows, j : j + columns, i, j] for j in range(2)] for i in range(2)]
@@ -239,29 +240,29 @@ class ChannelNorm(Layer):
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
         gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-        return channel_norm(x.astype(jnp.float32), jnp.asarray(gamma, jnp.float32)).astype(self.dtype)
+        gain = (x.shape[-1] ** 0.5 * jnp.asarray(gamma, jnp.float32)).reshape(1, 1, 1, 1, -1)
+        return scaled_unit(x.astype(jnp.float32), gain).astype(self.dtype)
 
 
 @jax.custom_vjp
-def channel_norm(x: Float[Array, "B T Y X C"], gamma: Float[Array, "C"]) -> Float[Array, "B T Y X C"]:
-    """:class:`ChannelNorm`, in float32. Its gradients, written out, need two sums over channels, and no pixel's exponential twice."""
-    return _channel_norm(x, gamma)[0]
+def scaled_unit(x: Float[Array, "B T Y X C"], gain: Float[Array, "1 1 1 1 C"]) -> Float[Array, "B T Y X C"]:
+    """``gain * x / max(|x|, 1e-12)``, with gradients that take one sum over channels, and hold no more than ``x``."""
+    return _scaled_unit(x, gain)[0]
 
 
-def _channel_norm(x, gamma):
+def _scaled_unit(x, gain):
     inverse = jax.lax.rsqrt(jnp.maximum(_sum_channels(x * x), 1e-24))
-    return x * inverse * (x.shape[-1] ** 0.5 * gamma), (x, inverse, gamma)
+    return x * inverse * gain, (x, inverse, gain)
 
 
-def _channel_norm_gradients(saved, dy):
-    x, inverse, gamma = saved
-    scale = x.shape[-1] ** 0.5
-    unit, d_unit = x * inverse, dy * (scale * gamma)
-    dx = inverse * (d_unit - unit * _sum_channels(d_unit * unit))
-    return dx, scale * jnp.sum((dy * unit).reshape(-1, x.shape[-1]), axis=0)
+def _scaled_unit_gradients(saved, dy):
+    x, inverse, gain = saved
+    unit, d_unit = x * inverse, dy * gain
+    d_gain = jnp.sum((dy * unit).reshape(-1, x.shape[-1]), axis=0).reshape(gain.shape)
+    return inverse * (d_unit - unit * _sum_channels(d_unit * unit)), d_gain
 
 
-channel_norm.defvjp(_channel_norm, _channel_norm_gradients)
+scaled_unit.defvjp(_scaled_unit, _scaled_unit_gradients)
 
 
 def _sum_channels(x):

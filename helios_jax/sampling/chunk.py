@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.guidance import guide, guide_zero_star
 from helios_jax.diffusion.history import HistoryState, append_chunk, frame_indices, split_history
-from helios_jax.diffusion.noise import ChunkNoise
-from helios_jax.diffusion.pyramid import downsample_noise, renoise, stage_grids
-from helios_jax.diffusion.schedules import make_schedule, shift_tokens, stage_tables
+from helios_jax.diffusion.noise import ChunkNoise, stage_start
+from helios_jax.diffusion.pyramid import stage_grids
+from helios_jax.diffusion.schedules import make_schedule, shift_tokens
 from helios_jax.diffusion.solvers import SolverTable, solver_step, solver_table, start_solver
 from helios_jax.models.block import TextCache
 from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
@@ -128,12 +128,7 @@ def sample_stage(
     tokens = [T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)]
     apply = functools.partial(model.apply, {"params": params})
 
-    if stage == 0:
-        sample = noise.latents
-        for _ in range(scheduler.stages - 1):
-            sample = downsample_noise(sample)
-    else:
-        sample = renoise(sample, noise.blocks[stage - 1], stage_tables(scheduler)[stage].original_start_sigma, scheduler.gamma)
+    sample = stage_start(sample, noise, scheduler, stage)
     schedule = make_schedule(scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens))
     times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
     zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0

@@ -28,6 +28,9 @@ from helios_jax.training.targets import FlowDraws, FlowItem, draw_flow, flow_ite
 from helios_jax.training.trainable import init_trainable
 from helios_jax.types import Array, Bool, Float, History, Int, Params, PRNGKeyArray
 
+Network = Callable[[Float[Array, "B T _ _ C"], Float[Array, "B"]], Float[Array, "B T _ _ C"]]
+"""``(latents, timesteps) -> velocity``, of one set of parameters, one history and one text."""
+
 Loss = Callable[[Params, Params, Batch], Float[Array, "items"]]
 """``(trainable, base, batch) -> losses``, of one objective."""
 
@@ -112,19 +115,23 @@ def prepare(batch: TrainBatch, draws: Draws, config: TrainConfig) -> Questions:
     return Questions(items, window, text, jnp.where(draws.text, batch.length, 0))
 
 
+def network(params: Params, questions: Questions, model: HeliosTransformer, config: TrainConfig, frames: int) -> Network:
+    """The velocity of ``frames`` noisy frames at any noise level and resolution, after the history and under the text of ``questions``."""
+    apply, noisy, history = functools.partial(model.apply, {"params": params}), tuple(range(frames)), None
+    if config.history:
+        indices = frame_indices(config.model.sample.history_sizes, frames)
+        noisy, history = indices.noisy, apply(questions.history, indices, method="embed_history")
+    text = apply(questions.text, questions.length, config.model.text_encoder.max_sequence_length, method="embed_text")
+    return lambda latents, timestep: apply(latents, apply(timestep, method="embed_time"), text, history, noisy, method="denoise")
+
+
 def losses(params: Params, questions: Questions, model: HeliosTransformer, config: TrainConfig) -> Float[Array, "items"]:
     """Mean squared error of the velocity, weighted, for each item: over all elements, then over the batch; float32."""
-    apply, chunk = functools.partial(model.apply, {"params": params}), questions.items[0].latents.shape[1]
-    noisy, history = tuple(range(chunk)), None
-    if config.history:
-        frames = frame_indices(config.model.sample.history_sizes, chunk)
-        noisy, history = frames.noisy, apply(questions.history, frames, method="embed_history")
-    text = apply(questions.text, questions.length, config.model.text_encoder.max_sequence_length, method="embed_text")
+    velocity = network(params, questions, model, config, questions.items[0].latents.shape[1])
 
     def loss(item):
-        time = apply(item.timestep, method="embed_time")
-        velocity = apply(item.latents, time, text, history, noisy, method="denoise").astype(jnp.float32)
-        return jnp.mean(item.weight * jnp.mean((velocity - item.velocity) ** 2, axis=(1, 2, 3, 4)))
+        error = velocity(item.latents, item.timestep).astype(jnp.float32) - item.velocity
+        return jnp.mean(item.weight * jnp.mean(error**2, axis=(1, 2, 3, 4)))
 
     return jnp.stack([loss(item) for item in questions.items])
 

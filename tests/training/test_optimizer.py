@@ -63,7 +63,8 @@ def test_no_kernel_of_the_model_is_left_out_or_cut_across():
         assert (axes is None) == (path[-1].key != "kernel")
         if axes:
             counted = sorted(axes.reduction_axis + axes.output_axis)
-            assert len(set(counted)) == len(counted) and axes.output_axis[-1] == leaf.ndim - 1
+            assert len(set(counted)) == len(counted)
+            assert axes.output_axis[-1] == leaf.ndim - 1
             assert leaf.ndim - len(counted) <= 2
 
     for part in params.values():

@@ -62,7 +62,7 @@ def test_what_has_learned_pictures_alone_shows_every_fourth_frame_of_a_clip(run)
     clip = to_pixels(looked_at[0].frames)
     pictures = [show(begun, clip[:, t : t + 1]) for t in (0, 4, 8)]
     expected = jnp.concatenate([pictures[0], *([pictures[1]] * 4), *([pictures[2]] * 4)], axis=1)
-    np.testing.assert_allclose(show(begun, clip), expected, atol=2e-6)
+    np.testing.assert_allclose(show(begun, clip), expected, atol=2e-5)  # Winograd's sums are not those of pictures
     assert float(jnp.abs(show(params, clip) - expected).max()) > 0.1
 
 
