@@ -1,4 +1,4 @@
-"""Train Helios: history-conditioned flow matching (stage 1), then the pyramid (stage 2); or, from nothing, the parts of a small one.
+"""Train Helios: history-conditioned flow matching (stage 1), the pyramid (stage 2), a few-step student (stage 3); or, from nothing, a small one.
 
 A recipe says what is trained and how; any field of it can be given on the command line. Data are folders of records, made from videos with captions:
 
@@ -65,8 +65,8 @@ from helios_jax.training.metrics import Metrics
 from helios_jax.training.objectives import OBJECTIVES, Objective, load_data
 from helios_jax.training.plan import plan_step
 from helios_jax.training.programs import abstract_run, abstract_state
-from helios_jax.training.step import TrainState, make_step, start_state
-from helios_jax.training.trainable import count, frozen
+from helios_jax.training.step import TrainState
+from helios_jax.training.trainable import count
 from helios_jax.types import Params
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file of configs/train/ or configs/nano/.")
@@ -89,8 +89,9 @@ PROCESS = flags.DEFINE_integer("process", -1, "Number of this process, with --co
 PROCESSES = flags.DEFINE_integer("processes", 0, "How many there are, with --coordinator.")
 VERIFY = flags.DEFINE_bool("verify", True, "Compare the files of the checkpoint it starts from with their digests.")
 
-FREE = ("steps", "validation", "log_every", "save_every", "keep", "max_skipped", "data_parallel", "fsdp", "offload", "checkpoint",
-        "data.train", "data.validation", "data.read_threads", *(f"model.transformer.{name}" for name in RUNTIME_FIELDS))  # fmt: skip
+FREE = ("steps", "validation", "log_every", "save_every", "keep", "max_skipped", "data_parallel", "fsdp", "offload",
+        "checkpoint", "critic.checkpoint", "data.train", "data.validation", "data.read_threads",
+        *(f"model.transformer.{name}" for name in RUNTIME_FIELDS))  # fmt: skip
 """What may change when a run goes on: it does not change what is learned, or, as folders are, is recognised by its contents."""
 
 
@@ -146,8 +147,8 @@ def train(config: TrainConfig, folder: Path) -> None:
         )
         checkpoints.check()  # a run that is not this one is refused before weights are loaded
         videos = load_videos(config)
-        params = load_params(config, mesh) | objective.head(config)
-        run = Run(config, mesh, objective, frozen(params, config.trainable), batches, validation, videos)
+        params = load_run(config, mesh)
+        run = Run(config, mesh, objective, objective.base(config, params), batches, validation, videos)
         state, start = restore(run, params, checkpoints)
         del params
         if jax.process_index() == 0:
@@ -163,7 +164,7 @@ def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Che
     """Step after step, with all that goes on beside it."""
     config, everywhere = run.config, NamedSharding(run.mesh, PartitionSpec())
     step = jax.jit(
-        make_step(run.objective.make_loss(config), config),
+        run.objective.make_step(config),
         donate_argnums=0,
         out_shardings=(tree_shardings(state, run.mesh), everywhere),
     )
@@ -176,7 +177,7 @@ def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Che
         for done in itertools.count(start):
             ending, saving, looks = done >= config.steps or stopped(done), due(config.save_every) and done > saved, []
             if validation and due(config.validation.every) and (done > start or done == 0):
-                looks.append(functools.partial(validate, averaged(state), run.base, validation))
+                looks.append(functools.partial(validate, averaged(run, state), run.base, validation))
             if run.videos is not None and due(config.validation.videos_every) and done > start:
                 looks.append(functools.partial(sample_videos, run, state, folder / "videos", done))
             if ending or saving or looks:
@@ -267,32 +268,47 @@ def check_model(config: TrainConfig) -> None:
     Raises:
       CheckpointError: naming every field that differs.
     """
-    if not config.checkpoint:
-        return
-    there, here = (to_dict(model) for model in (checkpoint.load_config(config.checkpoint), config.model))
-    wrong = [
-        f"model.{section}.{name}: there {there[section][name]}, here {value}"
-        for section in ("transformer", "vae", "text_encoder")
-        for name, value in here[section].items()
-        if name not in RUNTIME_FIELDS and there[section][name] != value
-    ]
-    if wrong:
-        raise checkpoint.CheckpointError(f"{config.checkpoint} is not the recipe's model: {'; '.join(wrong)}")
+    for path in filter(None, (config.checkpoint, config.critic.checkpoint)):
+        there, here = (to_dict(model) for model in (checkpoint.load_config(path), config.model))
+        wrong = [
+            f"model.{section}.{name}: there {there[section][name]}, here {value}"
+            for section in ("transformer", "vae", "text_encoder")
+            for name, value in here[section].items()
+            if name not in RUNTIME_FIELDS and there[section][name] != value
+        ]
+        if wrong:
+            raise checkpoint.CheckpointError(f"{path} is not the recipe's model: {'; '.join(wrong)}")
 
 
-def load_params(config: TrainConfig, mesh: jax.sharding.Mesh) -> Params:
-    """The parameters of what learns, on the mesh: a checkpoint's, or random ones."""
+def load_run(config: TrainConfig, mesh: jax.sharding.Mesh) -> Params:
+    """All parameters that a run begins with: of what learns, and beside a student its teacher's and the negative prompt's features."""
+    objective = OBJECTIVES[config.objective]
+    params = load_params(config, config.checkpoint, mesh) | objective.head(config)
+    if not objective.learner:
+        return params
+    features, length = encode_prompt(config, config.model.sample.negative_prompt)
+    negative = {"text": features, "length": length}
+    return {objective.learner: params, "critic": load_params(config, config.critic.checkpoint, mesh), "negative": negative}
+
+
+def encode_prompt(config: TrainConfig, prompt: str) -> tuple[jax.Array, jax.Array]:
+    """Features of a prompt and the number of its tokens, by the checkpoint's text encoder, which is loaded for it and let go again."""
+    return load_pipeline(config).encode_prompt(prompt)
+
+
+def load_params(config: TrainConfig, path: str, mesh: jax.sharding.Mesh) -> Params:
+    """The parameters of a transformer, or of what else learns, on the mesh: a checkpoint's, or random ones."""
     dtype, objective = jnp.dtype(config.dtype), OBJECTIVES[config.objective]
     component = objective.component
     rule = dtype_rules(dtype, dtype)[component]
-    if not config.checkpoint:
+    if not path:
         params = objective.begin(random_params(config.model, config.seed, dtype, dtype)[component])
         return jax.device_put(params, tree_shardings(params, mesh, offload_blocks=config.offload))
     shapes = abstract_params(config.model, dtype, dtype)[component]
     places = flatten_dict(tree_shardings(shapes, mesh, offload_blocks=config.offload), sep="/")
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     with tqdm(total=size, unit="B", unit_scale=True, desc="loading", disable=None, leave=False) as bar:
-        return checkpoint.load_params(config.checkpoint, component, rule, VERIFY.value, places.__getitem__, bar.update)
+        return checkpoint.load_params(path, component, rule, VERIFY.value, places.__getitem__, bar.update)
 
 
 def restore(run: Run, params: Params, checkpoints: Checkpoints) -> tuple[TrainState, int]:
@@ -304,12 +320,12 @@ def restore(run: Run, params: Params, checkpoints: Checkpoints) -> tuple[TrainSt
     if restored := checkpoints.restore_latest(there):
         run.batches.set_state(restored.data_state)
         return restored.state, restored.step
-    return jax.jit(functools.partial(start_state, config), out_shardings=places)(params), 0
+    return jax.jit(functools.partial(run.objective.start, config), out_shardings=places)(params), 0
 
 
-def averaged(state: TrainState) -> Params:
+def averaged(run: Run, state: TrainState) -> Params:
     """What is looked at: the moving average, where there is one."""
-    return state.trainable if state.ema is None else state.ema
+    return run.objective.learned(state.trainable) if state.ema is None else state.ema
 
 
 def load_videos(config: TrainConfig) -> HeliosPipeline | None:
@@ -319,24 +335,27 @@ def load_videos(config: TrainConfig) -> HeliosPipeline | None:
         return None
     if jax.process_count() > 1:
         raise ConfigError("validation.videos_every: videos are sampled where one process trains; set it to 0")
-    dtype = jnp.dtype(config.dtype)
-    if config.checkpoint:
-        rules = dtype_rules(dtype, dtype)
-        params = {part: checkpoint.load_params(config.checkpoint, part, rules[part], VERIFY.value) for part in ("text_encoder", "vae")}
-        tokenizer = Tokenizer.from_file(Path(config.checkpoint) / "tokenizer")
-        pipeline = HeliosPipeline(config.model, params, tokenizer, dtype=dtype, vae_dtype=dtype)
-    else:
-        pipeline = HeliosPipeline.random(config.model, config.seed, dtype=dtype)
-    negative = config.model.sample.negative_prompt
+    pipeline, negative = load_pipeline(config), config.model.sample.negative_prompt
     pipeline.release_text_encoder([*look.prompts, negative])
     pipeline.params = {"vae": pipeline.params["vae"]}
     return pipeline
 
 
+def load_pipeline(config: TrainConfig) -> HeliosPipeline:
+    """The checkpoint's text encoder and VAE, or random ones, without a transformer."""
+    dtype = jnp.dtype(config.dtype)
+    if not config.checkpoint:
+        return HeliosPipeline.random(config.model, config.seed, dtype=dtype)
+    rules = dtype_rules(dtype, dtype)
+    params = {part: checkpoint.load_params(config.checkpoint, part, rules[part], VERIFY.value) for part in ("text_encoder", "vae")}
+    tokenizer = Tokenizer.from_file(Path(config.checkpoint) / "tokenizer")
+    return HeliosPipeline(config.model, params, tokenizer, dtype=dtype, vae_dtype=dtype)
+
+
 def sample_videos(run: Run, state: TrainState, folder: Path, done: int) -> dict[str, float]:
     """Sample the validation prompts' videos with the averaged weights, write them, and say how far each has drifted from first to last chunk."""
     pipeline, drifts = run.videos, []
-    pipeline.params = {**pipeline.params, "transformer": combine(run.base, averaged(state))}
+    pipeline.params = {**pipeline.params, "transformer": combine(run.objective.learned(run.base), averaged(run, state))}
     folder.mkdir(parents=True, exist_ok=True)
     sample = run.config.model.sample
     for number, prompt in enumerate(run.config.validation.prompts):

@@ -124,11 +124,12 @@ def test_a_run_killed_ten_times_ends_where_one_in_a_piece_does(data, straight, t
 
 
 @pytest.mark.slow
-def test_the_second_stage_goes_on_exactly_after_sigterm(data, tmp_path):
+@pytest.mark.parametrize("objective", ["pyramid", "distillation"])
+def test_later_stages_go_on_exactly_after_sigterm(data, tmp_path, objective):
     """Stopped by SIGTERM it saves and leaves with status 0; 2 + 2 steps in two processes are 4 in one, bit for bit."""
-    train(data, tmp_path / "straight", "pyramid")
+    train(data, tmp_path / "straight", objective)
     run = tmp_path / "run"
-    with start(data, run, "pyramid", "--config.steps=100000") as process:
+    with start(data, run, objective, "--config.steps=100000") as process:
         while process.poll() is None and not (run / "metrics.jsonl").exists():
             time.sleep(0.05)
         process.terminate()
@@ -137,7 +138,7 @@ def test_the_second_stage_goes_on_exactly_after_sigterm(data, tmp_path):
     assert "stopped after" in out
     done = final_state(run)[0]
     assert done < 4, "the machine is too fast for this test"
-    assert "from step" in train(data, run, "pyramid")
+    assert "from step" in train(data, run, objective)
     assert_same(tmp_path / "straight", run)
 
 
@@ -181,6 +182,7 @@ def test_a_run_of_another_kind_is_refused(data, straight):
         ({"model": {"text_encoder": {"d_model": 8}, "transformer": {"text_dim": 8}}}, "text_width: there 16, here 8"),
         ({"fsdp": 3}, "does not fit 1 devices"),
         ({"model": {"sample": {"history_sizes": [8, 2, 1]}}}, "must sum to 19"),
+        ({"objective": "distillation", "model": {"scheduler": {"solver": "euler"}}}, "a student's model.scheduler.solver is 'dmd'"),
         ({"accumulate": 3}, "data.batch_size=2 does not divide into accumulate=3 parts"),
     ],
 )

@@ -18,12 +18,12 @@ def get_config():
             model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=33, steps=(20,))),
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                learning_rate=1e-3, schedule="cosine", warmup_steps=100, decay_steps=2500, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=2e-3, schedule="cosine", warmup_steps=50, decay_steps=1000, b2=0.98, weight_decay=0.01
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=64, text_rows=64, read_threads=1),
-            validation=ValidationConfig(every=250, batches=8),
-            steps=2500,
+            validation=ValidationConfig(every=100, batches=8),
+            steps=1000,
             dtype="float32",
             log_every=10,
             save_every=250,

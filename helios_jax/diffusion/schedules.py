@@ -97,6 +97,16 @@ def make_schedule(config: SchedulerConfig, stage: int, steps: int, shift_tokens:
     return Schedule(np.trunc(timesteps), np.append(sigmas, 0.0))
 
 
+def merge_schedules(schedule: Schedule, other: Schedule) -> tuple[Schedule, np.ndarray]:
+    """The steps of two schedules of one stage as one, and at which of them those of ``other`` are."""
+    sigmas = np.concatenate([schedule.sigmas[:-1], other.sigmas[:-1]])
+    timesteps = np.concatenate([schedule.timesteps, other.timesteps])
+    order = np.argsort(-sigmas, kind="stable")
+    order = order[np.append(True, np.diff(sigmas[order]) < -1e-9)]
+    merged = Schedule(timesteps[order], np.append(sigmas[order], 0.0))
+    return merged, np.abs(merged.sigmas[:-1, None] - other.sigmas[None, :-1]).argmin(0)
+
+
 def shift_tokens(config: SchedulerConfig, stage: int, tokens: list[int]) -> int:
     """Number of noisy tokens that sets the dynamic shift of ``stage``, given every stage's: its own, or the stage's before it."""
     return tokens[stage if config.shift_tokens == "own_stage" else max(stage - 1, 0)]

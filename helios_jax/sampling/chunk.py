@@ -13,7 +13,7 @@ from helios_jax.diffusion.guidance import guide, guide_zero_star
 from helios_jax.diffusion.history import HistoryState, append_chunk, frame_indices, split_history
 from helios_jax.diffusion.noise import ChunkNoise, stage_start
 from helios_jax.diffusion.pyramid import stage_grids
-from helios_jax.diffusion.schedules import make_schedule, shift_tokens
+from helios_jax.diffusion.schedules import Schedule, make_schedule, shift_tokens
 from helios_jax.diffusion.solvers import SolverTable, solver_step, solver_table, start_solver
 from helios_jax.models.block import TextCache
 from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
@@ -120,8 +120,13 @@ def sample_stage(
     scheduler: SchedulerConfig,
     plan: ChunkPlan,
     stage: int,
-) -> Float[Array, "B T _ _ C"]:
-    """All steps of one pyramid stage, from the sample of the stage before it (None for the first)."""
+    schedule: Schedule | None = None,
+    path: bool = False,
+) -> Float[Array, "B T _ _ C"] | Float[Array, "M1 B T _ _ C"]:
+    """All steps of one pyramid stage, from the sample of the stage before it (None for the first).
+
+    ``schedule`` takes the place of the plan's steps; with ``path``, the sample before every step and after the last is returned.
+    """
     _, T, H, W, _ = noise.latents.shape
     frames = frame_indices(plan.history_sizes, T).noisy
     _, ph, pw = model.config.patch_size
@@ -129,7 +134,7 @@ def sample_stage(
     apply = functools.partial(model.apply, {"params": params})
 
     sample = stage_start(sample, noise, scheduler, stage)
-    schedule = make_schedule(scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens))
+    schedule = schedule or make_schedule(scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens))
     times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
     zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
 
@@ -140,7 +145,7 @@ def sample_stage(
         both = apply(jnp.concatenate([sample, sample]), time, text, history, frames, method="denoise").astype(jnp.float32)
         return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale)
 
-    return _solve(velocity, sample, solver_table(scheduler.solver, schedule.sigmas), times, zeros)
+    return _solve(velocity, sample, solver_table(scheduler.solver, schedule.sigmas), times, zeros, path)
 
 
 _embed_chunk_history = jax.jit(embed_chunk_history, static_argnames=("frames", "model", "plan"))
@@ -154,18 +159,21 @@ def _solve(
     table: SolverTable,
     times: TimeEmbedding,
     zeros: int,
-) -> Float[Array, "B T H W C"]:
+    path: bool = False,
+) -> Float[Array, "B T H W C"] | Float[Array, "M1 B T H W C"]:
     """From a stage's start point to its end point; at the first ``zeros`` steps the velocity is zero and the network is not run."""
     rows = lambda steps: jax.tree.map(lambda column: jnp.asarray(column[steps]), (table, times))
 
     def step(solver, row_and_time):
         row, time = row_and_time
-        return solver_step(solver, velocity(solver.sample, time), start, row), None
+        return solver_step(solver, velocity(solver.sample, time), start, row), solver.sample if path else None
 
     solver = start_solver(start)
-    zeros = min(zeros, len(table.sigma))
+    zeros, points = min(zeros, len(table.sigma)), []
     for i in range(zeros):
+        points.append(solver.sample[None])
         solver = solver_step(solver, jnp.zeros_like(start), start, rows(i)[0])
     if zeros < len(table.sigma):
-        solver, _ = jax.lax.scan(step, solver, rows(slice(zeros, None)))
-    return solver.sample
+        solver, between = jax.lax.scan(step, solver, rows(slice(zeros, None)))
+        points.append(between)
+    return jnp.concatenate([*points, solver.sample[None]]) if path else solver.sample

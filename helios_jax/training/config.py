@@ -11,6 +11,7 @@ from helios_jax.data.clips import ClipConfig
 from helios_jax.data.pipeline import DataConfig
 from helios_jax.diffusion.corruption import CorruptionConfig, TaskConfig
 from helios_jax.models.lora import LINEARS
+from helios_jax.training.levels import LevelConfig
 from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.targets import TimestepConfig
 
@@ -58,12 +59,45 @@ class ValidationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """The critic of a distillation, which begins as the teacher: the checkpoint of both, of one resolution, and how the critic learns."""
+
+    checkpoint: str = ""
+    trainable: TrainableConfig = TrainableConfig(rank=256)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=4e-7, b1=0.0, weight_decay=1e-3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """How a student learns from its teacher.
+
+    Attributes:
+      guidance_scale: of the teacher; the published ``real_guidance_scale`` of 3 is 4 here, 1 being none.
+      student_every: steps of the critic to one of the student.
+      last_step_only: rollouts leave each stage at its last step, not at a random one.
+      levels: at which the two are compared.
+      regression_weight: of the loss of the objective ``"ode"``.
+    """
+
+    guidance_scale: float = 4.0
+    student_every: int = 5
+    last_step_only: bool = False
+    levels: LevelConfig = LevelConfig()
+    regression_weight: float = 80.0
+
+    def __post_init__(self):
+        if self.student_every < 1:
+            raise ConfigError(f"distillation.student_every={self.student_every} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A training run.
 
     Attributes:
-      objective: ``"flow"``, one resolution (stage 1), ``"pyramid"``, every level of the pyramid (stage 2), ``"reconstruction"``, of clips by
-        the VAE, or ``"reading"``, of captions by the text encoder; see :mod:`~helios_jax.training.objectives`.
+      objective: ``"flow"``, one resolution (stage 1), ``"pyramid"``, every level of the pyramid (stage 2), ``"ode"``, the ends of a teacher's
+        stages, and ``"distillation"``, its distribution (stage 3), ``"reconstruction"``, of clips by the VAE, or ``"reading"``, of captions by the
+        text encoder; see :mod:`~helios_jax.training.objectives`.
       checkpoint: directory of the weights it starts from; empty for random weights of ``model``.
       model: geometry, which must be the checkpoint's, and the scheduler and sampling defaults of the model that comes out.
       history: show the frames before the section; without, the model is a plain text-to-video model, as Wan 2.1 is, of single sections.
@@ -79,13 +113,14 @@ class TrainConfig:
       offload: keep frozen blocks in host memory, from where each layer is copied as it is needed.
       clips: of the procedural world, for the objective ``"reconstruction"``.
       kl_weight: how much the posterior's divergence from the standard normal counts there.
+      distillation, critic: of a student, which takes ``model.sample.steps``.
       data_parallel, fsdp: devices over which batches, and parameters, are spread; ``data_parallel`` 0 takes all there are.
       log_every, save_every: steps.
       keep: newest checkpoints that are kept.
       max_skipped: steps without a finite loss and gradient, one after another, at which the run stops.
     """
 
-    objective: Literal["flow", "pyramid", "reconstruction", "reading"] = "flow"
+    objective: Literal["flow", "pyramid", "ode", "distillation", "reconstruction", "reading"] = "flow"
     checkpoint: str = ""
     model: HeliosConfig = HeliosConfig()
     history: bool = True
@@ -106,6 +141,8 @@ class TrainConfig:
     offload: bool = False
     clips: ClipConfig = ClipConfig()
     kl_weight: float = 0.0
+    distillation: DistillationConfig = DistillationConfig()
+    critic: CriticConfig = CriticConfig()
     data_parallel: int = 0
     fsdp: int = 1
     log_every: int = 1
@@ -128,6 +165,10 @@ class TrainConfig:
             raise ConfigError("timesteps.dynamic_shift needs model.scheduler.use_dynamic_shifting: it is the scheduler's shift")
         if self.objective == "flow" and scheduler.stages != 1:
             raise ConfigError(f"the objective 'flow' trains one resolution, but model.scheduler.stages is {scheduler.stages}")
+        if self.objective in ("ode", "distillation") and scheduler.solver != "dmd":
+            raise ConfigError(f"a student's model.scheduler.solver is 'dmd', not {scheduler.solver!r}")
+        if self.objective == "distillation" and (self.accumulate > 1 or self.offload):
+            raise ConfigError("accumulate and offload are not for the objective 'distillation'")
         if self.data.batch_size % self.accumulate:
             raise ConfigError(f"data.batch_size={self.data.batch_size} does not divide into accumulate={self.accumulate} parts")
         if self.trainable.rank == 0 and not self.trainable.full:
@@ -141,4 +182,4 @@ class TrainConfig:
     @property
     def items(self) -> int:
         """Questions to the network for every sample."""
-        return sum(self.pyramid_items) if self.objective == "pyramid" else 1
+        return {"pyramid": sum(self.pyramid_items), "ode": self.model.scheduler.stages}.get(self.objective, 1)

@@ -107,6 +107,7 @@ def main() -> None:
     values = flags.FLAGS
     config = read_config(values.run)
     step, trained = read_weights(values.run, values.step, values.ema)
+    trained = trained.get(OBJECTIVES[config.objective].learner, trained)  # the average is the learner's, what trains may be more
     if values.format == "lora":
         export_lora(values.out, config.model.transformer, trained, values.overwrite)
     else:

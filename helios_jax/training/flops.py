@@ -58,7 +58,7 @@ def level_tokens(config: TrainConfig, latent: tuple[int, int, int]) -> tuple[int
 
     history = tokens(long, H, W, 4) + tokens(mid, H, W, 2) + tokens(newest + 1, H, W, 1) if config.history else 0
     grids = stage_grids(H, W, config.model.scheduler.stages)
-    counts = config.pyramid_items if config.objective == "pyramid" else (1,)
+    counts = {"pyramid": config.pyramid_items, "ode": (1,) * len(grids), "distillation": (1,) * len(grids)}.get(config.objective, (1,))
     return history, [tokens(T, *grid, 1) for grid, items in zip(grids, counts) for _ in range(items)]
 
 

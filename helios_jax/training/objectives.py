@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,11 +15,14 @@ from helios_jax.data.encoding import encoder_digest
 from helios_jax.data.pipeline import HISTORY_FRAMES, Batch, Batches, DataError, TrainBatch, load_batches
 from helios_jax.data.readings import OF_A_COLOR, OF_THE_SCENE, ReadingBatch, load_readings, world_tokenizer
 from helios_jax.data.scenes import COLORS
+from helios_jax.data.trajectories import TrajectoryBatch, load_trajectories
+from helios_jax.diffusion.pyramid import stage_grids
 from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.training import reading, reconstruction, step, validation
+from helios_jax.training import distillation, ode, reading, reconstruction, step, validation
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.flops import StepCost, step_cost
+from helios_jax.training.trainable import frozen
 from helios_jax.types import Params
 
 Split = Literal["train", "validation"]
@@ -31,7 +34,7 @@ class Objective(NamedTuple):
     Attributes:
       component: the part of the model that learns; the others are not loaded.
       load: ``(config, split, process_index, process_count) -> batches``; refuses what the model cannot learn from.
-      make_loss: ``config -> loss``.
+      make_step: ``config -> ((state, base, batch) -> (state, metrics))``.
       make_validation: ``(config, sharding) -> (trainable, base, batches) -> metrics``.
       abstract_batch: ``config -> batch`` of shapes, at the size of ``model.sample``.
       cost: ``(config, trainable, batch) -> StepCost`` of one sample of a batch.
@@ -39,11 +42,14 @@ class Objective(NamedTuple):
       head: ``config -> params`` that train beside the component's and are thrown away with the run.
       finish: ``(config, params) -> params``, what is done to the component when a run becomes a checkpoint.
       tokenizer: ``config -> tokenizer`` that the component was trained with, where the data do not come with one.
+      start: ``(config, params) -> state`` before the first step.
+      base: ``(config, params) -> params`` that steps read and do not change.
+      learner: what the parameters that become a checkpoint are called, where a run has others beside them; else empty.
     """
 
     component: Literal["transformer", "vae", "text_encoder"]
     load: Callable[[TrainConfig, Split, int, int], Batches]
-    make_loss: Callable[[TrainConfig], step.Loss]
+    make_step: Callable[[TrainConfig], step.Step]
     make_validation: Callable[..., Callable[..., dict[str, Any]]]
     abstract_batch: Callable[[TrainConfig], Batch]
     cost: Callable[[TrainConfig, Params, Batch], StepCost]
@@ -51,6 +57,13 @@ class Objective(NamedTuple):
     head: Callable[[TrainConfig], Params] = lambda config: {}
     finish: Callable[[TrainConfig, Params], Params] = lambda config, params: params
     tokenizer: Callable[[TrainConfig], Tokenizer | None] = lambda config: None
+    start: Callable[[TrainConfig, Params], step.TrainState] = step.start_state
+    base: Callable[[TrainConfig, Params], Params] = lambda config, params: frozen(params, config.trainable)
+    learner: str = ""
+
+    def learned(self, tree: Params) -> Params:
+        """The learner's part of what trains, or of the base."""
+        return tree[self.learner] if self.learner else tree
 
 
 def load_data(config: TrainConfig) -> tuple[Batches, list[Batch]]:
@@ -163,6 +176,38 @@ def _cells(config: TrainConfig, trainable: Params, batch: ClipBatch) -> StepCost
     return StepCost((1 + (F - 1) // vae.temporal_factor) * (Y // vae.spatial_factor) * (X // vae.spatial_factor), 0)
 
 
+def _load_trajectories(config: TrainConfig, split: Split, process_index: int, process_count: int) -> Batches:
+    """Batches of a teacher's trajectories."""
+    data = config.data
+    return load_trajectories(
+        getattr(data, split),
+        seed=config.seed,
+        text_rows=data.text_rows or config.model.text_encoder.max_sequence_length,
+        batch_size=data.batch_size,
+        read_threads=data.read_threads,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def _abstract_trajectories(config: TrainConfig) -> TrajectoryBatch:
+    whole = _abstract_records(config)
+    B, T, H, W, C = whole.target.shape
+    levels = tuple(jax.ShapeDtypeStruct((B, T, *grid, C), np.float32) for grid in stage_grids(H, W, config.model.scheduler.stages))
+    numbers = (jax.ShapeDtypeStruct((B,), np.float32),) * len(levels)
+    return TrajectoryBatch(levels, levels, numbers, numbers, *whole[1:])
+
+
+def _no_validation(trainable: Params, base: Params, batches: Sequence[Batch]) -> dict[str, float]:
+    """A student is looked at by the videos it makes (``validation.videos_every``): its losses say little."""
+    return {}
+
+
+def _descend(make_loss: Callable[[TrainConfig], step.Loss]) -> Callable[[TrainConfig], step.Step]:
+    """The steps down the gradient of a loss."""
+    return lambda config: step.make_step(make_loss(config), config)
+
+
 def _transformer_loss(config: TrainConfig) -> step.Loss:
     return step.make_loss(HeliosTransformer(config.model.transformer, jnp.dtype(config.dtype)), config)
 
@@ -179,7 +224,7 @@ def _standardize(config: TrainConfig, params: Params) -> Params:
 VIDEO = Objective(
     component="transformer",
     load=_load_records,
-    make_loss=_transformer_loss,
+    make_step=_descend(_transformer_loss),
     make_validation=lambda config, sharding=None: validation.make_validation(_transformer_loss(config), config, sharding),
     abstract_batch=_abstract_records,
     cost=lambda config, trainable, batch: step_cost(config, trainable, batch.target.shape[1:4]),
@@ -188,10 +233,25 @@ VIDEO = Objective(
 OBJECTIVES = {
     "flow": VIDEO,
     "pyramid": VIDEO,
+    "ode": VIDEO._replace(
+        load=_load_trajectories,
+        make_step=_descend(ode.make_loss),
+        make_validation=lambda config, sharding=None: _no_validation,
+        abstract_batch=_abstract_trajectories,
+        cost=lambda config, trainable, batch: step_cost(config, trainable, batch.ends[-1].shape[1:4]),
+    ),
+    "distillation": VIDEO._replace(
+        make_step=distillation.make_step,
+        make_validation=lambda config, sharding=None: _no_validation,
+        cost=lambda config, trainable, batch: step_cost(config, {}, batch.target.shape[1:4])._replace(operations=0),
+        start=distillation.start_state,
+        base=distillation.make_base,
+        learner="student",
+    ),
     "reconstruction": Objective(
         component="vae",
         load=_load_world,
-        make_loss=reconstruction.make_loss,
+        make_step=_descend(reconstruction.make_loss),
         make_validation=reconstruction.make_validation,
         abstract_batch=_abstract_clips,
         cost=_cells,
@@ -201,10 +261,11 @@ OBJECTIVES = {
     "reading": Objective(
         component="text_encoder",
         load=_load_readings,
-        make_loss=reading.make_loss,
+        make_step=_descend(reading.make_loss),
         make_validation=reading.make_validation,
         abstract_batch=_abstract_readings,
         cost=lambda config, trainable, batch: StepCost(batch.ids.shape[1], 0),
+        begin=reading.begin,
         head=reading.init_reader,
         finish=lambda config, params: {name: leaf for name, leaf in params.items() if name != reading.READER},
         tokenizer=lambda config: world_tokenizer(),

@@ -14,7 +14,7 @@ import numpy as np
 from helios_jax.data.readings import OF_A_COLOR, OF_THE_SCENE, ReadingBatch
 from helios_jax.data.scenes import COLORS
 from helios_jax.models.lora import combine
-from helios_jax.models.umt5 import UMT5Encoder
+from helios_jax.models.umt5 import UMT5Encoder, relative_position_buckets
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.step import Loss
 from helios_jax.types import Array, Bool, Float, Int, Params
@@ -47,6 +47,28 @@ def init_reader(config: TrainConfig) -> Params:
     features = jnp.zeros((1, 1, config.model.text_encoder.d_model))
     params = Reader().init(jax.random.key(config.seed), features, jnp.ones((1, 1), bool))["params"]
     return {READER: params}
+
+
+def begin(params: Params) -> Params:
+    """Random parameters as a text encoder learns from soonest: attention that is soft, and near.
+
+    Its logits have no scale but that of their parameters (Raffel et al. 2020), so queries begin small. Each head looks to one side, by turns,
+    and half as far as the pair of heads after it: a word's attributes stand beside it.
+    """
+    attention = params["blocks"]["attention"]
+    kernel, table = attention["qkv"]["kernel"], attention["relative_attention_bias"]["embedding"]
+    buckets, heads = table.shape[1:]
+    reach = 4 * buckets
+    offsets, found = np.arange(-reach, reach + 1), relative_position_buckets(2 * reach + 1, buckets, reach)[reach]
+    offset = np.array([offsets[found == bucket].mean() if np.any(found == bucket) else reach for bucket in range(buckets)])
+    head = np.arange(heads)
+    away = offset[:, None] * (-1.0) ** head < 0
+    near = -np.abs(offset)[:, None] * 2.0 ** -(head // 2) - 2.0 * away
+    attention = attention | {
+        "qkv": {"kernel": kernel.at[:, :, 0].multiply(kernel.shape[-1] ** -0.5)},
+        "relative_attention_bias": {"embedding": jnp.broadcast_to(jnp.asarray(near, table.dtype), table.shape)},
+    }
+    return params | {"blocks": params["blocks"] | {"attention": attention}}
 
 
 def make_loss(config: TrainConfig) -> Loss:

@@ -53,6 +53,10 @@ class TrainState(NamedTuple):
     skipped: Int[Array, "2"]
 
 
+Step = Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Array]]]
+"""``(state, base, batch) -> (state, metrics)``, to be jitted with the state donated."""
+
+
 class Draws(NamedTuple):
     """All that is random about a sample."""
 
@@ -154,8 +158,22 @@ def start_state(config: TrainConfig, params: Params) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer, average, jnp.zeros(2, jnp.int32))
 
 
-def make_step(loss: Loss, config: TrainConfig) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Array]]]:
-    """``(state, base, batch) -> (state, metrics)``, to be jitted with the state donated.
+def gradient_norm(gradient: Params) -> Float[Array, ""]:
+    """The length of a gradient, all leaves taken as one vector."""
+    return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+
+
+def descend(
+    optimizer: optax.GradientTransformation, gradient: Params, trainable: Params, state: optax.OptState, finite: Bool[Array, ""]
+) -> tuple[Params, optax.OptState]:
+    """What trains, and the optimiser's state, after a step; both as they were where the gradient is not ``finite``."""
+    updates, after = optimizer.update(gradient, state, trainable)
+    moved = optax.apply_updates(trainable, updates)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), (moved, after), (trainable, state))
+
+
+def make_step(loss: Loss, config: TrainConfig) -> Step:
+    """A step down the gradient of a loss.
 
     A step whose loss or gradient is not finite changes nothing but the counts.
     """
@@ -181,17 +199,14 @@ def make_step(loss: Loss, config: TrainConfig) -> Callable[[TrainState, Params, 
             total, _ = jax.lax.scan(add, zeros, parts)
             each, gradient = jax.tree.map(lambda x: x / config.accumulate, total)
 
-        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
-        updates, after = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        norm = gradient_norm(gradient)
+        finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(each))
+        trainable, after = descend(optimizer, gradient, state.trainable, state.optimizer, finite)
         average = state.ema
         if average is not None:
             done = state.step + 1 - state.skipped[0]
-            average = ema.update(average, trainable, ema.decay(done, config.ema.start, config.ema.decay))
-        finite = jnp.isfinite(norm) & jnp.all(jnp.isfinite(each))
-        trainable, after, average = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (trainable, after, average), (state.trainable, state.optimizer, state.ema)
-        )
+            moved = ema.update(average, trainable, ema.decay(done, config.ema.start, config.ema.decay))
+            average = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, average)
         skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
         metrics = {"loss": each.mean(), "gradient_norm": norm, "skipped": skipped[0], "skipped_in_a_row": skipped[1]}
         if config.items > 1:

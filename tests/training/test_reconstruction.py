@@ -16,7 +16,7 @@ from helios_jax.training.export import export_merged
 from helios_jax.training.objectives import OBJECTIVES, load_data
 from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.reconstruction import begin, psnr, standardized, to_pixels
-from helios_jax.training.step import make_step, start_state
+from helios_jax.training.step import start_state
 
 from .toy import FAST_TO_COMPILE, toy_config
 
@@ -43,7 +43,7 @@ def test_the_loss_falls_and_the_pictures_come_nearer(run):
     """A few steps on the same two clips."""
     config, params, batches, looked_at = run
     objective = OBJECTIVES["reconstruction"]
-    step = jax.jit(make_step(objective.make_loss(config), config), compiler_options=FAST_TO_COMPILE)
+    step = jax.jit(objective.make_step(config), compiler_options=FAST_TO_COMPILE)
     state, batch, told = start_state(config, params), next(batches), []
     for _ in range(12):
         state, numbers = step(state, {}, batch)

@@ -1,13 +1,10 @@
 """Staged backward simulation: values and gradients against brute force in float64, and against the sampler."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.history import HistoryState, split_history
 from helios_jax.diffusion.noise import ChunkNoise, stage_start
 from helios_jax.diffusion.schedules import make_schedule, shift_tokens
@@ -16,11 +13,10 @@ from helios_jax.sampling.chunk import ChunkPlan, sample_chunk
 from helios_jax.training.rollout import RolloutDraws, draw_rollout, rollout, step_tables
 from helios_jax.training.step import Questions, network
 
-from .toy import FAST_TO_COMPILE, toy_batch, toy_config, toy_params
+from .toy import FAST_TO_COMPILE, STUDENT, toy_batch, toy_config, toy_params
 
 SHAPE, STEPS = (1, 4, 8, 2), (2, 2, 2)
 TOKENS = [2, 8, 32]
-STUDENT = dataclasses.replace(SchedulerConfig(), solver="dmd", time_shift_type="linear")
 
 
 def bind(params):
@@ -117,8 +113,7 @@ def test_a_stage_has_a_gradient_while_the_stages_after_it_leave_at_once(exits, r
 @pytest.mark.slow
 def test_a_rollout_to_the_last_steps_is_what_the_sampler_makes():
     """The same student, history, text and noise: training sees the timesteps of inference."""
-    config = toy_config("pyramid")
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, scheduler=STUDENT))
+    config = toy_config("ode")
     params, batch, model = toy_params(config), jax.tree.map(jnp.asarray, toy_batch(config)), HeliosTransformer(config.model.transformer)
     T, H, W, C = batch.target.shape[1:]
     state = HistoryState(batch.history, batch.anchor, jnp.ones((), bool))

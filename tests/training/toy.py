@@ -11,7 +11,7 @@ from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextE
 from helios_jax.data.pipeline import DataConfig, TrainBatch
 from helios_jax.data.records import Facts, Record, open_shard, write_facts
 from helios_jax.models.weights import random_params
-from helios_jax.training.config import TrainableConfig, TrainConfig
+from helios_jax.training.config import CriticConfig, DistillationConfig, TrainableConfig, TrainConfig
 from helios_jax.training.optimizer import OptimizerConfig
 
 LATENT = (9, 8, 16, 4)
@@ -32,21 +32,30 @@ FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expens
 """Options of XLA that take two thirds off the time it compiles a toy on a CPU, and add little to the time the toy runs."""
 
 ONE_STAGE = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
+STUDENT = SchedulerConfig(solver="dmd", time_shift_type="linear")
+TWO_STAGES = dataclasses.replace(STUDENT, stages=2, stage_range=(0.0, 0.5, 1.0))
 
 
 def toy_config(objective: str = "flow", **changes) -> TrainConfig:
-    """A training run of the toy; a pyramid of three levels asked 1, 2 and 1 questions, or one flow."""
+    """A training run of the toy; one flow, a pyramid of three levels asked 1, 2 and 1 questions, or a student that moves every other step.
+
+    The student has one layer and two levels: its step holds the network a dozen times.
+    """
+    distilled = objective == "distillation"
+    steps = {"flow": (2,), "distillation": (2, 1)}.get(objective, (2, 2, 2))
     model = HeliosConfig(
-        transformer=TRANSFORMER,
+        transformer=dataclasses.replace(TRANSFORMER, num_layers=1) if distilled else TRANSFORMER,
         vae=VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4),
         text_encoder=TextEncoderConfig(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_sequence_length=32),
-        scheduler=ONE_STAGE if objective == "flow" else SchedulerConfig(),
-        sample=SampleConfig(height=64, width=128, num_frames=33, steps=(2,) if objective == "flow" else (2, 2, 2), guidance_scale=1.0),
+        scheduler={"flow": ONE_STAGE, "ode": STUDENT, "distillation": TWO_STAGES}.get(objective, SchedulerConfig()),
+        sample=SampleConfig(height=64, width=128, num_frames=33, steps=steps, guidance_scale=1.0),
     )
     values = dict(
         objective=objective,
         model=model,
         pyramid_items=(1, 2, 1),
+        distillation=DistillationConfig(student_every=2),
+        critic=CriticConfig(trainable=TrainableConfig(rank=2), optimizer=OptimizerConfig(learning_rate=1e-2)),
         trainable=TrainableConfig(
             rank=4, lora=r"blocks/.*|(time|text)_embedder/.*|time_proj|proj_out|patch_embedding", full="patch_(short|mid|long)/.*"
         ),

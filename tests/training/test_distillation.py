@@ -1,0 +1,94 @@
+"""Distribution matching: noise levels, the student's cotangent, and whose turn it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helios_jax.config import SchedulerConfig
+from helios_jax.training.config import DistillationConfig
+from helios_jax.training.distillation import direction, make_base, make_step, start_state
+from helios_jax.training.levels import LevelConfig, density, draw_timestep, make_levels
+from helios_jax.training.optimizer import OptimizerConfig
+
+from .toy import FAST_TO_COMPILE, toy_batch, toy_config, toy_params
+
+
+def test_levels_are_the_published_table():
+    """48 x 80 cells of 9 frames: shift 1.919, and the nearest level of timesteps 20, 500 and 980."""
+    levels = make_levels(SchedulerConfig(), 8640)
+    assert levels.shift == pytest.approx(1.9191666667, abs=1e-9)
+    np.testing.assert_allclose(levels.sigma[[1000, 0, 20, 500, 980]], [1, 0.0019174, 0.0208995, 0.5004844, 0.9798327], atol=5e-8)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, (4, 1.5)), (125, (3.561, 1.427)), (250, (2.5, 1.25)), (375, (1.439, 1.073)), (900, (1, 1))]
+)
+def test_the_students_levels_become_uniform(step, expected):
+    np.testing.assert_allclose(density(LevelConfig(), step), expected, atol=5e-4)
+
+
+@pytest.mark.parametrize(("step", "mean"), [(0, 823), (250, 767), (500, 607)])
+def test_timesteps_are_whole_bounded_and_of_the_published_mean(step, mean):
+    config, shift = LevelConfig(), make_levels(SchedulerConfig(), 8640).shift
+    draw = lambda key: draw_timestep(key, config, shift, *density(config, step))
+    timesteps = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
+    assert timesteps.dtype == np.int32
+    assert 20 <= timesteps.min() < timesteps.max() <= 980
+    assert timesteps.mean() == pytest.approx(mean, abs=15)
+
+
+def test_the_cotangent_is_the_gradient_of_half_the_squared_distance_to_a_target():
+    """In float64: 1/2 mean (x - c)^2, c = x - direction held constant; no smaller where everything is scaled, and 0 where the scores agree."""
+    with jax.enable_x64():
+        x, fake, real = (jnp.asarray(values) for values in np.random.default_rng(0).standard_normal((3, 2, 3, 4, 4, 2)))
+        away = direction(x, fake, real)
+        target = x - away
+        gradient = jax.grad(lambda x: 0.5 * jnp.mean((x - target) ** 2))(x)
+        np.testing.assert_allclose(gradient, away / x.size, rtol=1e-9)
+        np.testing.assert_allclose(direction(5 * x, 5 * fake, 5 * real), away, rtol=1e-12)
+        per_sample = jnp.abs(fake - real).mean((1, 2, 3, 4)) / jnp.abs(x - real).mean((1, 2, 3, 4))
+        np.testing.assert_allclose(jnp.abs(away).mean((1, 2, 3, 4)), per_sample, rtol=1e-12)
+        assert not direction(x, real, real).any()
+        assert not direction(real, real, real).any()
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Three steps of a toy student whose teacher is not guided; the student's turn is every other step."""
+    config = toy_config(
+        "distillation",
+        distillation=DistillationConfig(guidance_scale=1.0, student_every=2),
+        optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0),
+    )
+    params = {"student": toy_params(config), "critic": toy_params(config, 1)}
+    batch = jax.tree.map(jnp.asarray, toy_batch(config))
+    params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
+    step, state, told = jax.jit(make_step(config), compiler_options=FAST_TO_COMPILE), start_state(config, params), []
+    base = make_base(config, params)
+    for _ in range(3):
+        after, numbers = step(state, base, batch)
+        told.append((state, after, numbers))
+        state = after
+    return told
+
+
+def moved(before, after, whose):
+    differ = lambda a, b: bool(jnp.any(a != b))
+    return any(jax.tree.leaves(jax.tree.map(differ, before.trainable[whose], after.trainable[whose])))
+
+
+@pytest.mark.slow
+def test_a_student_has_nothing_to_learn_while_the_critic_is_its_teacher(run):
+    """Adapters that do nothing yet: fake score and unguided real score agree to the last bit, and the student stays where it is."""
+    before, after, numbers = run[0]
+    assert float(numbers["student_loss"]) == 0
+    assert not moved(before, after, "student")
+    assert moved(before, after, "critic")
+
+
+@pytest.mark.slow
+def test_the_student_moves_at_its_turn_only_and_the_critic_always(run):
+    assert [moved(before, after, "critic") for before, after, _ in run] == [True, True, True]
+    assert [moved(before, after, "student") for before, after, _ in run] == [False, False, True]
+    assert float(run[2][2]["student_loss"]) > 0
