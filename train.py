@@ -95,6 +95,9 @@ FREE = ("steps", "validation", "log_every", "save_every", "keep", "max_skipped",
 """What may change when a run goes on: it does not change what is learned, or, as folders are, is recognised by its contents."""
 
 
+SHIFT = ("shift_tokens", "base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+"""Fields of a scheduler that set its dynamic shift."""
+
 ROOT = Path(__file__).parent
 
 
@@ -268,12 +271,16 @@ def check_model(config: TrainConfig) -> None:
     Raises:
       CheckpointError: naming every field that differs.
     """
-    for path in filter(None, (config.checkpoint, config.critic.checkpoint)):
-        there, here = (to_dict(model) for model in (checkpoint.load_config(path), config.model))
+    sections = {name: to_dict(getattr(config.model, name)) for name in ("transformer", "vae", "text_encoder")}
+    student = dict(sections)
+    if config.objective in ("ode", "distillation"):  # what it learns and what it is asked later are steps of one table
+        student["scheduler"] = {name: getattr(config.model.scheduler, name) for name in SHIFT}
+    for path, here in ((config.checkpoint, student), (config.critic.checkpoint, sections)):
+        there = to_dict(checkpoint.load_config(path)) if path else here
         wrong = [
             f"model.{section}.{name}: there {there[section][name]}, here {value}"
-            for section in ("transformer", "vae", "text_encoder")
-            for name, value in here[section].items()
+            for section, values in here.items()
+            for name, value in values.items()
             if name not in RUNTIME_FIELDS and there[section][name] != value
         ]
         if wrong:

@@ -119,6 +119,8 @@ def main() -> None:
     if not prompts:
         raise RequestError(f"--prompt_file={values.prompt_file} has no prompts")
     pipeline = HeliosPipeline.from_checkpoint(values.checkpoint)
+    linear = dataclasses.replace(pipeline.config.scheduler, time_shift_type="linear")  # the student's, whatever the teacher's own
+    pipeline.config = dataclasses.replace(pipeline.config, scheduler=linear)
     student = tuple(int(step) for step in values.student_steps)
     if len(student) != pipeline.config.scheduler.stages:
         raise RequestError(

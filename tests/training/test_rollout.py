@@ -1,5 +1,7 @@
 """Staged backward simulation: values and gradients against brute force in float64, and against the sampler."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,19 @@ def test_a_rollout_to_the_last_steps_is_what_the_sampler_makes():
         params, state, drawn.noise, text, jnp.float32(1), model=model, scheduler=STUDENT, plan=ChunkPlan(STEPS, False, history_sizes=sizes)
     )[1]
     np.testing.assert_allclose(ours, sampled, atol=2e-5)
+
+
+def test_steps_are_the_published_ones_of_a_stages_own_grid():
+    """384 x 640: whole timesteps, as the sampler is given them. With the grid before a stage's own, the second stage would see 512, not 547."""
+    own = dataclasses.replace(STUDENT, shift_tokens="own_stage")
+    tables, others = (step_tables(scheduler, STEPS, [540, 2160, 8640]) for scheduler in (own, STUDENT))
+    two = [[998.5342, 833.9636], [742.8216, 547.1926], [385.4137, 253.9905]]
+    four = [[998.5342, 902.2183, 833.9636, 783.066], [742.8216, 640.0038, 547.1926, 462.9951], [385.4137, 328.6249, 253.9905, 151.5308]]
+    sigmas = [[0.998177, 0.354035, 0], [0.998784, 0.45124, 0], [0.999479, 0.657436, 0]]
+    for table, few, many, levels in zip(tables, two, four, sigmas):
+        np.testing.assert_array_equal(table.timestep, [np.trunc([*few, 0, 0]), np.trunc(many)])
+        np.testing.assert_allclose(table.sigma[0, :3], levels, atol=1e-6)
+    assert others[1].timestep[0, 1] == 512
 
 
 def test_exits_are_uniform_over_the_steps_there_are():
