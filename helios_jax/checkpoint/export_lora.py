@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,13 @@ def merge_into_checkpoint(
     config: HeliosConfig | None = None,
     component: str = "transformer",
     tokenizer: Any = None,
+    dtype: Callable[[str], Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a checkpoint directory with the LoRA folded into the kernels and whole leaves replaced.
 
-    Each tensor is computed in float32 and stored in the base's dtype, one at a time; the other components' files are hard links to the base's
-    where the file system has them.
+    Each tensor is computed in float32 and stored in the base's dtype, or ``dtype``, one at a time; the other components' files are hard links to
+    the base's where the file system has them.
 
     Args:
       base: the checkpoint directory that was trained on; the files of its component are checked against their digests first. It need not have
@@ -89,6 +90,7 @@ def merge_into_checkpoint(
       config: what the new checkpoint should say, where training changed more than weights (a pyramid's schedule); None: the base's.
       component: which was trained.
       tokenizer: of a text encoder; see :func:`~helios_jax.checkpoint.directory.save`.
+      dtype: of each leaf of the component, given its path; None keeps the base's, or the tree's own where the base has none.
       overwrite: replace ``out`` if it is a checkpoint.
 
     Raises:
@@ -108,7 +110,8 @@ def merge_into_checkpoint(
     stored = {path: arrays.open_array(base / component, path) for path in held}
     if wrong := [path for path, slot in leaves(slots).items() if path in stored and tuple(stored[path].shape) != slot.leaf_shape]:
         raise CheckpointError(f"{base} has no {component} of this geometry; of another shape: {', '.join(wrong)}")
-    dtypes = {path: stored[path].dtype.numpy_dtype if path in stored else np.dtype(flat[path].dtype) for path in leaves(slots)}
+    own_dtype = lambda path: stored[path].dtype.numpy_dtype if path in stored else flat[path].dtype
+    dtypes = {path: np.dtype((dtype or own_dtype)(path)) for path in leaves(slots)}
 
     def merged(slot: Slot) -> np.ndarray:
         part = _part(flat[slot.path], slot.index) if slot.path in flat else arrays.read(stored[slot.path], slot.index)

@@ -5,7 +5,7 @@
 
 Parts, each written as soon as it is done (those that the result file has already are not made again, unless --overwrite):
 
-  vae      reconstruction of clips of 33 frames
+  vae      reconstruction of clips of 33 frames; by itself it needs no more than a VAE
   text     videos from captions of held-out scenes
   image    the same, from their first frame
   video    the same, from their first 33 frames
@@ -190,7 +190,8 @@ def main() -> None:
     if unknown := set(flags.FLAGS.parts) - set(LOOKS):
         raise RequestError(f"--parts: there is no {', '.join(sorted(unknown))}, only {', '.join(LOOKS)}")
     use_compile_cache()
-    pipeline = HeliosPipeline.from_checkpoint(flags.FLAGS.checkpoint)
+    load = HeliosPipeline.for_decoding if flags.FLAGS.parts == ["vae"] else HeliosPipeline.from_checkpoint
+    pipeline = load(flags.FLAGS.checkpoint)
     conditions = {
         "checkpoint": os.path.basename(os.path.normpath(flags.FLAGS.checkpoint)),
         "request": dataclasses.asdict(pipeline.config.sample) | options(),

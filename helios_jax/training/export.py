@@ -28,7 +28,7 @@ from helios_jax.checkpoint.files import read_json
 from helios_jax.cli import run_script
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, HeliosConfig, from_dict
 from helios_jax.models.lora import merge
-from helios_jax.models.weights import random_params
+from helios_jax.models.weights import dtype_rules, random_params
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.objectives import OBJECTIVES
@@ -71,7 +71,9 @@ def read_weights(run: str | os.PathLike, step: int | None = None, ema: bool = Tr
     return step, unflatten({name.partition("/")[2]: leaf for name, leaf in leaves.items()})
 
 
-def export_merged(config: TrainConfig, trained: Params, out: str | os.PathLike, base: str = "", overwrite: bool = False) -> None:
+def export_merged(
+    config: TrainConfig, trained: Params, out: str | os.PathLike, base: str = "", overwrite: bool = False, dtype: str = ""
+) -> None:
     """Write the checkpoint that the run has made of the one it began with.
 
     Args:
@@ -80,6 +82,7 @@ def export_merged(config: TrainConfig, trained: Params, out: str | os.PathLike, 
       out: the directory to make.
       base: the checkpoint to take the rest from, if it is no longer where the recipe says, or the run began with random weights.
       overwrite: replace ``out`` if it is a checkpoint.
+      dtype: to store what was trained in; empty keeps what the base stores it in.
 
     Raises:
       CheckpointError: if there is no such checkpoint, or it is of another geometry.
@@ -93,7 +96,9 @@ def export_merged(config: TrainConfig, trained: Params, out: str | os.PathLike, 
         trained = merge(random, trained)
     model = _with_runtime_fields(config.model, load_config(base)) if base else config.model
     trained = objective.finish(config, trained)
-    merge_into_checkpoint(base, trained, out, config=model, component=component, tokenizer=objective.tokenizer(config), overwrite=overwrite)
+    rule = dtype_rules(jnp.dtype(dtype), jnp.dtype(dtype))[component] if dtype else None
+    options = dict(component=component, tokenizer=objective.tokenizer(config), dtype=rule, overwrite=overwrite)
+    merge_into_checkpoint(base, trained, out, config=model, **options)
 
 
 def _with_runtime_fields(config: HeliosConfig, base: HeliosConfig) -> HeliosConfig:
@@ -111,7 +116,7 @@ def main() -> None:
     if values.format == "lora":
         export_lora(values.out, config.model.transformer, trained, values.overwrite)
     else:
-        export_merged(config, trained, values.out, values.base or "", values.overwrite)
+        export_merged(config, trained, values.out, values.base or "", values.overwrite, values.dtype or "")
     print(f"wrote {values.out}: step {step} of {values.run}")
 
 
@@ -122,5 +127,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("step", None, "Which step; the newest that verifies if left out.")
     flags.DEFINE_bool("ema", True, "Take the moving average of the weights, where there is one.")
     flags.DEFINE_string("base", None, "The checkpoint that was trained on, if it is no longer where the recipe says.")
+    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Store what was trained in this dtype; by default in the base's.")
     flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
     run_script(main, (CheckpointError, OSError))

@@ -1,0 +1,48 @@
+"""What ships with the package: helios-nano."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import helios_jax
+from helios_jax.checkpoint import load_config, load_params
+from helios_jax.data.captions import caption
+from helios_jax.data.readings import world_tokenizer
+from helios_jax.data.world import render, sample_scene
+from helios_jax.models.tokenizer import Tokenizer
+from helios_jax.models.vae import VAE
+from helios_jax.training.reconstruction import psnr, to_pixels
+
+NANO = Path(helios_jax.__file__).parent / "assets" / "nano"
+
+
+def test_the_vae_shows_held_out_clips_as_they_were():
+    """Of 33 frames; its files have their digests, and its latents mean 0 and deviation 1."""
+    config, params = load_config(NANO), load_params(NANO, "vae", lambda path: jnp.float32)
+    vae = VAE(config.vae)
+
+    @jax.jit
+    def look(frames):
+        mean, logvar = vae.apply({"params": params}, to_pixels(frames), method="encode")
+        return (
+            psnr(vae.apply({"params": params}, mean, method="decode")[0], frames[0]),
+            mean.mean(),
+            jnp.sqrt(mean.var() + jnp.exp(logvar).mean()),
+        )
+
+    clips = [render(sample_scene(2000, number, "heldout"), 33, 64, 128, start=number) for number in range(3)]
+    seen = np.mean([look(clip[None]) for clip in clips], axis=0)
+    assert seen[0] > 27
+    np.testing.assert_allclose(seen[1:], [0, 1], atol=0.2)
+
+
+def test_the_text_encoder_and_its_tokenizer_are_there():
+    tokenizer, words = Tokenizer.from_file(NANO / "tokenizer"), caption(sample_scene(0, 5))
+    np.testing.assert_array_equal(tokenizer([words], 64)[0], world_tokenizer()([words], 64)[0])
+    assert load_params(NANO, "text_encoder", lambda path: jnp.float32)["token_embedding"]["embedding"].shape == (512, 128)
+
+
+def test_all_of_it_is_small():
+    assert sum(file.stat().st_size for file in NANO.rglob("*") if file.is_file()) < 40e6
