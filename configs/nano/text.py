@@ -1,7 +1,7 @@
 """The text encoder of helios-nano, from nothing: captions of the procedural world, and what they say.
 
 python train.py --config configs/nano/text.py
-python -m helios_jax.training.export --run runs/text --base checkpoints/nano-vae --out checkpoints/nano-parts
+python -m helios_jax.training.export --run runs/text --base checkpoints/nano-vae --out checkpoints/nano-parts --dtype bfloat16
 """
 
 from configs.nano._model import ONE_STAGE, model

@@ -100,7 +100,7 @@ def upsample_convolve(
     sums = jnp.asarray([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [copy, tap of 2, tap of 3]
     kernel = jnp.einsum("ari,bsj,tijco->trscabo", sums, sums, kernel, precision="highest")
     rows, columns = x.shape[2:4]
-    # Were it the convolution that pads, the kernel's gradient would take ten times as long on a CPU.
+    # Not padded by the convolution: XLA's CPU library has no fast gradient of such a kernel then.
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     y = convolve(x, kernel.reshape(*kernel.shape[:4], -1), jnp.tile(bias, 4))
     y = y.reshape(*y.shape[:4], 2, 2, -1)
@@ -266,7 +266,7 @@ scaled_unit.defvjp(_scaled_unit, _scaled_unit_gradients)
 
 
 def _sum_channels(x):
-    """The sum over the last axis, which stays. On a CPU a product with ones: XLA's sums along a short axis run at a third of its rate there."""
+    """The sum over the last axis, which stays. On a CPU a product with ones: XLA's sums along a short axis are slow there."""
     product = lambda x: jnp.einsum("...c,c->...", x, jnp.ones(x.shape[-1], x.dtype))[..., None]
     return jax.lax.platform_dependent(x, cpu=product, default=lambda x: jnp.sum(x, axis=-1, keepdims=True))
 

@@ -1,4 +1,4 @@
-"""The toy's recipe, as train.py reads it: ``recipe.py:flow`` or ``recipe.py:pyramid``."""
+"""The toy's recipe, as train.py reads it: ``recipe.py:flow``, ``recipe.py:pyramid`` and so on."""
 
 from helios_jax.config import to_config_dict
 from tests.training.toy import toy_config

@@ -96,6 +96,8 @@ def test_a_run_becomes_a_checkpoint_of_the_vae_alone_or_with_the_rest_of_another
     mean, logvar = VAE(config.model.vae).apply({"params": found}, to_pixels(jnp.asarray(looked_at[0].frames)), method="encode")
     assert float(jnp.abs(mean.mean())) < 0.2
     assert 0.8 < float(jnp.sqrt(mean.var() + jnp.exp(logvar).mean())) < 1.2
+    export_merged(config, params, tmp_path / "half", base=str(tmp_path / "vae"), dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(load_params(tmp_path / "half", "vae"))} == {"bfloat16"}
     export_merged(config, params, tmp_path / "both", base=str(tmp_path / "vae"))
     assert float(jnp.abs(load_params(tmp_path / "both", "vae")["quant_conv"]["bias"] - found["quant_conv"]["bias"]).max()) == 0
 
