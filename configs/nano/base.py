@@ -6,7 +6,7 @@
 """
 
 from configs.nano._model import ONE_STAGE, model
-from configs.nano.t2v import TIMESTEPS
+from configs.nano.t2i import TIMESTEPS
 from configs.train import stage1_init
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.data.pipeline import DataConfig
@@ -23,13 +23,15 @@ def get_config():
             corruption=stage1_init.CORRUPTION["corrected"],
             timesteps=TIMESTEPS,
             trainable=TrainableConfig(rank=0, full=".*"),
-            optimizer=OptimizerConfig(learning_rate=5e-4, schedule="constant_with_warmup", warmup_steps=100, b2=0.99, weight_decay=0.01),
-            ema=EMAConfig(decay=0.998),
+            optimizer=OptimizerConfig(
+                method="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=50, decay_steps=900, b2=0.98, weight_decay=0.01
+            ),
+            ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
-            validation=ValidationConfig(every=500, batches=4),
-            steps=6000,
+            validation=ValidationConfig(every=150, batches=4),
+            steps=900,
             dtype="float32",
             log_every=20,
-            save_every=250,
+            save_every=150,
         )
     )

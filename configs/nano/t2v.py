@@ -1,10 +1,7 @@
-"""The text-to-video model that helios-nano starts from, as Helios does from Wan 2.1: single sections, no history, from nothing.
+"""The text-to-video model that helios-nano starts from, as Helios does from Wan 2.1, second half: whole sections, where what moves is learned.
 
-  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=2000 --world_frames=99 --world_uncaptioned=0.1 \\
-      --out data/nano
-  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=64 --world_frames=99 --world_split=heldout \\
-      --out data/nano-heldout
-  python train.py --config configs/nano/t2v.py --config.data.train=data/nano --config.data.validation=data/nano-heldout
+  python train.py --config configs/nano/t2v.py --config.checkpoint=checkpoints/nano-t2i --config.data.train=data/nano \\
+      --config.data.validation=data/nano-heldout
   python -m helios_jax.training.export --run runs/t2v --base checkpoints/nano-parts --out checkpoints/nano-t2v
 
 It goes out as a Wan and comes back as a Helios, with the history patches that training starts from:
@@ -13,32 +10,14 @@ It goes out as a Wan and comes back as a Helios, with the history patches that t
   python convert_torch_weights.py --init_from_wan --source checkpoints/nano-wan-torch --out checkpoints/nano-wan
 """
 
-from configs.nano._model import ONE_STAGE, model
-from helios_jax.config import SampleConfig, to_config_dict
-from helios_jax.data.pipeline import DataConfig
-from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig
-from helios_jax.training.optimizer import OptimizerConfig
-from helios_jax.training.targets import TimestepConfig
-
-TIMESTEPS = TimestepConfig(density="logit_normal", logit_mean=-0.5, logit_std=1.2, dynamic_shift=True)
-"""Shifted as they are when it samples, and somewhat more to the noisy end, where a caption has most to say."""
+from configs.nano import t2i
 
 
 def get_config():
-    return to_config_dict(
-        TrainConfig(
-            objective="flow",
-            history=False,
-            model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=99, steps=(50,))),
-            timesteps=TIMESTEPS,
-            trainable=TrainableConfig(rank=0, full="(?!patch_(short|mid|long)).*"),
-            optimizer=OptimizerConfig(learning_rate=1e-3, schedule="constant_with_warmup", warmup_steps=200, b2=0.99, weight_decay=0.01),
-            ema=EMAConfig(decay=0.998),
-            data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
-            validation=ValidationConfig(every=500, batches=4),
-            steps=10000,
-            dtype="float32",
-            log_every=20,
-            save_every=250,
-        )
-    )
+    config = t2i.get_config()
+    config.data.batch_size, config.data.section_frames = 16, 0
+    config.validation.batches = 4
+    config.optimizer.learning_rate = 1e-3
+    config.steps = 700
+    config.seed = 1
+    return config

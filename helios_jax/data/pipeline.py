@@ -40,6 +40,7 @@ class DataConfig:
       min_sections: clips with fewer pieces are left out.
       read_threads: threads that read ahead, one batch each; 0 reads when a batch is asked for.
       text_rows: rows of text features; 0 for as many as the text encoder's longest prompt.
+      section_frames: latent frames of a section that are learned, its first ones; 0 for all.
     """
 
     train: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class DataConfig:
     min_sections: int = 3
     read_threads: int = 4
     text_rows: int = 0
+    section_frames: int = 0
 
 
 class TrainBatch(NamedTuple):
@@ -124,7 +126,7 @@ def load_batches(
     plan = Plan(source, config, seed, endless=split == "train")
     per_process = config.batch_size // process_count
     own = range(process_index * per_process, (process_index + 1) * per_process)
-    steps = grain.MapDataset.source(plan).map(functools.partial(_load, source, seed, rows, config.batch_size, own))
+    steps = grain.MapDataset.source(plan).map(functools.partial(_load, source, config, seed, rows, own))
     description = f"{len(source)} clips, {plan.batches_per_epoch} steps an epoch"
     return Batches(read_ahead(steps, config.read_threads), plan.fingerprint, description, plan.batches_per_epoch, source)
 
@@ -284,7 +286,7 @@ class Plan:
         return orders, np.asarray(batches)[draws(len(batches), _INTERLEAVE)]
 
 
-def _load(source: RecordSource, seed: int, text_rows: int, batch_size: int, own: Sequence[int], step: Step) -> tuple[TrainBatch, list[str]]:
+def _load(source: RecordSource, config: DataConfig, seed: int, text_rows: int, own: Sequence[int], step: Step) -> tuple[TrainBatch, list[str]]:
     """This process's rows of a step, and what was wrong with records that had to be replaced.
 
     A row whose record cannot be read takes the one a batch further on in the epoch's order of that size, or the next that can be read. It keeps
@@ -293,7 +295,7 @@ def _load(source: RecordSource, seed: int, text_rows: int, batch_size: int, own:
     samples, errors = [], []
     for row in own:
         n, first = len(step.order), step.start + row
-        candidates = [first, *(first + batch_size + i for i in range(n))]
+        candidates = [first, *(first + config.batch_size + i for i in range(n))]
         for candidate in candidates:
             number = int(step.order[candidate % n])
             try:
@@ -305,10 +307,10 @@ def _load(source: RecordSource, seed: int, text_rows: int, batch_size: int, own:
             raise DataError(f"not one of {n} records of a size can be read; the last: {errors[-1]}")
         sample = int(step.order[first])
         draw = _stream(seed, step.epoch, _SECTION, sample).random_raw()
-        window = section_window(record.latents, draw % len(record.latents))
+        history, target, anchor = section_window(record.latents, draw % len(record.latents))
         text = np.zeros((text_rows, record.text.shape[1]), record.text.dtype)
         text[: len(record.text)] = record.text
-        samples.append((*window, text, len(record.text), (step.epoch, sample)))
+        samples.append((history, target[: config.section_frames or None], anchor, text, len(record.text), (step.epoch, sample)))
     history, target, anchor, text, length, sample = zip(*samples)
     stacked = dict(target=np.stack(target), history=np.stack(history), anchor=np.stack(anchor), text=np.stack(text))
     return TrainBatch(**stacked, length=np.asarray(length, np.int32), sample=np.asarray(sample, np.uint32)), errors

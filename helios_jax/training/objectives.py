@@ -115,7 +115,7 @@ def _load_records(config: TrainConfig, split: Split, process_index: int, process
 
 def _abstract_records(config: TrainConfig) -> TrainBatch:
     sample, vae, text = config.model.sample, config.model.vae, config.model.text_encoder
-    B, T, C = config.data.batch_size, sample.latent_frames_per_chunk, vae.z_dim
+    B, T, C = config.data.batch_size, config.data.section_frames or sample.latent_frames_per_chunk, vae.z_dim
     cells = (sample.height // vae.spatial_factor, sample.width // vae.spatial_factor, C)
     array = jax.ShapeDtypeStruct
     return TrainBatch(

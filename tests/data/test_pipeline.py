@@ -64,6 +64,13 @@ def test_batch_holds_what_its_records_say(folder):
     data.close()
 
 
+def test_the_first_frames_of_sections_alone(folder):
+    """Of the same records, sections and pasts as whole sections are."""
+    config = DataConfig(train=(str(folder),), batch_size=2, section_frames=2)
+    cut, whole = next(load_batches(config, seed=0, text_rows=16)), next(batches(folder))
+    assert_same(cut, whole._replace(target=whole.target[:, :2]))
+
+
 def test_an_epoch_shows_each_clip_once(folder):
     """Every clip at most once an epoch, only the remainder of each size left out, the sizes mixed, and another order in the next epoch."""
     data = batches(folder)
