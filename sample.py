@@ -1,8 +1,8 @@
 """Make videos with Helios: from prompts, from an image, or from the end of another video.
 
-Without a checkpoint, a small model with random weights shows that everything runs, in seconds on a laptop:
+Without a checkpoint it is helios-nano that makes them, which ships with the package and knows simple things that move, on a laptop:
 
-  python sample.py --prompt "a red ball rolls over green grass"
+  python sample.py --prompt "A large red star glides slowly to the right, against a plain navy background. The camera stays still."
 
 A converted checkpoint (see convert_torch_weights.py) and a minute of video:
 
@@ -46,7 +46,6 @@ import dataclasses
 import functools
 import os
 import resource
-import runpy
 import sys
 import time
 from collections import Counter
@@ -59,7 +58,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from helios_jax import checkpoint, media
+from helios_jax import checkpoint, media, nano
 from helios_jax.cli import plan_flag, run_script
 from helios_jax.compile_cache import count_programs, use_compile_cache
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, HeliosConfig, from_dict
@@ -79,7 +78,7 @@ from helios_jax.sampling.timing import Stopwatch
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Preset: a file of configs/. With --checkpoint, its model must be the checkpoint's."
 )
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory; without one, random weights of --config or configs/tiny.py.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory; without one, helios-nano, or random weights of --config.")
 PROMPT = flags.DEFINE_string("prompt", None, "What the video shows.")
 PROMPT_FILE = flags.DEFINE_string("prompt_file", None, "Text file with one prompt a line, one video each.")
 PROMPT_SCHEDULE = flags.DEFINE_string(
@@ -174,8 +173,6 @@ MEMORY = flags.DEFINE_enum(
     "low: let the text encoder go, too, and keep the transformer's blocks in host memory, from where each is copied in its turn: 14B in 12 GiB.",
 )
 VERIFY = flags.DEFINE_bool("verify", True, "Compare the checkpoint's files with their digests.")
-
-TINY = Path(__file__).parent / "configs" / "tiny.py"
 
 
 class Video(NamedTuple):
@@ -332,14 +329,17 @@ def number(text: str, kind: type, flag: str) -> Any:
         raise RequestError(f"{flag} takes {'whole ' if kind is int else ''}numbers, not {text!r}") from None
 
 
+def checkpoint_path() -> str | Path | None:
+    """--checkpoint, or helios-nano; None for random weights of --config."""
+    return CHECKPOINT.value or (nano.CHECKPOINT if CONFIG.value is None else None)
+
+
 def read_config() -> HeliosConfig:
     """The checkpoint's configuration with the preset's defaults for sampling, or the preset."""
-    preset = CONFIG.value
-    if CHECKPOINT.value is None:
-        if preset is None:
-            preset = runpy.run_path(str(TINY))["get_config"]()
+    preset, path = CONFIG.value, checkpoint_path()
+    if path is None:
         return from_dict(HeliosConfig, preset)
-    config = checkpoint.load_config(CHECKPOINT.value)
+    config = checkpoint.load_config(path)
     if preset is None:
         return config
     wanted = from_dict(HeliosConfig, preset)
@@ -352,7 +352,7 @@ def read_config() -> HeliosConfig:
         if here != there and name not in RUNTIME_FIELDS
     ]
     if differing:
-        raise RequestError(f"{CHECKPOINT.value} is not a checkpoint of this --config: {'; '.join(differing)}")
+        raise RequestError(f"{path} is not a checkpoint of this --config: {'; '.join(differing)}")
     runtime = {name: getattr(wanted.transformer, name) for name in RUNTIME_FIELDS}
     return dataclasses.replace(config, sample=wanted.sample, transformer=dataclasses.replace(config.transformer, **runtime))
 
@@ -408,12 +408,14 @@ def load(config: HeliosConfig, dtype: str, videos: list[Video]) -> HeliosPipelin
     """The checkpoint, or random weights."""
     prompts = [text for video in videos for text in make_schedule(video.prompt, None).prompts()]
     encoded = [*prompts, config.sample.negative_prompt if NEGATIVE_PROMPT.value is None else NEGATIVE_PROMPT.value]
-    if CHECKPOINT.value is not None:
+    if path := checkpoint_path():
         only = None if kept()["text_encoder"] else encoded
         streamed = kept()["stream_blocks"]
-        pipeline = HeliosPipeline.from_checkpoint(CHECKPOINT.value, dtype=dtype, verify=VERIFY.value, prompts=only, stream_blocks=streamed)
+        pipeline = HeliosPipeline.from_checkpoint(path, dtype=dtype, verify=VERIFY.value, prompts=only, stream_blocks=streamed)
+        if path == nano.CHECKPOINT and (advice := nano.advice(prompts, pipeline.tokenizer)):
+            say(advice)
     else:
-        say("no --checkpoint: the weights are random, so expect coloured noise, not what the prompt says")
+        say("--config without --checkpoint: the weights are random, so expect coloured noise, not what the prompt says")
         pipeline = HeliosPipeline.random(config, dtype=dtype)
         if not kept()["text_encoder"]:
             pipeline.release_text_encoder(encoded)
@@ -516,10 +518,8 @@ def decode_file(config: HeliosConfig) -> None:
     paths = media.numbered(OUT.value, len(latents))
     for path in paths:
         media.check_output(path, OVERWRITE.value)
-    if CHECKPOINT.value is None:
-        pipeline = HeliosPipeline.random(config)
-    else:
-        pipeline = HeliosPipeline.for_decoding(CHECKPOINT.value, verify=VERIFY.value)
+    path = checkpoint_path()
+    pipeline = HeliosPipeline.for_decoding(path, verify=VERIFY.value) if path else HeliosPipeline.random(config)
     chunks = pipeline.decode_video(latents)
     with contextlib.ExitStack() as stack:
         writers = [

@@ -1,12 +1,10 @@
 """What ships with the package: helios-nano."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import helios_jax
+from helios_jax import nano
 from helios_jax.checkpoint import load_config, load_params
 from helios_jax.data.captions import caption
 from helios_jax.data.readings import world_tokenizer
@@ -15,7 +13,7 @@ from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.models.vae import VAE
 from helios_jax.training.reconstruction import psnr, to_pixels
 
-NANO = Path(helios_jax.__file__).parent / "assets" / "nano"
+NANO = nano.CHECKPOINT
 
 
 def test_the_vae_shows_held_out_clips_as_they_were():
@@ -42,6 +40,16 @@ def test_the_text_encoder_and_its_tokenizer_are_there():
     tokenizer, words = Tokenizer.from_file(NANO / "tokenizer"), caption(sample_scene(0, 5))
     np.testing.assert_array_equal(tokenizer([words], 64)[0], world_tokenizer()([words], 64)[0])
     assert load_params(NANO, "text_encoder", lambda path: jnp.float32)["token_embedding"]["embedding"].shape == (512, 128)
+
+
+def test_it_says_what_it_knows_to_who_asks_for_more():
+    """Words that its captions never had are named, each once; of those in its examples and captions there are none."""
+    tokenizer = Tokenizer.from_file(NANO / "tokenizer")
+    told = nano.advice(["A red ball rolls (slowly) over green grass, to the RIGHT!", "a tiny ball"], tokenizer)
+    assert told.startswith("helios-nano has never seen ball, rolls, grass: ")
+    assert all(example in told for example in nano.EXAMPLES)
+    captions = [caption(sample_scene(1, number), number) for number in range(100)]
+    assert nano.advice([*nano.EXAMPLES, *captions], tokenizer) == ""
 
 
 def test_all_of_it_is_small():

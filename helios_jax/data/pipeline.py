@@ -286,7 +286,9 @@ class Plan:
         return orders, np.asarray(batches)[draws(len(batches), _INTERLEAVE)]
 
 
-def _load(source: RecordSource, config: DataConfig, seed: int, text_rows: int, own: Sequence[int], step: Step) -> tuple[TrainBatch, list[str]]:
+def _load(
+    source: RecordSource, config: DataConfig, seed: int, text_rows: int, own: Sequence[int], step: Step
+) -> tuple[TrainBatch, list[str]]:
     """This process's rows of a step, and what was wrong with records that had to be replaced.
 
     A row whose record cannot be read takes the one a batch further on in the epoch's order of that size, or the next that can be read. It keeps

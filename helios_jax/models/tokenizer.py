@@ -89,6 +89,12 @@ class Tokenizer:
             lengths[i] = len(tokens)
         return ids, lengths
 
+    def words_in_pieces(self, prompt: str) -> list[str]:
+        """The words that have no token of their own, in their order: to a tokenizer that was given all of its world's words, those from elsewhere."""
+        normalize, token = self._backend.normalizer.normalize_str, self._backend.token_to_id
+        whole = lambda word: token(word) is not None or token(f"▁{word}") is not None
+        return [word for word in re.findall(r"\w+", clean_prompt(prompt)) if not whole(normalize(word))]
+
     def save(self, path: str | os.PathLike) -> None:
         """Write ``tokenizer.json`` at ``path``, whole or not at all."""
         partial = Path(path).with_name(f".{Path(path).name}.partial")
