@@ -1,0 +1,32 @@
+"""helios-nano, the small Helios that ships with the package: where it lies, and what it knows."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from helios_jax.data.captions import WORDS
+from helios_jax.data.scenes import BACKGROUND_COLORS, COLORS, SHAPES
+from helios_jax.models.tokenizer import Tokenizer
+
+CHECKPOINT = Path(__file__).parent / "assets" / "nano"
+
+EXAMPLES = (  # in the words of its captions
+    "A large red star glides slowly to the right, against a plain navy background. The camera stays still.",
+    "A small yellow circle bounces up and down quickly and a big green ring spins clockwise, over a black and cream checkerboard. A static camera.",
+    "There is a top-to-bottom gradient of teal and maroon. A huge white square pulses in size slowly. The camera pans left.",
+)
+
+
+def advice(prompts: Iterable[str], tokenizer: Tokenizer) -> str:
+    """What to say to somebody whose prompts have words that it never saw; empty where there are none."""
+    unknown = list(dict.fromkeys(word for prompt in prompts for word in tokenizer.words_in_pieces(prompt)))
+    if not unknown:
+        return ""
+    return "\n".join(
+        [
+            f"helios-nano has never seen {', '.join(unknown)}: of other things it makes what it takes them for.",
+            f"It knows things of two sizes ({', '.join(WORDS['small'] + WORDS['large'])}), nine colors ({', '.join(COLORS)}) and seven shapes "
+            f"({', '.join(SHAPES)}) that move in eight directions, bounce, spin or pulse, slowly or quickly, on plain, gradient, striped or "
+            f"checkered backgrounds ({', '.join(BACKGROUND_COLORS)}), before a camera that stays or pans:",
+            *(f'  "{example}"' for example in EXAMPLES),
+        ]
+    )
