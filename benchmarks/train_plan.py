@@ -29,6 +29,9 @@ ROWS = (
     ("stage 2, LoRA 256, levels 1-2-1", "stage2_init", {}),
     ("stage 2, LoRA 256, levels 1-2-1, frozen blocks in host memory", "stage2_init", {"offload": True}),
     ("stage 2, LoRA 256 with patches, levels 1-1-1", "stage2_post", {}),
+    ("stage 3, trajectories, LoRA 256", "stage3_ode", {}),
+    ("stage 3, distribution matching, LoRA 256 twice, frozen blocks in host memory", "stage3_post", {}),
+    ("stage 3, the same with a discriminator", "stage3_gan", {}),
 )
 
 

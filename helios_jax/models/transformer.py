@@ -150,8 +150,20 @@ class HeliosTransformer(nn.Module):
         text: TextCache,
         history: HistoryTokens | None,
         frames: tuple[int, ...],
-    ) -> Float[Array, "B T H W C"]:
-        """Velocity of ``latents``; ``time`` holds one row a sample (or one for all), ``frames`` the noisy frames' positions in time."""
+        hooks: tuple[int, ...] | None = None,
+    ) -> Float[Array, "B T H W C"] | tuple[Float[Array, "B T H W C"], list[Float[Array, "B T rows columns D"]]]:
+        """Velocity of ``latents``.
+
+        Args:
+          latents: noisy latents, at any pyramid level.
+          time: one row a sample, or one for all.
+          text, history: of :meth:`embed_text` and :meth:`embed_history`.
+          frames: the noisy frames' positions in time.
+          hooks: numbers of blocks, ascending, after which the noisy tokens are returned, too.
+
+        Returns:
+          The velocity; with ``hooks``, also the tokens after each of these blocks.
+        """
         cfg = self.config
         (B, T, H, W, _), (pt, ph, pw) = latents.shape, cfg.patch_size
         if T % pt or H % ph or W % pw:
@@ -168,15 +180,17 @@ class HeliosTransformer(nn.Module):
                 modulation[0] = history.modulation
         modulation = jnp.stack([jnp.broadcast_to(rows, (B, *rows.shape[1:])) for rows in modulation], axis=1)
 
-        x = self._run_blocks(x, modulation, rope, text, h, None if history is None else history.first_qkv)
+        x, hooked = self._run_blocks(x, modulation, rope, text, h, None if history is None else history.first_qkv, hooks or ())
 
         table = self.norm_out()[None] + time.temb.astype(jnp.float32)[:, None]
         shift, scale = (jnp.broadcast_to(table[:, None, row], (B, 2, cfg.width)) for row in (0, 1))
         x = self.proj_out(modulated_layer_norm(x, shift, scale, history=0, eps=cfg.eps, implementation=cfg.kernels))
-        return rearrange(x, "b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c", t=T // pt, h=H // ph, w=W // pw, pt=pt, ph=ph, pw=pw)
+        grid = dict(t=T // pt, h=H // ph, w=W // pw)
+        velocity = rearrange(x, "b (t h w) (pt ph pw c) -> b (t pt) (h ph) (w pw) c", **grid, pt=pt, ph=ph, pw=pw)
+        return velocity if hooks is None else (velocity, [rearrange(tokens, "b (t h w) d -> b t h w d", **grid) for tokens in hooked])
 
-    def _run_blocks(self, x, modulation, rope, text, history, first_qkv):
-        """All blocks, of which the first is given its history projections and the last returns noisy tokens only."""
+    def _run_blocks(self, x, modulation, rope, text, history, first_qkv, hooks):
+        """All blocks, of which the first is given its history projections and the last returns noisy tokens only; and those after each hook."""
         block = Block(self.config, self.dtype, self.param_dtype, parent=None)
         stack = {"params": self.blocks, "key": text.key, "value": text.value}
 
@@ -189,14 +203,18 @@ class HeliosTransformer(nn.Module):
 
             return (jax.checkpoint(run, policy=REMAT[self.config.remat]) if self.config.remat else run)(x, layer)
 
-        last = self.config.num_layers - 1
-        if last == 0:
-            return apply(x, 0, history_qkv=first_qkv, noisy_only=True)
-        x = apply(x, 0, history_qkv=first_qkv)
-        # A scan over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B.
-        if last > 1:
-            x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, jnp.arange(1, last))
-        return apply(x, last, noisy_only=True)
+        last, hooked = self.config.num_layers - 1, []
+        if last > 0:
+            x, begin = apply(x, 0, history_qkv=first_qkv), 1
+            for end in sorted({last, *(hook + 1 for hook in hooks if hook < last)}):
+                # A scan over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B.
+                if end > begin:
+                    x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, jnp.arange(begin, end))
+                if end - 1 in hooks:
+                    hooked.append(x[:, history:])
+                begin = end
+        x = apply(x, last, noisy_only=True, history_qkv=None if last else first_qkv)
+        return x, [*hooked, x] if last in hooks else hooked
 
     def _init_blocks(self, key: PRNGKeyArray) -> Params:
         """Parameters of all blocks, stacked on a leading axis."""

@@ -53,14 +53,16 @@ def host_memory() -> jax.sharding.Sharding:
 
 
 def blocks_in_host_memory(params: Params) -> Params:
-    """The transformer's parameters, abstract or not, with its blocks' in host memory, from where the model copies them layer by layer."""
+    """Parameters of one or more transformers, abstract or not, with all blocks' in host memory, from where the model copies them layer by layer."""
 
-    def move(leaf):
+    def move(path, leaf):
+        if not any(getattr(key, "key", None) == "blocks" for key in path):
+            return leaf
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=host_memory())
         return jax.device_put(leaf, leaf.sharding.with_memory_kind(HOST_MEMORY))
 
-    return {**params, "blocks": jax.tree.map(move, params["blocks"])}
+    return jax.tree_util.tree_map_with_path(move, params)
 
 
 def _make(config: HeliosConfig, dtype: DTypeLike, vae_dtype: DTypeLike, leaf: Callable) -> dict[str, Params]:

@@ -20,8 +20,8 @@ DATA, FSDP = "data", "fsdp"
 
 RULES = (
     # The axis that is spread, by the end of a leaf's path. Contracted axes stand first in a kernel, behind the layers.
-    (r"blocks/.*/(kernel|lora_a)", 1),
-    (r"blocks/.*/lora_b", -1),
+    (r"(.*/)?blocks/.*/(kernel|lora_a)", 1),
+    (r"(.*/)?blocks/.*/lora_b", -1),
     (r".*/(kernel|lora_a)", -2),
     (r".*/lora_b", -1),
 )

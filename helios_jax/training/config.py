@@ -68,6 +68,33 @@ class CriticConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """The discriminator of a distillation; see :mod:`~helios_jax.training.adversarial`.
+
+    Attributes:
+      width: channels of its heads, a multiple of 32; 0 for no discriminator.
+      hooks: blocks of the critic after which it looks, ascending from 0; it looks at the velocity in any case.
+      start: step from which on it learns and teaches.
+      student_weight, critic_weight, penalty_weight: of the three losses.
+      penalty_sigma: how far data are moved for the penalty.
+    """
+
+    width: int = 0
+    hooks: tuple[int, ...] = ()
+    start: int = 1000
+    student_weight: float = 0.05
+    critic_weight: float = 0.01
+    penalty_weight: float = 100.0
+    penalty_sigma: float = 0.1
+
+    def __post_init__(self):
+        if self.width % 32 or self.width < 0:
+            raise ConfigError(f"distillation.adversarial.width={self.width} must be a multiple of 32, or 0 for no discriminator")
+        if list(self.hooks) != sorted(set(self.hooks)):
+            raise ConfigError(f"distillation.adversarial.hooks={self.hooks} must be ascending")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
     """How a student learns from its teacher.
 
@@ -76,6 +103,7 @@ class DistillationConfig:
       student_every: steps of the critic to one of the student.
       last_step_only: rollouts leave each stage at its last step, not at a random one.
       levels: at which the two are compared.
+      adversarial: the discriminator, if there is one.
       regression_weight: of the loss of the objective ``"ode"``.
     """
 
@@ -83,6 +111,7 @@ class DistillationConfig:
     student_every: int = 5
     last_step_only: bool = False
     levels: LevelConfig = LevelConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     regression_weight: float = 80.0
 
     def __post_init__(self):
@@ -167,8 +196,11 @@ class TrainConfig:
             raise ConfigError(f"the objective 'flow' trains one resolution, but model.scheduler.stages is {scheduler.stages}")
         if self.objective in ("ode", "distillation") and scheduler.solver != "dmd":
             raise ConfigError(f"a student's model.scheduler.solver is 'dmd', not {scheduler.solver!r}")
-        if self.objective == "distillation" and (self.accumulate > 1 or self.offload):
-            raise ConfigError("accumulate and offload are not for the objective 'distillation'")
+        if self.objective == "distillation" and self.accumulate > 1:
+            raise ConfigError("accumulate is not for the objective 'distillation'")
+        hooks, layers = self.distillation.adversarial.hooks, self.model.transformer.num_layers
+        if hooks and not 0 <= hooks[0] <= hooks[-1] < layers:
+            raise ConfigError(f"distillation.adversarial.hooks={hooks} must be among the blocks 0 to {layers - 1}")
         if self.data.batch_size % self.accumulate:
             raise ConfigError(f"data.batch_size={self.data.batch_size} does not divide into accumulate={self.accumulate} parts")
         if self.trainable.rank == 0 and not self.trainable.full:

@@ -3,9 +3,12 @@
 The student makes data by a rollout. Noised again, they are shown to the teacher, which says where the data of its distribution would be (the *real*
 score), and to a critic, the teacher with adapters or weights of its own, which learns by flow matching what the student makes (the *fake* score). The
 student follows the difference of the two; the critic follows the student, one step after another, and the student moves every few of its steps.
+From some step on, a discriminator on the critic's features may tell the student's data from true ones (:mod:`~helios_jax.training.adversarial`).
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +26,16 @@ from helios_jax.diffusion.corruption import (
 from helios_jax.diffusion.guidance import guide
 from helios_jax.diffusion.history import HistoryState, split_history
 from helios_jax.diffusion.pyramid import stage_grids
+from helios_jax.models.discriminator import Discriminator
 from helios_jax.models.lora import combine
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.training import ema
+from helios_jax.training import adversarial, ema
+from helios_jax.training.adversarial import AdversarialDraws, crop, draw_adversarial, init_heads, window
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.levels import add_noise, density, draw_timestep, make_levels
 from helios_jax.training.optimizer import make_optimizer
-from helios_jax.training.rollout import RolloutDraws, draw_rollout, rollout, step_tables
-from helios_jax.training.step import Questions, Step, TrainState, descend, gradient_norm, network
+from helios_jax.training.rollout import RolloutDraws, StepTable, draw_rollout, rollout, step_tables
+from helios_jax.training.step import Network, Questions, Step, TrainState, descend, gradient_norm, network
 from helios_jax.training.trainable import frozen, init_trainable
 from helios_jax.types import Array, Bool, Float, History, Int, Params
 
@@ -51,6 +56,7 @@ class DistillationDraws(NamedTuple):
       amplified: whether the sample has none, so that its rollout takes twice the steps.
       rollout: noise and exits.
       timestep, noise: with which the student's data are noised again.
+      adversarial: of the discriminator.
     """
 
     task: TaskDraws
@@ -59,6 +65,7 @@ class DistillationDraws(NamedTuple):
     rollout: RolloutDraws
     timestep: Int[Array, ""]
     noise: Float[Array, "T H W C"]
+    adversarial: AdversarialDraws
 
 
 STUDENT, CRITIC = range(2)
@@ -74,7 +81,7 @@ def draw_batch(config: TrainConfig, batch: TrainBatch, whose: int, shift: float,
 
     def draw(number, anchor):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), number[0]), number[1])
-        task, corruption, path, level, noise = jax.random.split(jax.random.fold_in(key, whose), 5)
+        task, corruption, path, level, noise, adversarial = jax.random.split(jax.random.fold_in(key, whose), 6)
         task = draw_task(task, config.task, window, shape[0])
         amplified = sample.amplify_first_chunk & ((task.task == 1) | jnp.all(anchor == 0))
         return DistillationDraws(
@@ -84,6 +91,7 @@ def draw_batch(config: TrainConfig, batch: TrainBatch, whose: int, shift: float,
             draw_rollout(path, shape, scheduler, sample.steps, amplified, settings.last_step_only),
             draw_timestep(level, settings.levels, shift, a, b),
             jax.random.normal(noise, shape),
+            draw_adversarial(adversarial, shape, config.model.transformer.patch_size),
         )
 
     return jax.vmap(draw)(batch.sample, batch.anchor)
@@ -105,10 +113,13 @@ def show_past(batch: TrainBatch, draws: DistillationDraws, config: TrainConfig) 
 
 def start_state(config: TrainConfig, params: Params) -> TrainState:
     """The state before the first step; ``params`` are those of :func:`make_base`. Pure, may be traced."""
-    keys = jax.random.split(jax.random.key(config.seed))
+    student, critic, heads = jax.random.split(jax.random.key(config.seed), 3)
     trainable = {
-        "student": init_trainable(params["student"], config.trainable, keys[0]),
-        "critic": init_trainable(params["critic"], config.critic.trainable, keys[1]),
+        "student": init_trainable(params["student"], config.trainable, student),
+        "critic": {
+            "network": init_trainable(params["critic"], config.critic.trainable, critic),
+            "heads": init_heads(heads, config.distillation.adversarial, config.model.transformer),
+        },
     }
     optimizer = {
         "student": make_optimizer(config.optimizer).init(trainable["student"]),
@@ -128,74 +139,157 @@ def make_base(config: TrainConfig, params: Params) -> Params:
     return {"student": frozen(params["student"], config.trainable), "teacher": params["critic"], "negative": params["negative"]}
 
 
+class Turn(NamedTuple):
+    """A batch at somebody's turn: what was drawn, what is seen of the past, and the networks that are asked about it.
+
+    Attributes:
+      config, base, batch: those of the step.
+      draws: of every sample.
+      past: what the student sees of it.
+      scores_past: what teacher, critic and discriminator see of it.
+      steps: of the rollout.
+      sigma: noise level of each sample's ``draws.timestep``.
+      on: whether the discriminator takes part.
+    """
+
+    config: TrainConfig
+    base: Params
+    batch: TrainBatch
+    draws: DistillationDraws
+    past: History
+    scores_past: History
+    steps: list[StepTable]
+    sigma: Float[Array, "B"]
+    on: Bool[Array, ""]
+
+    def ask(self, params: Params, past: History, text: Float[Array, "B S E"], length: Int[Array, "B"]) -> Network:
+        """A network's answers, after a past and under a text."""
+        model = HeliosTransformer(self.config.model.transformer, jnp.dtype(self.config.dtype))
+        return network(params, Questions([], past, text, length), model, self.config, self.batch.target.shape[1])
+
+    def make(self, trainable: Params) -> Float[Array, "B T H W C"]:
+        """What the student makes."""
+        student = lambda trainable: self.ask(combine(self.base["student"], trainable), self.past, self.batch.text, self.batch.length)
+        return rollout(student, trainable, self.draws.rollout, self.draws.amplified, self.steps, self.config.model.scheduler)
+
+    def velocity(self, params: Params, noised: Float[Array, "B T H W C"], *text: Array) -> Float[Array, "B T H W C"]:
+        """Of teacher or critic, under the batch's text, or another and its length."""
+        score = self.ask(params, self.scores_past, *(text or (self.batch.text, self.batch.length)))
+        return score(noised, self.draws.timestep.astype(jnp.float32)).astype(jnp.float32)
+
+    def look(self, critic: Params, *shown: Float[Array, "B T H W C"]) -> list[Float[Array, "B heads"]]:
+        """The discriminator's logits of windows of noised latents, the same window of each."""
+        config, settings = self.config, self.config.distillation.adversarial
+        size = window(*self.batch.target.shape[2:4], config.model.transformer.patch_size)
+        windows = jnp.concatenate([crop(noised, self.draws.adversarial.corner, size) for noised in shown])
+        each = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x] * len(shown)), tree)
+        watched = self.ask(self.critic(critic), *map(each, (self.scores_past, self.batch.text, self.batch.length)))
+        features = watched(windows, each(self.draws.timestep.astype(jnp.float32)), hooks=settings.hooks)
+        discriminator = Discriminator(settings.width, jnp.dtype(config.dtype))
+        return jnp.split(discriminator.apply({"params": critic["heads"]}, *features), len(shown))
+
+    def critic(self, trainable: Params) -> Params:
+        """The critic's whole network."""
+        return combine(self.base["teacher"], trainable["network"])
+
+    def where_on(self, f: Callable[[Any], Any], argument: Any) -> Any:
+        """What ``f`` returns where the discriminator takes part, zeros where it does not."""
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, argument))
+        return jax.lax.cond(self.on, f, lambda argument: zeros, argument)
+
+
+def begin(config: TrainConfig, base: Params, batch: TrainBatch, step: Int[Array, ""], whose: int) -> Turn:
+    """A turn of :data:`STUDENT` or :data:`CRITIC` at a step."""
+    T, H, W, _ = batch.target.shape[1:]
+    scheduler, (_, ph, pw) = config.model.scheduler, config.model.transformer.patch_size
+    grids = [T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)]
+    tables, levels = step_tables(scheduler, config.model.sample.steps, grids), make_levels(scheduler, grids[-1])
+    draws = draw_batch(config, batch, whose, levels.shift, step)
+    sigma = jnp.asarray(levels.sigma, jnp.float32)[draws.timestep]
+    return Turn(config, base, batch, draws, *show_past(batch, draws, config), tables, sigma, step >= config.distillation.adversarial.start)
+
+
+def student_cotangent(turn: Turn, critic: Params, latents: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B T H W C"], dict[str, Array]]:
+    """The gradient of the student's loss where it has made ``latents``, and its parts.
+
+    It needs no gradient of teacher or critic, and the discriminator's has come to its end here: the rollout's backward pass lives alone.
+    """
+    settings, draws, negative = turn.config.distillation, turn.draws, turn.base["negative"]
+    noised = add_noise(latents, draws.noise, turn.sigma)
+    data = lambda velocity: noised - turn.sigma[:, None, None, None, None] * velocity
+    real = turn.velocity(turn.base["teacher"], noised)
+    if settings.guidance_scale != 1:
+        text = (jnp.broadcast_to(negative[name], (len(latents), *negative[name].shape[1:])) for name in ("text", "length"))
+        real = guide(real, turn.velocity(turn.base["teacher"], noised, *text), settings.guidance_scale)
+    away = direction(latents, data(turn.velocity(turn.critic(critic), noised)), data(real))
+    cotangent, losses = away / away.size, {"student_loss": 0.5 * jnp.mean(away**2)}
+    if settings.adversarial.width:
+
+        def found_out(latents):
+            [logits] = turn.look(critic, add_noise(latents, draws.adversarial.noise, turn.sigma))
+            return settings.adversarial.student_weight * adversarial.student_loss(logits)
+
+        losses["student_adversarial_loss"], pulled = turn.where_on(jax.value_and_grad(found_out), latents)
+        cotangent += pulled
+    return cotangent, losses
+
+
+def critic_loss(turn: Turn, critic: Params, latents: Float[Array, "B T H W C"]) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """What the critic loses where the student has made ``latents``: by flow matching, and by its discriminator; and the parts."""
+    settings, draws = turn.config.distillation.adversarial, turn.draws
+    noised = add_noise(latents, draws.noise, turn.sigma)
+    loss = jnp.mean((turn.velocity(turn.critic(critic), noised) - (draws.noise - latents)) ** 2)
+    if not settings.width:
+        return loss, {"loss": loss}
+
+    def told_apart(critic):
+        data = add_noise(turn.batch.target, draws.noise, turn.sigma)
+        made, true, moved = turn.look(critic, noised, data, data + settings.penalty_sigma * draws.adversarial.shift)
+        losses = adversarial.critic_loss(made, true), adversarial.penalty(true, moved)
+        return settings.critic_weight * losses[0], settings.penalty_weight * losses[1]
+
+    apart, penalty = turn.where_on(told_apart, critic)
+    return loss + apart + penalty, {"loss": loss, "critic_adversarial_loss": apart, "critic_penalty": penalty}
+
+
 def make_step(config: TrainConfig) -> Step:
     """A step: every ``student_every`` steps the student, then the critic, on what the student now makes."""
-    settings, scheduler = config.distillation, config.model.scheduler
-    model = HeliosTransformer(config.model.transformer, jnp.dtype(config.dtype))
     optimizers = {"student": make_optimizer(config.optimizer), "critic": make_optimizer(config.critic.optimizer)}
-    _, ph, pw = config.model.transformer.patch_size
+    metrics = ("student_loss", "student_gradient_norm", *(["student_adversarial_loss"] if config.distillation.adversarial.width else []))
 
     def step(state, base, batch):
-        B, T, H, W, _ = batch.target.shape
-        grids = [T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)]
-        tables, levels = step_tables(scheduler, config.model.sample.steps, grids), make_levels(scheduler, grids[-1])
-        ask = lambda params, history, text, length: network(params, Questions([], history, text, length), model, config, T)
-        negative = [jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (base["negative"]["text"], base["negative"]["length"])]
-
-        def begin(whose):
-            draws = draw_batch(config, batch, whose, levels.shift, state.step)
-            seen, scores = show_past(batch, draws, config)
-            student = lambda trainable: ask(combine(base["student"], trainable), seen, batch.text, batch.length)
-            make = lambda trainable: rollout(student, trainable, draws.rollout, draws.amplified, tables, scheduler)
-            sigma = jnp.asarray(levels.sigma, jnp.float32)[draws.timestep]
-            score = lambda params, latents, text, length: ask(params, scores, text, length)(latents, draws.timestep.astype(jnp.float32))
-            return make, score, sigma, draws.noise
-
-        def student_turn(trainable, optimizer, average):
-            make, score, sigma, noise = begin(STUDENT)
-            latents, pull = jax.vjp(make, trainable["student"])
-            noised = add_noise(latents, noise, sigma)
-            data = lambda velocity: noised - sigma[:, None, None, None, None] * velocity
-            asked = lambda params, *text: score(params, noised, *text).astype(jnp.float32)
-            fake = data(asked(combine(base["teacher"], trainable["critic"]), batch.text, batch.length))
-            real = asked(base["teacher"], batch.text, batch.length)
-            if settings.guidance_scale != 1:
-                real = guide(real, asked(base["teacher"], *negative), settings.guidance_scale)
-            away = direction(latents, fake, data(real))
-            (gradient,) = pull(away / away.size)
+        def student_turn(student, optimizer, average):
+            turn = begin(config, base, batch, state.step, STUDENT)
+            latents, pull = jax.vjp(turn.make, student)
+            cotangent, losses = student_cotangent(turn, state.trainable["critic"], latents)
+            (gradient,) = pull(cotangent)
             norm = gradient_norm(gradient)
             finite = jnp.isfinite(norm)
-            moved, after = descend(optimizers["student"], gradient, trainable["student"], optimizer["student"], finite)
+            moved, after = descend(optimizers["student"], gradient, student, optimizer, finite)
             if average is not None:
-                turns = state.step // settings.student_every + 1
+                turns = state.step // config.distillation.student_every + 1
                 decayed = ema.update(average, moved, ema.decay(turns, config.ema.start, config.ema.decay))
                 average = jax.tree.map(lambda new, old: jnp.where(finite, new, old), decayed, average)
-            trainable, optimizer = {**trainable, "student": moved}, {**optimizer, "student": after}
-            return trainable, optimizer, average, {"student_loss": 0.5 * jnp.mean(away**2), "student_gradient_norm": norm}
+            return moved, after, average, losses | {"student_gradient_norm": norm}
 
         def no_turn(*held):
-            return *held, {"student_loss": jnp.zeros(()), "student_gradient_norm": jnp.zeros(())}
+            return *held, dict.fromkeys(metrics, jnp.zeros(()))
 
-        turn = state.step % settings.student_every == 0
-        held = jax.lax.cond(turn, student_turn, no_turn, state.trainable, state.optimizer, state.ema)
-        trainable, optimizer, average, told = held
+        held = state.trainable["student"], state.optimizer["student"], state.ema
+        its_turn = state.step % config.distillation.student_every == 0
+        student, student_optimizer, average, told = jax.lax.cond(its_turn, student_turn, no_turn, *held)
 
-        make, score, sigma, noise = begin(CRITIC)
-        latents = make(trainable["student"])
-        noised = add_noise(latents, noise, sigma)
-
-        def critic_loss(critic):
-            velocity = score(combine(base["teacher"], critic), noised, batch.text, batch.length).astype(jnp.float32)
-            return jnp.mean((velocity - (noise - latents)) ** 2)
-
-        loss, gradient = jax.value_and_grad(critic_loss)(trainable["critic"])
+        turn = begin(config, base, batch, state.step, CRITIC)
+        latents = turn.make(student)
+        gradient, losses = jax.grad(functools.partial(critic_loss, turn, latents=latents), has_aux=True)(state.trainable["critic"])
         norm = gradient_norm(gradient)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        moved, after = descend(optimizers["critic"], gradient, trainable["critic"], optimizer["critic"], finite)
+        finite = jnp.isfinite(norm) & jnp.isfinite(losses["loss"])
+        critic, critic_optimizer = descend(optimizers["critic"], gradient, state.trainable["critic"], state.optimizer["critic"], finite)
+
         finite &= jnp.isfinite(told["student_gradient_norm"])
         skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
-        told |= {"loss": loss, "gradient_norm": norm, "skipped": skipped[0], "skipped_in_a_row": skipped[1]}
-        trainable, optimizer = {**trainable, "critic": moved}, {**optimizer, "critic": after}
+        told |= losses | {"gradient_norm": norm, "skipped": skipped[0], "skipped_in_a_row": skipped[1]}
+        trainable, optimizer = {"student": student, "critic": critic}, {"student": student_optimizer, "critic": critic_optimizer}
         return TrainState(state.step + 1, trainable, optimizer, average, skipped), told
 
     return step

@@ -56,7 +56,7 @@ def estimate_step(config: TrainConfig) -> Plan:
     block = samples * (history + max(noisy)) * (24 * cfg.width + 4 * cfg.ffn_dim) * size
     resident, host = {"frozen parameters": _bytes(base)}, {}
     if config.offload:
-        host["frozen blocks"] = _bytes(base["blocks"])
+        host["frozen blocks"] = sum(_bytes(params["blocks"]) for params in (base, *base.values()) if "blocks" in params)
         resident["frozen parameters"] -= host["frozen blocks"]
     resident |= {"parameters that train": _bytes(state.trainable), "optimiser": _bytes(state.optimizer)}
     if state.ema is not None:

@@ -28,8 +28,8 @@ from helios_jax.training.targets import FlowDraws, FlowItem, draw_flow, flow_ite
 from helios_jax.training.trainable import init_trainable
 from helios_jax.types import Array, Bool, Float, History, Int, Params, PRNGKeyArray
 
-Network = Callable[[Float[Array, "B T _ _ C"], Float[Array, "B"]], Float[Array, "B T _ _ C"]]
-"""``(latents, timesteps) -> velocity``, of one set of parameters, one history and one text."""
+Network = Callable[..., Any]
+"""``(latents, timesteps) -> velocity``, of one set of parameters, one history and one text; with ``hooks``, ``(velocity, tokens after them)``."""
 
 Loss = Callable[[Params, Params, Batch], Float[Array, "items"]]
 """``(trainable, base, batch) -> losses``, of one objective."""
@@ -126,7 +126,11 @@ def network(params: Params, questions: Questions, model: HeliosTransformer, conf
         indices = frame_indices(config.model.sample.history_sizes, frames)
         noisy, history = indices.noisy, apply(questions.history, indices, method="embed_history")
     text = apply(questions.text, questions.length, config.model.text_encoder.max_sequence_length, method="embed_text")
-    return lambda latents, timestep: apply(latents, apply(timestep, method="embed_time"), text, history, noisy, method="denoise")
+
+    def ask(latents, timestep, hooks=None):
+        return apply(latents, apply(timestep, method="embed_time"), text, history, noisy, hooks, method="denoise")
+
+    return ask
 
 
 def losses(params: Params, questions: Questions, model: HeliosTransformer, config: TrainConfig) -> Float[Array, "items"]:

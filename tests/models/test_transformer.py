@@ -3,6 +3,7 @@
 Tolerances are of the largest value. Sums over other shapes are added in another order, which moves a float32 result by a few 1e-7 a block.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -189,3 +190,27 @@ def test_blocks_in_host_memory_are_copied_layer_by_layer(params):
     assert kinds == {"pinned_host"}
     jax.tree.map(np.testing.assert_array_equal, *parts)
     assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(parts)} == {"device"}
+
+
+@pytest.mark.parametrize("hooks", [(0, 2)])
+def test_tokens_after_a_block_are_those_a_model_of_fewer_blocks_ends_with(params, hooks):
+    """The velocity is the same with hooks and without; the tokens are the noisy ones', on their grid."""
+    parts = lambda model, params, hooks: model.apply(
+        {"params": params},
+        LATENTS,
+        *(model.apply({"params": params}, x, method=method) for x, method in ((TIMESTEPS, "embed_time"), (TEXT, "embed_text"))),
+        model.apply({"params": params}, HISTORY, INDICES, method="embed_history"),
+        INDICES.noisy,
+        hooks,
+        method="denoise",
+    )
+    ask = jax.jit(parts, static_argnums=(0, 2), compiler_options={"xla_backend_optimization_level": 0})
+    velocity, hooked = ask(MODEL, params, hooks)
+    plain = ask(MODEL, params, None)
+    np.testing.assert_allclose(velocity, plain, atol=ROUNDING * float(jnp.abs(plain).max()), rtol=0)
+    for hook, tokens in zip(hooks, hooked, strict=True):
+        shorter = HeliosTransformer(dataclasses.replace(CONFIG, num_layers=hook + 1))
+        cut = {**params, "blocks": jax.tree.map(lambda leaf, end=hook + 1: leaf[:end], params["blocks"])}
+        _, [last] = ask(shorter, cut, (hook,))
+        assert tokens.shape == (2, 3, 3, 5, CONFIG.width)
+        np.testing.assert_allclose(tokens, last, atol=ROUNDING * float(jnp.abs(last).max()), rtol=0)

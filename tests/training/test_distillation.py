@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from helios_jax.config import SchedulerConfig
-from helios_jax.training.config import DistillationConfig
-from helios_jax.training.distillation import direction, make_base, make_step, start_state
-from helios_jax.training.levels import LevelConfig, density, draw_timestep, make_levels
+from helios_jax.models.weights import blocks_in_host_memory
+from helios_jax.training.config import AdversarialConfig, DistillationConfig
+from helios_jax.training.distillation import STUDENT, begin, direction, make_base, make_step, start_state, student_cotangent
+from helios_jax.training.levels import LevelConfig, add_noise, density, draw_timestep, make_levels
 from helios_jax.training.optimizer import OptimizerConfig
 
-from .toy import FAST_TO_COMPILE, toy_batch, toy_config, toy_params
+from .toy import FAST_TO_COMPILE, toy_batch, toy_config, toy_params, warm
 
 
 def test_levels_are_the_published_table():
@@ -55,18 +56,18 @@ def test_the_cotangent_is_the_gradient_of_half_the_squared_distance_to_a_target(
 
 @pytest.fixture(scope="module")
 def run():
-    """Three steps of a toy student whose teacher is not guided; the student's turn is every other step."""
+    """Four steps of a toy student whose teacher is not guided; its turn is every other step, and from the third on a discriminator looks."""
     config = toy_config(
         "distillation",
-        distillation=DistillationConfig(guidance_scale=1.0, student_every=2),
+        distillation=DistillationConfig(guidance_scale=1.0, student_every=2, adversarial=AdversarialConfig(width=32, hooks=(0,), start=2)),
         optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0),
     )
     params = {"student": toy_params(config), "critic": toy_params(config, 1)}
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
     params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
     step, state, told = jax.jit(make_step(config), compiler_options=FAST_TO_COMPILE), start_state(config, params), []
-    base = make_base(config, params)
-    for _ in range(3):
+    base = blocks_in_host_memory(make_base(config, params))  # as on one GPU
+    for _ in range(4):
         after, numbers = step(state, base, batch)
         told.append((state, after, numbers))
         state = after
@@ -89,6 +90,44 @@ def test_a_student_has_nothing_to_learn_while_the_critic_is_its_teacher(run):
 
 @pytest.mark.slow
 def test_the_student_moves_at_its_turn_only_and_the_critic_always(run):
-    assert [moved(before, after, "critic") for before, after, _ in run] == [True, True, True]
-    assert [moved(before, after, "student") for before, after, _ in run] == [False, False, True]
+    assert [moved(before, after, "critic") for before, after, _ in run] == [True, True, True, True]
+    assert [moved(before, after, "student") for before, after, _ in run] == [False, False, True, False]
     assert float(run[2][2]["student_loss"]) > 0
+
+
+@pytest.mark.slow
+def test_the_discriminator_begins_when_it_is_told_to(run):
+    """Before, its heads stay as they were drawn and nothing is lost by it; then heads move, and who moves loses by it."""
+    heads = [
+        jax.tree.leaves(before.trainable["critic"]["heads"]) + jax.tree.leaves(after.trainable["critic"]["heads"])
+        for before, after, _ in run
+    ]
+    still = [all((a == b).all() for a, b in zip(both[: len(both) // 2], both[len(both) // 2 :])) for both in heads]
+    assert still == [True, True, False, False]
+    told = lambda name: [float(numbers[name]) > 0 for _, _, numbers in run]
+    assert told("critic_adversarial_loss") == told("critic_penalty") == [False, False, True, True]
+    assert told("student_adversarial_loss") == [False, False, True, False]
+
+
+@pytest.mark.slow
+def test_the_cotangent_is_the_gradient_of_all_that_the_student_loses():
+    """At what it has made, the discriminator included, whose own gradient passes through window, noise, critic and heads."""
+    config = toy_config("distillation", distillation=DistillationConfig(adversarial=AdversarialConfig(width=32, hooks=(0,), start=0)))
+    params, batch = {"student": toy_params(config), "critic": toy_params(config, 1)}, jax.tree.map(jnp.asarray, toy_batch(config))
+    params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
+    critic = warm(start_state(config, params).trainable["critic"])
+    turn = begin(config, make_base(config, params), batch, jnp.array(0), STUDENT)
+    latents = jnp.asarray(np.random.default_rng(1).standard_normal(batch.target.shape), jnp.float32)
+    cotangent, losses = jax.jit(lambda x: student_cotangent(turn, critic, x), compiler_options=FAST_TO_COMPILE)(latents)
+    without, _ = jax.jit(lambda x: student_cotangent(turn._replace(on=jnp.array(False)), critic, x), compiler_options=FAST_TO_COMPILE)(
+        latents
+    )
+
+    def found_out(latents):
+        [logits] = turn.look(critic, add_noise(latents, turn.draws.adversarial.noise, turn.sigma))
+        return 0.05 * jnp.mean(jax.nn.softplus(logits))
+
+    value, pulled = jax.jit(jax.value_and_grad(found_out), compiler_options=FAST_TO_COMPILE)(latents)
+    assert float(losses["student_adversarial_loss"]) == pytest.approx(float(value), rel=1e-5)
+    np.testing.assert_allclose(cotangent - without, pulled, atol=1e-5 * float(jnp.abs(pulled).max()), rtol=0)
+    assert float(jnp.abs(pulled).max()) > 0

@@ -232,16 +232,18 @@ def test_recipes_train_the_published_numbers_of_parameters_and_tokens(name, vari
 
 @pytest.mark.parametrize("variant", ["published", "corrected"])
 def test_the_third_stage_trains_the_published_numbers_of_parameters(variant, monkeypatch):
-    """The student's adapters are those of its beginning; the critic's are on the linear layers alone; both stand on whole models."""
+    """The student's adapters are those of its beginning; the critic's on the linear layers alone, beside its heads; both stand on whole models."""
     monkeypatch.syspath_prepend(ROOT)
     read = lambda name, *variant: from_dict(TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(*variant))
     state, base, batch = abstract_run(read("stage3_ode"))
     assert (count(state.trainable), count(base)) == (1_251_442_688, 14_312_427_584)
     assert [point.shape for point in batch.points] == [(1, 9, 12, 20, 16), (1, 9, 24, 40, 16), (1, 9, 48, 80, 16)]
     state, base, _ = abstract_run(read("stage3_post", variant))
-    assert {name: count(tree) for name, tree in state.trainable.items()} == {"student": 1_251_442_688, "critic": 1_246_314_496}
+    assert (count(state.trainable["student"]), count(state.trainable["critic"])) == (1_251_442_688, 1_246_314_496)
     assert count(base["student"]) == count(base["teacher"]) == 14_312_427_584
     assert count(state.ema) == 1_251_442_688
+    state, _, _ = abstract_run(read("stage3_gan"))
+    assert {name: count(tree) for name, tree in state.trainable["critic"].items()} == {"network": 1_246_314_496, "heads": 988_359_941}
 
 
 def test_what_trains_and_what_is_frozen_are_together_the_model():
