@@ -95,6 +95,9 @@ FREE = ("steps", "validation", "log_every", "save_every", "keep", "max_skipped",
 """What may change when a run goes on: it does not change what is learned, or, as folders are, is recognised by its contents."""
 
 
+DEFAULTS = to_dict(TrainConfig(objective="pyramid"))
+"""What a run means by fields that its configuration does not have, because it began before there were such."""
+
 SHIFT = ("shift_tokens", "base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
 """Fields of a scheduler that set its dynamic shift."""
 
@@ -146,7 +149,7 @@ def train(config: TrainConfig, folder: Path) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(batches.close)
         checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(folder / "checkpoints", to_dict(config), free=FREE, keep=config.keep))
+            contextlib.closing(Checkpoints(folder / "checkpoints", to_dict(config), defaults=DEFAULTS, free=FREE, keep=config.keep))
         )
         checkpoints.check()  # a run that is not this one is refused before weights are loaded
         videos = load_videos(config)

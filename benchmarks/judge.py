@@ -1,12 +1,13 @@
-"""How often the judge reads clips of the procedural world rightly: true ones, and ones damaged as models and files damage them.
+"""How often the judge reads clips of the procedural world rightly: true ones, and ones damaged as models, files and a VAE damage them.
 
-  python benchmarks/judge.py                  # ten minutes on one of a laptop's cores
+  python benchmarks/judge.py                  # a quarter of an hour on a laptop
   python benchmarks/judge.py --clips 20
 
 Half of the clips have held-out objects. Each begins at a random moment of its first two minutes. The judge is shown frames, never the scene.
 """
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import platform
@@ -20,9 +21,13 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
+from helios_jax import nano
+from helios_jax.compile_cache import use_compile_cache
 from helios_jax.data.world import SPLITS, render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
+from helios_jax.evaluation.nano import reconstruction
 from helios_jax.media import open_video_writer, read_video
+from helios_jax.sampling.pipeline import HeliosPipeline
 
 CLIPS = flags.DEFINE_integer("clips", 100, "Clips for each damage.", lower_bound=2)
 FRAMES = flags.DEFINE_integer("frames", 33, "Frames of a clip; files are read from 33 on.", lower_bound=33)
@@ -61,6 +66,12 @@ def faded(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.round(12 + 0.9 * (gray + 0.8 * (clip - gray))).astype(np.uint8)
 
 
+@functools.cache
+def nano_vae() -> Callable:
+    """The VAE that ships with the package."""
+    return reconstruction(HeliosPipeline.for_decoding(nano.CHECKPOINT))
+
+
 CONDITIONS = {
     "true": ((64, 128), lambda clip, rng: clip),
     "true, 128x128": ((128, 128), lambda clip, rng: clip),
@@ -69,6 +80,7 @@ CONDITIONS = {
     "blur, sigma 1 pixel": ((64, 128), blur),
     "H.264, crf 18": ((64, 128), h264),
     "faded": ((64, 128), faded),
+    "through helios-nano's VAE": ((64, 128), lambda clip, rng: nano_vae()(clip)),
 }
 """Height and width, and what is done to the clips. All but the second are 64x128."""
 
@@ -92,6 +104,7 @@ def main(argv: list[str]) -> None:
     """Read clips with every damage; write both files."""
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]!r}: see --help")
+    use_compile_cache()
     results = {}
     for name, (size, damage) in CONDITIONS.items():
         attributes, numbers, seconds = measure(size, damage)

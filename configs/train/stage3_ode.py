@@ -4,7 +4,8 @@
   python train.py --config configs/train/stage3_ode.py --config.checkpoint=checkpoints/helios-mid --config.data.train=data/ode
 
 The published run clips gradients at 10 in its settings and at 1 in effect. Its timesteps are those of a stage's own grid; for a teacher whose
-scheduler says otherwise add --config.model.scheduler.shift_tokens=previous_stage, here and in what follows.
+scheduler says otherwise add --config.model.scheduler.shift_tokens=previous_stage, here and in what follows. Frozen blocks stay in host memory, so
+that one GPU of 80 GB holds the rest; where parameters are spread over several, add --config.offload=False.
 """
 
 from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TransformerConfig, to_config_dict
@@ -30,6 +31,7 @@ def get_config():
             data=DataConfig(batch_size=1),
             steps=3759,
             seed=47,
+            offload=True,
             save_every=250,
         )
     )

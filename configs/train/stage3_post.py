@@ -4,7 +4,7 @@
       --config.critic.checkpoint=checkpoints/helios-base --config.data.train=data/clips
 
 The critic moves at every step, the student at every fifth; its average begins after 750 steps, 150 of the student's own. The frozen blocks of both
-models stay in host memory, so that one GPU of 80 GB holds the rest; where parameters are spread over several, add --config.offload=False.
+models stay in host memory, as in stage3_ode.
 """
 
 from configs.train import stage1_init, stage3_ode
@@ -29,7 +29,6 @@ def get_config(variant: str = "published"):
     config.critic = to_config_dict(CRITIC)
     config.distillation = to_config_dict(DistillationConfig(guidance_scale=4.0, student_every=5))
     config.ema.start = 150
-    config.offload = True
     config.steps = 2250
     config.seed = 49
     return config

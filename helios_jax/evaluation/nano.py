@@ -1,6 +1,6 @@
 """What helios-nano reaches: the judge looks at what it makes of captions that it was never shown.
 
-  python -m helios_jax.evaluation.nano --checkpoint checkpoints/nano-base
+  python -m helios_jax.evaluation.nano
   python -m helios_jax.evaluation.nano --checkpoint checkpoints/nano-base --parts text,image --prompts 16
 
 Parts, each written as soon as it is done (those that the result file has already are not made again, unless --overwrite):
@@ -30,7 +30,7 @@ from absl import flags
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from helios_jax import checkpoint
+from helios_jax import checkpoint, nano
 from helios_jax.cli import run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.data.world import Scene, caption, render, sample_scene
@@ -39,6 +39,7 @@ from helios_jax.models.tokenizer import TokenizerError
 from helios_jax.models.vae import decode_latents, encode_clip
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import RequestError
+from helios_jax.sampling.statistics import save_curves
 
 PIECE = 33
 """Frames that the judge looks at where it looks at chunks."""
@@ -78,18 +79,27 @@ def size(pipeline: HeliosPipeline) -> tuple[int, int]:
 
 
 def look_at_vae(pipeline: HeliosPipeline) -> dict[str, Any]:
-    """PSNR of clips that are encoded and decoded."""
-    vae, params, found = pipeline.vae, pipeline.params["vae"], []
-    decode = jax.jit(lambda params, latents: decode_latents(vae, params, latents))
-    shape = (1, 9, *(side // vae.config.spatial_factor for side in size(pipeline)), vae.config.z_dim)
-    scores = []
+    """PSNR of clips that are encoded and decoded, and what the judge reads in them."""
+    again, found, scores = reconstruction(pipeline), [], []
     for number, scene, _ in tqdm(scenes(flags.FLAGS.prompts), desc="vae", unit="clip", disable=None):
         clip = render(scene, PIECE, *size(pipeline), start=number)
-        pixels = decode(params, encode_clip(vae, params, clip[None], np.zeros(shape, np.float32)))[0]
-        again = np.asarray(np.round((np.asarray(pixels, np.float32) + 1) * 127.5), np.uint8)
-        found.append(psnr(again, clip))
-        scores.append(score(read_clip(again), scene))
+        decoded = again(clip)
+        found.append(psnr(decoded, clip))
+        scores.append(score(read_clip(decoded), scene))
     return {"psnr": float(np.mean(found)), "worst psnr": min(found), "attributes": accuracy(scores)}
+
+
+def reconstruction(pipeline: HeliosPipeline) -> Callable[[Frames], Frames]:
+    """What is left of a clip of 33 frames that the VAE has encoded, at the posterior's mean, and decoded."""
+    vae, params = pipeline.vae, pipeline.params["vae"]
+    decode = jax.jit(lambda params, latents: decode_latents(vae, params, latents))
+
+    def again(clip: Frames) -> Frames:
+        shape = (1, 1 + (len(clip) - 1) // 4, *(side // vae.config.spatial_factor for side in clip.shape[1:3]), vae.config.z_dim)
+        pixels = decode(params, encode_clip(vae, params, clip[None], np.zeros(shape, np.float32)))[0]
+        return np.asarray(np.round((np.asarray(pixels, np.float32) + 1) * 127.5), np.uint8)
+
+    return again
 
 
 def look_at_text(pipeline: HeliosPipeline) -> dict[str, Any]:
@@ -215,14 +225,25 @@ def main() -> None:
         if part not in results:
             results[part] = LOOKS[part](pipeline)
             path.write_text(json.dumps({"conditions": conditions, "results": results}, indent=1) + "\n", encoding="utf-8")
-    lines = ["# helios-nano before the judge", "", *table(results), "", "## Conditions", ""]
+    lines = ["# helios-nano before the judge", "", *table(results)]
+    if "long" in results:
+        curves = out.with_name(f"{out.name}_long.svg")
+        lines += ["", f"Chunk after chunk of the long videos, one colour each: [{curves.name}]({curves.name})."]
+        save_curves(
+            curves,
+            [
+                {name: row[name] for name in row if name != "asked"} | {"right": row["right"] / row["asked"]}
+                for row in results["long"]["rows"]
+            ],
+        )
+    lines += ["", "## Conditions", ""]
     lines += [f"* {name}: {value}" for name, value in conditions.items()]
     out.with_name(f"{out.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(table(results)))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
+    flags.DEFINE_string("checkpoint", str(nano.CHECKPOINT), "Checkpoint directory; by default the one that ships with the package.")
     flags.DEFINE_list("parts", ["vae", "text", "image", "video", "long"], "What to look at.")
     flags.DEFINE_integer("prompts", 64, "Scenes of every part but long.", lower_bound=1)
     flags.DEFINE_integer("frames", 99, "Frames of the videos of text and image.", lower_bound=33)
@@ -232,6 +253,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("steps", None, "Solver steps of each stage; by default the checkpoint's.")
     flags.DEFINE_float("guidance_scale", None, "By default the checkpoint's.")
     flags.DEFINE_integer("seed", 2000, "Of scenes and noise.")
-    flags.DEFINE_string("out", "nano", "Result files, without .json and .md.")
+    flags.DEFINE_string("out", "nano", "Result files, without .json, .md and, of the part long, _long.svg.")
     flags.DEFINE_bool("overwrite", False, "Make every part anew.")
     run_script(main, (RequestError, TokenizerError, checkpoint.CheckpointError, OSError))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from helios_jax import checkpoint
+from helios_jax import checkpoint, nano
 from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.drift import DriftControl, start_drift
 from helios_jax.diffusion.history import HistoryState, release_anchor
@@ -86,7 +86,7 @@ class HeliosPipeline:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | os.PathLike,
+        path: str | os.PathLike = nano.CHECKPOINT,
         *,
         dtype: DTypeLike | None = None,
         vae_dtype: DTypeLike | None = None,
@@ -97,7 +97,7 @@ class HeliosPipeline:
         """Load a checkpoint directory, as ``convert_torch_weights.py`` writes it.
 
         Args:
-          path: the directory.
+          path: the directory; by default helios-nano's, which ships with the package.
           dtype: of weights and activations; bfloat16 by default where there is an accelerator, float32 on a CPU.
           vae_dtype: the VAE's; likewise.
           verify: compare every file with its digest.

@@ -46,6 +46,7 @@ class Checkpoints:
       folder: where the steps lie.
       signature: what must be equal for a checkpoint to continue this run (its stage, geometry, configuration): nested dictionaries of what
         JSON can hold.
+      defaults: what a checkpoint means by a field that its signature lacks, because there was none of that name when it was written.
       free: fields of the signature that may differ, keys joined with dots; a section frees all its fields.
       keep: how many of the newest steps are kept.
       keep_every: steps that are multiples of this are kept for good; 0 keeps none.
@@ -60,6 +61,7 @@ class Checkpoints:
         folder: str | os.PathLike,
         signature: Mapping[str, Any],
         *,
+        defaults: Mapping[str, Any] | None = None,
         free: Collection[str] = (),
         keep: int = 3,
         keep_every: int = 0,
@@ -68,7 +70,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"{self.folder} is not a directory: no checkpoints there")
-        self._signature = json.loads(json.dumps(signature))
+        self._signature, self._defaults = json.loads(json.dumps([signature, defaults or {}]))
         self._free = tuple(free)
         policies = ocp.checkpoint_managers
         kept = [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
@@ -225,7 +227,7 @@ class Checkpoints:
         return result
 
     def _refuse_others(self, step: int, content: Mapping[str, Any]) -> None:
-        there, here = _fields(content["signature"]), _fields(self._signature)
+        there, here = _fields(self._defaults) | _fields(content["signature"]), _fields(self._signature)
         self._refuse(
             step, {name: (there.get(name), here.get(name)) for name in sorted(there.keys() | here.keys()) if not self._is_free(name)}
         )

@@ -27,7 +27,7 @@ def attention(
       bias: float32 offset of each key's logit; a large negative number hides the key. "cudnn" rounds it to the queries' dtype, which
         :func:`padding_bias` is made for.
       implementation: None for the first of "cudnn", "pallas", "by_head" and "xla" that serves these arguments on this device. "by_head", for
-        CPUs, multiplies in float32 and holds the logits of one head, "xla" those of all heads at once, the others none.
+        CPUs, multiplies in float32 and holds the logits of one head where all would be many, "xla" those of all heads at once, the others none.
 
     Returns:
       The attended values, in the values' dtype. Differentiable in all arrays; with a ``bias``, a GPU's backward pass holds all logits.
@@ -50,6 +50,16 @@ _biased_cudnn = with_reference_gradient(cudnn.attention, reference.attention)
 def _pallas(*arrays, **static):
     """The kernel of this folder, imported when it is run: a CPU needs no Pallas."""
     return importlib.import_module(".pallas", __package__).attention(*arrays, **static)
+
+
+def _by_head(query, key, value, bias):
+    # Few logits stay near the cores all together, and operations on all heads at once begin fewer times.
+    (B, N, K, _), S = query.shape, key.shape[1]
+    return (by_head.attention if 4 * B * K * N * S > FEW_BYTES else reference.attention)(query, key, value, bias)
+
+
+FEW_BYTES = 2**24
+"""Of the logits of all heads; about where the two meet on a CPU of two cores."""
 
 
 def _without_logits(query, key, value, bias, **_):
@@ -92,6 +102,6 @@ def _refuses_dtype(*arrays: Array) -> str | None:
 IMPLEMENTATIONS = {
     "cudnn": Implementation(_cudnn, _refuses_cudnn),
     "pallas": Implementation(with_reference_gradient(_pallas, _without_logits), _refuses_pallas),
-    "by_head": Implementation(by_head.attention, _refuses_by_head),
+    "by_head": Implementation(_by_head, _refuses_by_head),
     "xla": Implementation(reference.attention, lambda *_: None),
 }

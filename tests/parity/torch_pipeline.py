@@ -94,7 +94,7 @@ def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise
             guidance_scale=options["guidance_scale"], output_type="np",
             **(dict(num_inference_steps=options["steps"][0]) if variant == "base" else pyramid), **conditioning,
         ).frames  # fmt: skip
-    mean, std = (np.asarray(STATISTICS[name], np.float32) for name in ("latents_mean", "latents_std"))
+    mean, std = (np.asarray(pipeline.vae.config[name], np.float32) for name in ("latents_mean", "latents_std"))
     return (channels_last(torch.cat(decoded, dim=2)) - mean) / std, frames
 
 

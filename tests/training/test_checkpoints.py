@@ -305,3 +305,14 @@ def test_a_run_killed_at_random_moments_of_saving_goes_on_from_a_step_that_verif
     assert starts == sorted(starts)
     assert starts[-1] > 0
     assert len([entry for entry in Path(tmp_path / "run").iterdir() if entry.name.isdigit()]) <= 4
+
+
+def test_a_field_that_came_later_was_its_default(checkpoints, reopen):
+    """A run goes on under a signature with one more field, if that is what runs were without it, and only then."""
+    save_all(checkpoints, 1)
+    later = SIGNATURE | {"later": {"field": 2}}
+    reopen(later, defaults={"later": {"field": 2}}).check()
+    with pytest.raises(CheckpointError, match=r"later\.field: there 3, here 2"):
+        reopen(later, defaults={"later": {"field": 3}}).check()
+    with pytest.raises(CheckpointError, match=r"later\.field: there absent, here 2"):
+        reopen(later).check()
