@@ -23,10 +23,11 @@ class ConfigError(ValueError):
 class TransformerConfig:
     """The Helios transformer. Names and defaults are those of the released 14B checkpoints' ``transformer/config.json``.
 
-    The last four say how it is computed and not what: what the backward pass computes again (None nothing; ``"blocks"`` all but the blocks'
+    The last five say how it is computed and not what: what the backward pass computes again (None nothing; ``"blocks"`` all but the blocks'
     inputs; ``"products"`` all but these and the results of products with weights; ``"offload"`` as ``"blocks"``, with the inputs in host memory);
-    which implementation of the fused operations and of attention runs, None being the best that serves; and, where weights have eight bits, whether
-    activations do, too.
+    whether the program has the blocks one by one, not in a loop, which takes longer to compile and spares a small model on a CPU the copying to and
+    from the loop; which implementation of the fused operations and of attention runs, None being the best that serves; and, where weights have
+    eight bits, whether activations do, too.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -46,6 +47,7 @@ class TransformerConfig:
     is_amplify_history: bool = False
     history_scale_mode: Literal["per_head", "scalar"] = "per_head"
     remat: Literal["blocks", "products", "offload"] | None = None
+    unroll: bool = False
     kernels: Literal["triton", "pallas", "xla"] | None = None
     attention: Literal["cudnn", "pallas", "by_head", "xla"] | None = None
     round_activations: bool = False
@@ -64,7 +66,7 @@ class TransformerConfig:
         return self.num_attention_heads * self.attention_head_dim
 
 
-RUNTIME_FIELDS = ("remat", "kernels", "attention", "round_activations")
+RUNTIME_FIELDS = ("remat", "unroll", "kernels", "attention", "round_activations")
 """Those of :class:`TransformerConfig` that say how it is computed and not what."""
 
 

@@ -16,6 +16,7 @@ TRANSFORMER = TransformerConfig(
     freq_dim=128,
     ffn_dim=576,
     num_layers=6,
+    unroll=True,
 )
 VAE = VAEConfig(base_dim=8, dim_mult=(1, 2, 4, 8), num_res_blocks=1, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)
 """Its latents have mean 0 and deviation 1: training.export sees to it."""

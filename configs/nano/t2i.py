@@ -33,7 +33,7 @@ def get_config():
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=64, text_rows=64, read_threads=1, section_frames=1),
             validation=ValidationConfig(every=200, batches=1),
-            steps=2500,
+            steps=2000,
             dtype="float32",
             log_every=20,
             save_every=250,

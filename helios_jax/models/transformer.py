@@ -4,6 +4,7 @@ The forward is cut where its inputs change, so that a sampler computes each part
 ``embed_time`` once a schedule, ``embed_history`` once a chunk, ``denoise`` once a step. ``__call__`` is the four in a row.
 """
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -207,8 +208,10 @@ class HeliosTransformer(nn.Module):
         if last > 0:
             x, begin = apply(x, 0, history_qkv=first_qkv), 1
             for end in sorted({last, *(hook + 1 for hook in hooks if hook < last)}):
-                # A scan over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B.
-                if end > begin:
+                if self.config.unroll:
+                    x = functools.reduce(apply, range(begin, end), x)
+                elif end > begin:
+                    # Over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B.
                     x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, jnp.arange(begin, end))
                 if end - 1 in hooks:
                     hooked.append(x[:, history:])

@@ -214,3 +214,14 @@ def test_tokens_after_a_block_are_those_a_model_of_fewer_blocks_ends_with(params
         _, [last] = ask(shorter, cut, (hook,))
         assert tokens.shape == (2, 3, 3, 5, CONFIG.width)
         np.testing.assert_allclose(tokens, last, atol=ROUNDING * float(jnp.abs(last).max()), rtol=0)
+
+
+def test_blocks_one_by_one_are_those_of_the_loop(params):
+    """Velocity and tokens after a block in between; the program has no loop over blocks."""
+    given = LATENTS, TIMESTEPS, TEXT, HISTORY
+    looped = jax.jit(functools.partial(MODEL.apply, frame_indices=INDICES), compiler_options={"xla_backend_optimization_level": 0})
+    unrolled = HeliosTransformer(dataclasses.replace(CONFIG, unroll=True))
+    one_by_one = jax.jit(functools.partial(unrolled.apply, frame_indices=INDICES), compiler_options={"xla_backend_optimization_level": 0})
+    assert deviation(one_by_one({"params": params}, *given), looped({"params": params}, *given)) <= ROUNDING
+    loops = [str(run.trace({"params": params}, *given).jaxpr).count("scan[") for run in (looped, one_by_one)]
+    assert loops == [2, 1]  # keys and values of the text are made in one

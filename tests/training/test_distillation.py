@@ -1,5 +1,7 @@
 """Distribution matching: noise levels, the student's cotangent, and whose turn it is."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,16 +56,28 @@ def test_the_cotangent_is_the_gradient_of_half_the_squared_distance_to_a_target(
         assert not direction(real, real, real).any()
 
 
+def watched_config(**changes):
+    """The toy, of frames just large enough for a discriminator."""
+    model = toy_config("distillation").model
+    return toy_config("distillation", model=dataclasses.replace(model, sample=dataclasses.replace(model.sample, height=128)), **changes)
+
+
+def watched_batch(config):
+    """Noise of their size."""
+    taller = lambda x: jnp.concatenate([x, x[:, :, ::-1]], axis=2)
+    batch = jax.tree.map(jnp.asarray, toy_batch(config))
+    return batch._replace(target=taller(batch.target), history=taller(batch.history), anchor=taller(batch.anchor))
+
+
 @pytest.fixture(scope="module")
 def run():
     """Four steps of a toy student whose teacher is not guided; its turn is every other step, and from the third on a discriminator looks."""
-    config = toy_config(
-        "distillation",
+    config = watched_config(
         distillation=DistillationConfig(guidance_scale=1.0, student_every=2, adversarial=AdversarialConfig(width=32, hooks=(0,), start=2)),
         optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0),
     )
     params = {"student": toy_params(config), "critic": toy_params(config, 1)}
-    batch = jax.tree.map(jnp.asarray, toy_batch(config))
+    batch = watched_batch(config)
     params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
     step, state, told = jax.jit(make_step(config), compiler_options=FAST_TO_COMPILE), start_state(config, params), []
     base = blocks_in_host_memory(make_base(config, params))  # as on one GPU
@@ -112,8 +126,8 @@ def test_the_discriminator_begins_when_it_is_told_to(run):
 @pytest.mark.slow
 def test_the_cotangent_is_the_gradient_of_all_that_the_student_loses():
     """At what it has made, the discriminator included, whose own gradient passes through window, noise, critic and heads."""
-    config = toy_config("distillation", distillation=DistillationConfig(adversarial=AdversarialConfig(width=32, hooks=(0,), start=0)))
-    params, batch = {"student": toy_params(config), "critic": toy_params(config, 1)}, jax.tree.map(jnp.asarray, toy_batch(config))
+    config = watched_config(distillation=DistillationConfig(adversarial=AdversarialConfig(width=32, hooks=(0,), start=0)))
+    params, batch = {"student": toy_params(config), "critic": toy_params(config, 1)}, watched_batch(config)
     params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
     critic = warm(start_state(config, params).trainable["critic"])
     turn = begin(config, make_base(config, params), batch, jnp.array(0), STUDENT)
