@@ -3,9 +3,9 @@
   python -m helios_jax.sampling.ode_pairs --checkpoint checkpoints/helios-mid --prompt_file prompts.txt --out data/ode
   python train.py --config configs/train/stage3_ode.py --config.checkpoint=checkpoints/helios-mid --config.data.train=data/ode
 
-Each prompt has a seed of its own. The student's noise levels join the teacher's, so that its trajectory passes through them exactly; the first
-section has those of an amplified first chunk. A file a prompt, whole or not there: the same command goes on where it was, and --shard=I --of=N
-shares the work.
+``--world=400`` takes captions of the procedural world in place of a file. Each prompt has a seed of its own. The student's noise levels join the
+teacher's, so that its trajectory passes through them exactly; the first section has those of an amplified first chunk. A file a prompt, whole or not
+there: the same command goes on where it was, and --shard=I --of=N shares the work.
 
 Exit status: 0 when all files are there, 2 when the input cannot be used (one line on stderr says why).
 """
@@ -24,6 +24,8 @@ from helios_jax import checkpoint
 from helios_jax.cli import run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import SchedulerConfig
+from helios_jax.data.captions import caption
+from helios_jax.data.scenes import sample_scene
 from helios_jax.data.trajectories import SUFFIX, StagePath, Trajectory, save_trajectory
 from helios_jax.diffusion.history import append_chunk, start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
@@ -108,16 +110,27 @@ def _trace(params, history, sample, noise, text, guidance_scale, frozen, **stati
     return sample_stage(params, history, sample, noise, text, guidance_scale, schedule=schedule, path=True, **static)
 
 
+def read_prompts() -> list[str]:
+    """Those of --prompt_file, or captions of --world."""
+    file, world = flags.FLAGS.prompt_file, flags.FLAGS.world
+    if (file is None) == (world is None):
+        raise RequestError("give prompts: one of --prompt_file and --world")
+    if world is not None:
+        return [caption(sample_scene(flags.FLAGS.seed, number), number) for number in range(world)]
+    try:
+        prompts = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--prompt_file={file} cannot be read: {error}") from error
+    if not prompts:
+        raise RequestError(f"--prompt_file={file} has no prompts")
+    return prompts
+
+
 def main() -> None:
     """Make what is not there yet."""
     values = flags.FLAGS
     use_compile_cache()
-    try:
-        prompts = [line.strip() for line in Path(values.prompt_file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--prompt_file={values.prompt_file} cannot be read: {error}") from error
-    if not prompts:
-        raise RequestError(f"--prompt_file={values.prompt_file} has no prompts")
+    prompts = read_prompts()
     pipeline = HeliosPipeline.from_checkpoint(values.checkpoint)
     linear = dataclasses.replace(pipeline.config.scheduler, time_shift_type="linear")  # the student's, whatever the teacher's own
     pipeline.config = dataclasses.replace(pipeline.config, scheduler=linear)
@@ -138,7 +151,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "The teacher: a checkpoint with a pyramid.", required=True)
-    flags.DEFINE_string("prompt_file", None, "Text file with one prompt a line.", required=True)
+    flags.DEFINE_string("prompt_file", None, "Text file with one prompt a line.")
+    flags.DEFINE_integer("world", None, "Take so many captions of the procedural world instead.", lower_bound=1)
     flags.DEFINE_string("out", None, "Folder of the files; made, or gone on with.", required=True)
     flags.DEFINE_integer("sections", 5, "Chunks of each video.", lower_bound=1)
     flags.DEFINE_list("student_steps", ["2", "2", "2"], "The student's steps of each stage, coarsest first.")
