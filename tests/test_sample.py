@@ -68,6 +68,15 @@ def test_every_prompt_of_a_file_becomes_a_batch_of_videos(toy_checkpoint, tmp_pa
 
 
 @pytest.mark.slow
+def test_nothing_but_a_prompt(tmp_path):
+    """helios-nano makes the video, and says what it knows to a prompt that has other words."""
+    result = sample(PROMPT, "--num_frames=33", "--steps=2", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "helios-nano has never seen ball, rolls, grass: " in result.stdout
+    assert (tmp_path / "helios.mp4").stat().st_size > 0
+
+
+@pytest.mark.slow
 def test_command_line_and_api_make_the_same_latents(toy_checkpoint, tmp_path):
     """Written latents are those of HeliosPipeline.generate with the same seed and steps."""
     result = sample(PROMPT, "--seed=3", "--steps=2,1,1", f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors", folder=tmp_path)

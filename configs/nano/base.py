@@ -18,7 +18,7 @@ def get_config():
     return to_config_dict(
         TrainConfig(
             objective="flow",
-            model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=99, steps=(50,), guidance_scale=3.0)),
+            model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=99, steps=(20,), guidance_scale=3.0)),
             task=stage1_init.TASK["corrected"],
             corruption=stage1_init.CORRUPTION["corrected"],
             timesteps=TIMESTEPS,

@@ -68,3 +68,14 @@ def test_stage_one_of_the_14b_model_trains_on_one_h100():
     assert sum(estimate.resident.values()) == pytest.approx(memory.arguments, rel=0.001)
     assert memory.arguments + memory.working < 70 * GIB
     assert estimate.working["training step"] == pytest.approx(memory.working, rel=0.35)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stage3_ode", "stage3_gan"])
+def test_stage_three_of_the_14b_model_trains_on_one_h100(name):
+    """Student, average, teacher and critic, with a discriminator: within 78 GiB as compiled for it."""
+    if reason := deviceless.unavailable():
+        pytest.skip(reason)
+    with jax.numpy_dtype_promotion("standard"):
+        memory = measure(step_program(recipe(name)), "h100")
+    assert memory.arguments + memory.working < 78 * GIB
