@@ -2,7 +2,7 @@
 
   python train.py --config configs/nano/t2v.py --config.checkpoint=checkpoints/nano-t2i --config.data.train=data/nano \\
       --config.data.validation=data/nano-heldout
-  python -m helios_jax.training.export --run runs/t2v --base checkpoints/nano-parts --out checkpoints/nano-t2v
+  python -m helios_jax.training.export --run runs/t2v --out checkpoints/nano-t2v
 
 It goes out as a Wan and comes back as a Helios, with the history patches that training starts from:
 

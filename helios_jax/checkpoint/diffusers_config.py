@@ -24,6 +24,7 @@ from helios_jax.config import (
     from_dict,
     to_dict,
 )
+from helios_jax.models.tokenizer import SPECIAL_TOKENS
 
 Section = TypeVar("Section")
 
@@ -182,11 +183,13 @@ def _write(folder: Path, config: HeliosConfig, pipeline: dict, scheduler: dict, 
 
 
 def _tokenizer_class(path: Path) -> str:
-    """The tokenizer's own idea of its class; that of umt5-xxl where it has none."""
-    return str(read_json(path).get("tokenizer_class", _TOKENIZER)) if path.is_file() else _TOKENIZER
+    """The tokenizer's own idea of its class; where it has none, it is written down to be read as it stands."""
+    if not path.is_file():
+        write_json(path, _TOKENIZER)
+    return str(read_json(path).get("tokenizer_class", "T5TokenizerFast"))
 
 
-_TOKENIZER = "T5TokenizerFast"
+_TOKENIZER = {"tokenizer_class": "PreTrainedTokenizerFast", **dict(zip(("pad_token", "eos_token", "unk_token"), SPECIAL_TOKENS))}
 
 
 def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) -> Section:

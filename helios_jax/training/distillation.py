@@ -6,7 +6,6 @@ student follows the difference of the two; the critic follows the student, one s
 From some step on, a discriminator on the critic's features may tell the student's data from true ones (:mod:`~helios_jax.training.adversarial`).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -234,22 +233,31 @@ def student_cotangent(turn: Turn, critic: Params, latents: Float[Array, "B T H W
     return cotangent, losses
 
 
-def critic_loss(turn: Turn, critic: Params, latents: Float[Array, "B T H W C"]) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """What the critic loses where the student has made ``latents``: by flow matching, and by its discriminator; and the parts."""
+def critic_gradient(turn: Turn, critic: Params, latents: Float[Array, "B T H W C"]) -> tuple[Params, dict[str, Array]]:
+    """The gradient of what the critic loses where the student has made ``latents``, and its parts: by flow matching, and by its discriminator.
+
+    Where the discriminator is not on yet, nothing of its backward pass is held: it is whole in one branch of the program.
+    """
     settings, draws = turn.config.distillation.adversarial, turn.draws
     noised = add_noise(latents, draws.noise, turn.sigma)
-    loss = jnp.mean((turn.velocity(turn.critic(critic), noised) - (draws.noise - latents)) ** 2)
-    if not settings.width:
-        return loss, {"loss": loss}
+
+    def flow(critic):
+        return jnp.mean((turn.velocity(turn.critic(critic), noised) - (draws.noise - latents)) ** 2)
 
     def told_apart(critic):
         data = add_noise(turn.batch.target, draws.noise, turn.sigma)
         made, true, moved = turn.look(critic, noised, data, data + settings.penalty_sigma * draws.adversarial.shift)
-        losses = adversarial.critic_loss(made, true), adversarial.penalty(true, moved)
-        return settings.critic_weight * losses[0], settings.penalty_weight * losses[1]
+        losses = {
+            "critic_adversarial_loss": settings.critic_weight * adversarial.critic_loss(made, true),
+            "critic_penalty": settings.penalty_weight * adversarial.penalty(true, moved),
+        }
+        return sum(losses.values()), losses
 
-    apart, penalty = turn.where_on(told_apart, critic)
-    return loss + apart + penalty, {"loss": loss, "critic_adversarial_loss": apart, "critic_penalty": penalty}
+    loss, gradient = jax.value_and_grad(flow)(critic)
+    if not settings.width:
+        return gradient, {"loss": loss}
+    pulled, losses = turn.where_on(jax.grad(told_apart, has_aux=True), critic)
+    return jax.tree.map(jnp.add, gradient, pulled), {"loss": loss} | losses
 
 
 def make_step(config: TrainConfig) -> Step:
@@ -280,8 +288,7 @@ def make_step(config: TrainConfig) -> Step:
         student, student_optimizer, average, told = jax.lax.cond(its_turn, student_turn, no_turn, *held)
 
         turn = begin(config, base, batch, state.step, CRITIC)
-        latents = turn.make(student)
-        gradient, losses = jax.grad(functools.partial(critic_loss, turn, latents=latents), has_aux=True)(state.trainable["critic"])
+        gradient, losses = critic_gradient(turn, state.trainable["critic"], turn.make(student))
         norm = gradient_norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(losses["loss"])
         critic, critic_optimizer = descend(optimizers["critic"], gradient, state.trainable["critic"], state.optimizer["critic"], finite)

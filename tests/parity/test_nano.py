@@ -1,0 +1,32 @@
+"""helios-nano, brought to Diffusers as a user would, makes there what it makes here."""
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import torch
+
+from helios_jax import HeliosPipeline, nano
+from helios_jax.checkpoint.convert import to_diffusers
+from helios_jax.diffusion.noise import draw_chunk_noise
+from helios_jax.sampling.request import make_request
+
+from .compare import relative_error
+from .torch_pipeline import NEGATIVE, OPTIONS, run_torch
+
+
+def test_a_chunk_equals_diffusers(tmp_path):
+    """Latents for the same noise agree to 1e-3."""
+    to_diffusers(nano.CHECKPOINT, tmp_path / "diffusers", progress=False)
+    theirs, ours = (
+        diffusers.HeliosPipeline.from_pretrained(tmp_path / "diffusers", dtype=torch.float32),
+        HeliosPipeline.from_checkpoint(),
+    )
+    options = dict(height=64, width=128, num_frames=33, **OPTIONS["base"])
+    scheduler, shape = ours.config.scheduler, make_request(ours.config, batch=1, **options).latent_shape
+    noise = [draw_chunk_noise(jax.random.key(0)[None], 0, shape, scheduler.stages, scheduler.gamma)]
+    expected, _ = run_torch(theirs, "base", list(nano.EXAMPLES[:1]), noise, 64, 128)
+    latents = ours.generate(list(nano.EXAMPLES[:1]), NEGATIVE, output="latent", noise=noise, **options)
+    error = relative_error(latents, expected)
+    assert jnp.abs(latents).max() > 1
+    assert error <= 1e-3
+    print(f"latents {error:.1e}")
