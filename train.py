@@ -205,7 +205,7 @@ def loop(run: Run, folder: Path, state: TrainState, start: int, checkpoints: Che
             waiting = Told(numbers, jax.tree.map(jax.typeof, batch))
     checkpoints.wait()
     if done < config.steps:
-        say(f"stopped after {done} of {config.steps} steps, and saved; the same command goes on")
+        say(f"stopped after {done} of {config.steps} steps{', which are saved' if done else ''}; the same command goes on")
 
 
 class Told(NamedTuple):

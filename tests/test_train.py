@@ -130,7 +130,8 @@ def test_later_stages_go_on_exactly_after_sigterm(data, tmp_path, objective):
     train(data, tmp_path / "straight", objective)
     run = tmp_path / "run"
     with start(data, run, objective, "--config.steps=100000") as process:
-        while process.poll() is None and not (run / "metrics.jsonl").exists():
+        # The first line tells of the validation before the first step, which is then under way.
+        while process.poll() is None and not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size):
             time.sleep(0.05)
         process.terminate()
         out, err = process.communicate(timeout=120)

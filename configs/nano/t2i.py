@@ -1,4 +1,4 @@
-"""The text-to-video model that helios-nano starts from, first half, from nothing: single frames, where a caption's nouns and adjectives are learned.
+"""The text-to-video model that helios-nano starts from, first part, from nothing: single frames, where a caption's nouns and adjectives are learned.
 
   python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=2000 --world_frames=99 --world_uncaptioned=0.1 \\
       --out data/nano

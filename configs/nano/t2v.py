@@ -1,6 +1,6 @@
-"""The text-to-video model that helios-nano starts from, as Helios does from Wan 2.1, second half: whole sections, where what moves is learned.
+"""The text-to-video model that helios-nano starts from, as Helios does from Wan 2.1, third part: whole sections, where what moves is learned.
 
-  python train.py --config configs/nano/t2v.py --config.checkpoint=checkpoints/nano-t2i --config.data.train=data/nano \\
+  python train.py --config configs/nano/t2v.py --config.checkpoint=checkpoints/nano-stills --config.data.train=data/nano \\
       --config.data.validation=data/nano-heldout
   python -m helios_jax.training.export --run runs/t2v --out checkpoints/nano-t2v
 

@@ -40,7 +40,8 @@ class DataConfig:
       min_sections: clips with fewer pieces are left out.
       read_threads: threads that read ahead, one batch each; 0 reads when a batch is asked for.
       text_rows: rows of text features; 0 for as many as the text encoder's longest prompt.
-      section_frames: latent frames of a section that are learned, its first ones; 0 for all.
+      section_frames: latent frames of a section that are learned, its first ones; 0 for all. A model without a past may read records whose
+        sections have no more.
     """
 
     train: tuple[str, ...] = ()

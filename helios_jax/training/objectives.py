@@ -96,7 +96,9 @@ def _load_records(config: TrainConfig, split: Split, process_index: int, process
         process_count=process_count,
     )
     there, entries = batches.source.facts, batches.source.entries
-    facts = {"section_frames": sample.latent_frames_per_chunk, "latent_channels": cfg.in_channels, "text_width": cfg.text_dim}
+    whole = config.history or there.section_frames != config.data.section_frames  # without a past, records may be of what is learned alone
+    frames = sample.latent_frames_per_chunk if whole else config.data.section_frames
+    facts = {"section_frames": frames, "latent_channels": cfg.in_channels, "text_width": cfg.text_dim}
     wrong = [f"{name}: there {getattr(there, name)}, here {value}" for name, value in facts.items() if getattr(there, name) != value]
     if config.checkpoint:
         for component in ("vae", "text_encoder"):

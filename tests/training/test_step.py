@@ -43,7 +43,7 @@ class Linear(HeliosTransformer):
     def embed_time(self, timestep):
         return timestep / 1000
 
-    def denoise(self, latents, time, text, history, frames):
+    def denoise(self, latents, time, text, history, frames, hooks=None):
         return self.proj_out(latents) + (text + history + time[:, None])[:, None, None, None]
 
 
