@@ -1,7 +1,6 @@
 """train.py as it is used: runs that are stopped, killed and gone on with, in several processes, and refused."""
 
 import json
-import os
 import random
 import re
 import runpy
@@ -21,13 +20,12 @@ from helios_jax.config import ConfigError, from_dict
 from helios_jax.data.pipeline import DataError
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
-from tests.training.toy import FAST_TO_COMPILE, write_records
+from tests.training.toy import write_records
 
 ROOT = Path(__file__).parent.parent
 TRAIN = runpy.run_path(str(ROOT / "train.py"), run_name="train")["train"]
 flags.FLAGS.mark_as_parsed()
 
-XLA_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in FAST_TO_COMPILE.items())
 CLOCK = ("step_seconds", "tokens_per_second", "teraflops")
 
 
@@ -57,8 +55,7 @@ def command(data: Path, run: Path, objective: str, *more: str) -> list[str]:
 
 
 def start(*args) -> subprocess.Popen:
-    environment = os.environ | {"XLA_FLAGS": XLA_FLAGS}
-    return subprocess.Popen(command(*args), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    return subprocess.Popen(command(*args), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def train(*args) -> str:

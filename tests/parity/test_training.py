@@ -1,7 +1,6 @@
 """Loss and gradients are those of PyTorch's network with the same weights, the same draws and adapters put together by hand."""
 
 import dataclasses
-import functools
 import inspect
 
 import jax
@@ -23,7 +22,7 @@ from helios_jax.training.targets import TimestepConfig
 from helios_jax.training.trainable import frozen, init_trainable
 
 from ..training import toy
-from ..training.toy import FAST_TO_COMPILE, toy_batch, toy_config, warm
+from ..training.toy import toy_batch, toy_config, warm
 from .compare import channels_first
 from .torch_transformer import params_from_torch, random_transformer
 
@@ -98,7 +97,7 @@ def test_losses_and_gradients_of_every_leaf_equal_pytorchs(objective, recipe):
     trainable = warm(init_trainable(params, config.trainable, jax.random.key(0)))
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
 
-    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    @jax.jit
     def ours(trainable, base, batch):
         # A whole history and a cut one, a text and none: whatever is drawn, every leaf has its part in it.
         task = TaskDraws(jnp.array([0, 3]), jnp.array([0, 1]))

@@ -221,7 +221,8 @@ def test_a_step_can_be_read_without_knowing_its_tree(checkpoints, reopen, tmp_pa
 
 def run_script(body, devices=1):
     """Run Python in a fresh process that sees ``devices`` devices; returns what it printed."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr
     return done.stdout

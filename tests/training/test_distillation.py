@@ -1,7 +1,6 @@
 """Distribution matching: noise levels, the student's cotangent, and whose turn it is."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from helios_jax.training.distillation import (
 from helios_jax.training.levels import LevelConfig, add_noise, density, draw_timestep, make_levels
 from helios_jax.training.optimizer import OptimizerConfig
 
-from .toy import FAST_TO_COMPILE, toy_batch, toy_config, toy_params, warm
+from .toy import toy_batch, toy_config, toy_params, warm
 
 
 def test_levels_are_the_published_table():
@@ -77,7 +76,7 @@ def run():
     params = {"student": toy_params(config), "critic": toy_params(config, 1)}
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
     params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
-    step, state, told = jax.jit(make_step(config), compiler_options=FAST_TO_COMPILE), start_state(config, params), []
+    step, state, told = jax.jit(make_step(config)), start_state(config, params), []
     base = blocks_in_host_memory(make_base(config, params))  # as on one GPU
     for _ in range(3):
         after, numbers = step(state, base, batch)
@@ -130,7 +129,7 @@ def test_the_discriminator_begins_when_it_is_told_to(watched):
     turn, critic, latents = watched
     assert turn.on
     assert not begin(turn.config, turn.base, turn.batch, jnp.array(9), STUDENT).on
-    learn = jax.jit(lambda on: critic_gradient(turn._replace(on=on), critic, latents), compiler_options=FAST_TO_COMPILE)
+    learn = jax.jit(lambda on: critic_gradient(turn._replace(on=on), critic, latents))
     (before, lost_before), (after, lost_after) = learn(jnp.array(False)), learn(jnp.array(True))
     assert lost_before["loss"] == lost_after["loss"]
     for name in ("critic_adversarial_loss", "critic_penalty"):
@@ -146,7 +145,7 @@ def test_the_cotangent_is_the_gradient_of_all_that_the_student_loses(watched):
     """At what it has made, the discriminator included, whose own gradient passes through window, noise, critic and heads."""
     turn, critic, latents = watched
 
-    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    @jax.jit
     def both(latents, on):
         def found_out(latents):
             [logits] = turn.look(critic, add_noise(latents, turn.draws.adversarial.noise, turn.sigma))

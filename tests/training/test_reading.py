@@ -20,7 +20,7 @@ from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.reading import READER, make_loss
 from helios_jax.training.step import start_state
 
-from .toy import FAST_TO_COMPILE, toy_config
+from .toy import toy_config
 
 OBJECTIVE = OBJECTIVES["reading"]
 
@@ -74,7 +74,7 @@ def test_the_tokenizer_knows_every_word_of_the_world_in_small_letters_and_capita
 @pytest.mark.slow
 def test_the_loss_falls_and_more_is_read(run):
     config, params, batches, _ = run
-    step = jax.jit(OBJECTIVE.make_step(config), compiler_options=FAST_TO_COMPILE)
+    step = jax.jit(OBJECTIVE.make_step(config))
     state, batch, told = start_state(config, params), next(batches), []
     for _ in range(30):
         state, numbers = step(state, {}, batch)
@@ -89,7 +89,7 @@ def test_the_loss_falls_and_more_is_read(run):
 def test_what_is_not_asked_does_not_count(run):
     """Attributes of objects that are not there change nothing, right answers and wrong ones alike."""
     config, params, batches, _ = run
-    loss, batch = jax.jit(make_loss(config), compiler_options=FAST_TO_COMPILE), next(batches)
+    loss, batch = jax.jit(make_loss(config)), next(batches)
     value = loss(params, {}, batch)
     unasked = np.where(batch.of_colors < 0, -7, batch.of_colors).astype(np.int32)
     np.testing.assert_array_equal(loss(params, {}, batch._replace(of_colors=unasked)), value)

@@ -18,7 +18,7 @@ from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.reconstruction import begin, psnr, standardized, to_pixels
 from helios_jax.training.step import start_state
 
-from .toy import FAST_TO_COMPILE, toy_config
+from .toy import toy_config
 
 
 def vae_run(**changes):
@@ -43,7 +43,7 @@ def test_the_loss_falls_and_the_pictures_come_nearer(run):
     """A few steps on the same two clips."""
     config, params, batches, looked_at = run
     objective = OBJECTIVES["reconstruction"]
-    step = jax.jit(objective.make_step(config), compiler_options=FAST_TO_COMPILE)
+    step = jax.jit(objective.make_step(config))
     state, batch, told = start_state(config, params), next(batches), []
     for _ in range(12):
         state, numbers = step(state, {}, batch)

@@ -15,7 +15,7 @@ from helios_jax.sampling.chunk import ChunkPlan, sample_chunk
 from helios_jax.training.rollout import RolloutDraws, draw_rollout, rollout, step_tables
 from helios_jax.training.step import Questions, network
 
-from .toy import FAST_TO_COMPILE, STUDENT, toy_batch, toy_config, toy_params
+from .toy import STUDENT, toy_batch, toy_config, toy_params
 
 SHAPE, STEPS = (1, 4, 8, 2), (2, 2, 2)
 TOKENS = [2, 8, 32]
@@ -125,9 +125,7 @@ def test_a_rollout_to_the_last_steps_is_what_the_sampler_makes():
     drawn = jax.vmap(exits)(jax.random.split(jax.random.key(3), 2))
     tables = step_tables(STUDENT, STEPS, [T * (H >> level) * (W >> level) // 4 for level in (2, 1, 0)])
     bind = lambda params: network(params, questions, model, config, T)
-    ours = jax.jit(lambda params: rollout(bind, params, drawn, jnp.zeros(2, bool), tables, STUDENT), compiler_options=FAST_TO_COMPILE)(
-        params
-    )
+    ours = jax.jit(lambda params: rollout(bind, params, drawn, jnp.zeros(2, bool), tables, STUDENT))(params)
     rows = config.model.text_encoder.max_sequence_length
     text = jax.jit(lambda params: model.apply({"params": params}, batch.text, batch.length, rows, method="embed_text"))(params)
     sampled = sample_chunk(

@@ -1,5 +1,6 @@
 """What a step does with a loss, whatever network it comes from: skip, count, accumulate, average; and what the recipes train."""
 
+import contextlib
 import dataclasses
 import importlib
 from pathlib import Path
@@ -12,18 +13,21 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from helios_jax.config import ConfigError, from_dict
+from helios_jax.data.pipeline import DataConfig
+from helios_jax.data.records import DataError
 from helios_jax.models.layers import Projection
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.weights import abstract_params
 from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig
 from helios_jax.training.flops import step_cost
+from helios_jax.training.objectives import load_data
 from helios_jax.training.optimizer import OptimizerConfig, make_optimizer
 from helios_jax.training.programs import abstract_run
 from helios_jax.training.step import draw_batch, make_loss, make_step, prepare, start_state
 from helios_jax.training.targets import TimestepConfig
 from helios_jax.training.trainable import count, frozen, init_trainable
 
-from .toy import FAST_TO_COMPILE, ONE_STAGE, TRANSFORMER, toy_batch, toy_config
+from .toy import ONE_STAGE, TRANSFORMER, toy_batch, toy_config, write_records
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +71,7 @@ def program(objective="flow", **changes):
     """``step(state, batch)``, the state it starts from, and the run."""
     model, config, params = linear_run(objective, **changes)
     base = frozen(params, config.trainable)
-    step = jax.jit(make_step(make_loss(model, config), config), compiler_options=FAST_TO_COMPILE)
+    step = jax.jit(make_step(make_loss(model, config), config))
     # Placed, as what comes out of a step is: else the second step would compile anew.
     state = jax.device_put(start_state(config, params), jax.devices()[0])
     return lambda state, batch: step(state, base, batch), state, (model, config, params)
@@ -304,3 +308,14 @@ def test_a_flow_has_one_stage():
         dataclasses.replace(toy_config("pyramid"), objective="flow")
     model = dataclasses.replace(toy_config("pyramid").model, scheduler=ONE_STAGE)
     assert toy_config("flow", model=model).items == 1
+
+
+def test_without_a_past_records_may_be_of_what_is_learned_alone(tmp_path):
+    """Stills to learn from, whole sections to validate with; a model that continues its past needs whole sections."""
+    stills, sections = write_records(tmp_path / "stills", 2, frames=1), write_records(tmp_path / "sections", 2)
+    data = DataConfig(train=(str(stills),), validation=(str(sections),), batch_size=2, section_frames=1)
+    batches, validation = load_data(toy_config(history=False, data=data))
+    with contextlib.closing(batches):
+        assert {batch.target.shape[1] for batch in (next(batches), *validation)} == {1}
+    with pytest.raises(DataError, match="section_frames: there 1, here 9"):
+        load_data(toy_config(data=data))

@@ -28,8 +28,6 @@ TRANSFORMER = TransformerConfig(
     text_dim=16,
     freq_dim=16,
 )
-FAST_TO_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Options of XLA that take two thirds off the time it compiles a toy on a CPU, and add little to the time the toy runs."""
 
 ONE_STAGE = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
 STUDENT = SchedulerConfig(solver="dmd", time_shift_type="linear")
@@ -95,14 +93,14 @@ def warm(trainable: dict, seed: int = 1) -> dict:
     return jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(key, leaf.shape), trainable)
 
 
-def write_records(folder: Path, clips: int, seed: int = 0) -> Path:
+def write_records(folder: Path, clips: int, seed: int = 0, frames: int = LATENT[0]) -> Path:
     """A dataset of clips of noise, of 3 or 4 sections, that the toy can be trained on."""
     rng = np.random.default_rng(seed)
-    write_facts(folder, Facts(section_frames=LATENT[0], latent_channels=LATENT[3], text_width=16, text_dtype="float32"))
+    write_facts(folder, Facts(section_frames=frames, latent_channels=LATENT[3], text_width=16, text_dtype="float32"))
     with open_shard(folder, "00000-of-00001") as shard:
         for clip in range(clips):
-            latents = rng.standard_normal((3 + clip % 2, *LATENT), np.float32)
+            latents = rng.standard_normal((3 + clip % 2, frames, *LATENT[1:]), np.float32)
             text = rng.standard_normal((2 + clip % 5, 16), np.float32)
-            known = {"id": f"clip{clip}", "frames": 33 * len(latents), "source": f"noise {clip}"}
+            known = {"id": f"clip{clip}", "frames": (4 * frames - 3) * len(latents), "source": f"noise {clip}"}
             shard.write(Record(latents, text, f"clip {clip}", known))
     return folder
