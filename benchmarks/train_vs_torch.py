@@ -47,7 +47,8 @@ def run_config(objective: str):
         ffn_dim=1536,
         num_layers=8,
         text_dim=256,
-        remat="products",
+        remat=None,
+        unroll=True,
     )
     return TrainConfig(
         objective=objective,

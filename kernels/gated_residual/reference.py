@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..norm.reference import layer_norm
-from ..segments import segment_rows
+from ..segments import scale_segments, segment_rows
 
 
 def gated_residual(
@@ -14,7 +14,7 @@ def gated_residual(
     skipped = x.shape[1] - y.shape[1]
     term = y.astype(jnp.float32)
     if gate is not None:
-        term *= segment_rows(gate.astype(jnp.float32), y.shape[1], history - skipped)
+        term = scale_segments(term, gate.astype(jnp.float32), history - skipped)
     added = (x[:, skipped:].astype(jnp.float32) + term).astype(x.dtype)
     return jnp.concatenate([x[:, :skipped], added], axis=1) if skipped else added
 
@@ -36,5 +36,5 @@ def gated_residual_norm(
         x, history = added[:, history:], 0
     else:
         x = added
-    scale, shift = (segment_rows(rows.astype(jnp.float32), x.shape[1], history) for rows in (scale, shift))
-    return added, (layer_norm(x.astype(jnp.float32), eps=eps) * scale + shift).astype(x.dtype)
+    normed = scale_segments(layer_norm(x.astype(jnp.float32), eps=eps), scale.astype(jnp.float32), history)
+    return added, (normed + segment_rows(shift.astype(jnp.float32), x.shape[1], history)).astype(x.dtype)

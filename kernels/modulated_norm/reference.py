@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..norm.reference import layer_norm
-from ..segments import segment_rows
+from ..segments import scale_segments, segment_rows
 
 
 def modulated_layer_norm(
@@ -14,6 +14,5 @@ def modulated_layer_norm(
 
     Row 0 of ``shift`` and ``scale`` (float32) serves the first ``history`` tokens, row 1 the others.
     """
-    y = layer_norm(x.astype(jnp.float32), eps=eps)
-    tokens = x.shape[1]
-    return (y * (1 + segment_rows(scale, tokens, history)) + segment_rows(shift, tokens, history)).astype(x.dtype)
+    y = scale_segments(layer_norm(x.astype(jnp.float32), eps=eps), 1 + scale, history)
+    return (y + segment_rows(shift, x.shape[1], history)).astype(x.dtype)
