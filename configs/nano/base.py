@@ -24,14 +24,14 @@ def get_config():
             timesteps=TIMESTEPS,
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=1e-3, schedule="constant_with_warmup", warmup_steps=50, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=30, decay_steps=300, b2=0.98, weight_decay=0.01
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
             validation=ValidationConfig(every=200, batches=4),
-            steps=800,
+            steps=300,
             dtype="float32",
             log_every=20,
-            save_every=200,
+            save_every=100,
         )
     )

@@ -18,6 +18,6 @@ def get_config():
     config.data.batch_size, config.data.section_frames = 16, 0
     config.validation.batches = 4
     config.optimizer.learning_rate = 1e-3
-    config.steps = 300
+    config.steps = 200
     config.seed = 1
     return config

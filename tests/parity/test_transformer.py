@@ -49,7 +49,10 @@ def torch_velocity(model, latents, timestep, text, history, dtype=torch.float32)
 
 def our_velocity(model, latents, timestep, text, history, dtype=jnp.float32):
     ours = HeliosTransformer(config_from_torch(model), dtype=dtype)
-    apply = jax.jit(lambda *arguments: ours.apply(*arguments, frame_indices=None if history is None else INDICES))
+    # Where it rounds to bfloat16 depends on how it is compiled: as users have it.
+    options = {"xla_backend_optimization_level": 3} if dtype == jnp.bfloat16 else None
+    frame_indices = None if history is None else INDICES
+    apply = jax.jit(lambda *arguments: ours.apply(*arguments, frame_indices=frame_indices), compiler_options=options)
     history = None if history is None else History(*map(jnp.asarray, history))
     return apply({"params": params_from_torch(model)}, jnp.asarray(latents), jnp.asarray(timestep), jnp.asarray(text), history)
 
