@@ -207,6 +207,7 @@ def main() -> None:
         "request": dataclasses.asdict(pipeline.config.sample) | options(),
         "prompts": flags.FLAGS.prompts,
         "frames": flags.FLAGS.frames,
+        "batch": flags.FLAGS.batch,  # the noise of a video depends on its place in it
         "seed": flags.FLAGS.seed,
     }
     out = Path(flags.FLAGS.out)
