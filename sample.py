@@ -64,6 +64,7 @@ from helios_jax.compile_cache import count_programs, use_compile_cache
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, HeliosConfig, from_dict
 from helios_jax.diffusion.drift import DriftControl
 from helios_jax.kernels.deviceless import TARGETS
+from helios_jax.kernels.dispatch import UnsupportedError
 from helios_jax.models.tokenizer import TokenizerError
 from helios_jax.program_memory import GIB, PlanError
 from helios_jax.sampling.loop import ChunkRecord
@@ -219,7 +220,7 @@ def main() -> None:
             pipeline = load(config, dtype, videos)
         if WARMUP.value:
             with stopwatch("warm-up"):
-                warm_up(pipeline, videos[0])
+                warm_up(pipeline, videos, sources)
         done = state.chunk if state else 0
         with tqdm(
             total=sum(video.request.chunks for video in videos),
@@ -385,6 +386,9 @@ def announce(config: HeliosConfig, videos: list[Video], fps: int, dtype: str) ->
 def show_plan(config: HeliosConfig, request: Request) -> None:
     """Print the memory that the request takes on the GPU of --plan, and refuse what does not fit."""
     gpu, dtype = TARGETS[PLAN.value], DTYPE.value or "bfloat16"
+    if QUANT.value:
+        transformer = dataclasses.replace(config.transformer, round_activations=QUANT_ACTIVATIONS.value)
+        config = dataclasses.replace(config, transformer=transformer)
     with tqdm(total=0, bar_format="{desc}", disable=None, leave=False) as line:
         plan = plan_request(config, request, PLAN.value, dtype, **kept(), progress=line.set_description_str)
     print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, on {gpu.name}")
@@ -398,10 +402,10 @@ def show_plan(config: HeliosConfig, request: Request) -> None:
     print(f"it fits: {verdict}")
 
 
-def kept() -> dict[str, bool]:
-    """What stays on the device, as the plan and the pipeline are told."""
+def kept() -> dict[str, Any]:
+    """What stays on the device, and how, as the plan and the pipeline are told."""
     low = MEMORY.value == "low"
-    return dict(text_encoder=not (RELEASE_TEXT_ENCODER.value or low), stream_blocks=low)
+    return dict(text_encoder=not (RELEASE_TEXT_ENCODER.value or low), stream_blocks=low, quantization=QUANT.value)
 
 
 def load(config: HeliosConfig, dtype: str, videos: list[Video]) -> HeliosPipeline:
@@ -427,11 +431,18 @@ def load(config: HeliosConfig, dtype: str, videos: list[Video]) -> HeliosPipelin
     return pipeline
 
 
-def warm_up(pipeline: HeliosPipeline, video: Video) -> None:
-    """Compile and run everything once, and count the programs as they come."""
+def warm_up(pipeline: HeliosPipeline, videos: list[Video], sources: dict[str, Any]) -> None:
+    """Compile and run everything once, for prompts of every length, and count the programs as they come."""
     with tqdm(unit=" programs", desc="warming up", disable=None, dynamic_ncols=True) as bar, count_programs(bar.update), Stopwatch() as own:
-        prompts = make_schedule(video.prompt, None).prompts()
-        pipeline.warmup(prompts, NEGATIVE_PROMPT.value, stopwatch=own, **options(video.request))
+        prompts = [text for video in videos for text in make_schedule(video.prompt, None).prompts()]
+        given = dict(output=output_kind(), on_chunk=lambda record: None, stopwatch=own, drift=drift_control())
+        pipeline.warmup(prompts, NEGATIVE_PROMPT.value, **given, **sources, **options(videos[0].request))
+
+
+def drift_control() -> DriftControl | None:
+    """What --drift asks for."""
+    control = [number(value, float, "--drift_thresholds") for value in DRIFT_THRESHOLDS.value]
+    return DriftControl(mean_threshold=control[0], variance_threshold=control[-1]) if DRIFT.value else None
 
 
 def make_video(
@@ -443,9 +454,7 @@ def make_video(
     if state is not None:
         chunks = pipeline.resume(state, num_frames=request.num_frames, **given)
     else:
-        control = [number(value, float, "--drift_thresholds") for value in DRIFT_THRESHOLDS.value]
-        drift = DriftControl(mean_threshold=control[0], variance_threshold=control[-1]) if DRIFT.value else None
-        prompt = dict(seed=SEED.value, drift=drift, **sources, **given, **options(request))
+        prompt = dict(seed=SEED.value, drift=drift_control(), **sources, **given, **options(request))
         chunks = pipeline.stream(video.prompt, NEGATIVE_PROMPT.value, **prompt)
     with contextlib.ExitStack() as stack:
         keep = Keeper(video, state, fps, stack)
@@ -576,4 +585,5 @@ def size(count: float) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, (RequestError, PlanError, ConfigError, TokenizerError, checkpoint.CheckpointError, media.MediaError, OSError))
+    errors = (RequestError, PlanError, ConfigError, TokenizerError, UnsupportedError, checkpoint.CheckpointError, media.MediaError, OSError)
+    run_script(main, errors)

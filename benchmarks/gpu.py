@@ -1,7 +1,7 @@
 """How fast helios-jax is on one GPU: kernels, attention, one forward, the VAE, chunks and whole requests, on random weights and data.
 
   python benchmarks/gpu.py                          # full size, about eight minutes; needs some 60 GB of GPU memory
-  python benchmarks/gpu.py --budget_s=240           # rows that no longer fit are listed as not measured
+  python benchmarks/gpu.py --budget_s=240           # then no further row begins; those left are listed as not measured
   python benchmarks/gpu.py --rows=kernel,attention  # some of the rows
   python benchmarks/gpu.py --size=toy               # every row at toy size on any device, to see that the script runs
 
@@ -9,13 +9,14 @@ Each row is written to --out as soon as it is measured, so an interrupted run le
 
   copy            x + 1 over 1 GiB of bfloat16: the rate kernels are held against, bytes read and written
   matmul          the widest product of the model: the rate the transformer is held against
-  kernel          a queue of calls over buffers that together exceed the L2 cache several times; bytes are those of operands and results, once each
+  kernel          a queue of calls over buffers that together exceed the L2 cache several times; bytes are those of operands and results, once each;
+                  `reference` is plain JAX, one operation after another, and `xla` the same as XLA fuses it
   attention       4 N S d K operations
   convolution     of the VAE, operations of the plain form whatever the form
   block, forward  bfloat16, batch 1, history and text prepared, as the sampler calls them; operations of what PyTorch computes, without our savings
   vae             one chunk of latents to 8-bit frames
   chunk           seconds between the frames of two chunks in host memory, median of chunks 2 to 8; transformer, VAE and copy inside
-  request         prompt to the last frame, everything compiled; `first frames` is the wait for the first chunk, amplified as released
+  request         prompt to the last frame, everything compiled; `first frames` is the wait for the first chunk
 """
 
 import datetime
@@ -23,6 +24,7 @@ import functools
 import importlib.metadata
 import json
 import platform
+import resource
 import runpy
 import statistics
 import sys
@@ -62,13 +64,14 @@ class Row(NamedTuple):
 
     Attributes:
       name: its first word is the kind of row.
-      run: called once to compile, then ``REPEATS`` times; returns seconds, one number or several whose median is taken.
+      make: makes what the row needs, when its turn comes, and returns what is timed: called once to compile, then ``REPEATS`` times, it returns
+        seconds, one number or several whose median is taken.
       amount: what one second's worth is counted in: ("GB/s", bytes), ("TFLOP/s", operations) or ("frames/s", frames), or None.
       against: name of the row whose rate this one's is a share of.
     """
 
     name: str
-    run: Callable[[], float | list[float]]
+    make: Callable[[], Callable[[], float | list[float]]]
     amount: tuple[str, float] | None = None
     against: str | None = None
 
@@ -76,8 +79,9 @@ class Row(NamedTuple):
 UNITS = {"GB/s": 1e9, "TFLOP/s": 1e12, "frames/s": 1.0}
 
 
-def queued(fn: Callable[..., Any], inputs: list[tuple], calls: int) -> Callable[[], float]:
-    """Seconds a call of ``fn`` when many wait in the queue, so that starting them costs nothing; ``inputs`` take turns."""
+def queued(fn: Callable[..., Any], draw: Callable[[], list[tuple]], calls: int) -> Callable[[], float]:
+    """Seconds a call of ``fn`` when many wait in the queue, so that starting them costs nothing; the inputs that ``draw`` makes take turns."""
+    inputs = draw()
 
     def run():
         began = time.perf_counter()
@@ -103,6 +107,11 @@ def random_like(tree: Any, seed: int = 0) -> Any:
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     return jax.tree.unflatten(structure, [make(number, path, leaf) for number, (path, leaf) in enumerate(leaves)])
+
+
+def drawn(shapes: tuple, times: int = 1) -> list[tuple]:
+    """Random inputs of the shapes of a call, ``times`` over."""
+    return [random_like(shapes, seed) for seed in range(times)]
 
 
 def array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
@@ -135,7 +144,7 @@ def read_size() -> Size:
 
 
 def rows(size: Size) -> Iterator[Row]:
-    """Every row, most telling last within its kind; what a row needs is made when it is asked for and freed after."""
+    """Every row, most telling last within its kind."""
     yield from device_rows(size)
     yield from kernel_rows(size)
     yield from attention_rows(size)
@@ -145,12 +154,12 @@ def rows(size: Size) -> Iterator[Row]:
 
 def device_rows(size: Size) -> Iterator[Row]:
     elements = 2**29 if SIZE.value == "full" else 2**16
-    x = random_like(array(elements))
-    yield Row("copy", queued(jax.jit(lambda x: x + jnp.bfloat16(1)), [(x,)], 10), ("GB/s", 4 * elements))
-    del x
+    copy, draw = jax.jit(lambda x: x + jnp.bfloat16(1)), functools.partial(drawn, (array(elements),))
+    yield Row("copy", functools.partial(queued, copy, draw, 10), ("GB/s", 4 * elements))
     cfg, tokens = size.config.transformer, size.history + size.noisy[-1]
-    a, b = random_like(array(tokens, cfg.width)), random_like(array(cfg.width, cfg.ffn_dim))
-    yield Row("matmul", queued(jax.jit(jnp.dot), [(a, b)], 10), ("TFLOP/s", 2 * tokens * cfg.width * cfg.ffn_dim))
+    draw = functools.partial(drawn, (array(tokens, cfg.width), array(cfg.width, cfg.ffn_dim)))
+    operations = 2 * tokens * cfg.width * cfg.ffn_dim
+    yield Row("matmul", functools.partial(queued, jax.jit(jnp.dot), draw, 10), ("TFLOP/s", operations))
 
 
 def kernel_rows(size: Size) -> Iterator[Row]:
@@ -175,10 +184,11 @@ def kernel_rows(size: Size) -> Iterator[Row]:
     }
     for name, (fn, shapes) in operations.items():
         moved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((shapes, jax.eval_shape(fn, *shapes))))
-        inputs = [random_like(shapes, seed) for seed in range(3)]
-        for implementation in ("xla", "triton", "pallas"):
-            call = jax.jit(functools.partial(fn, implementation=implementation))
-            yield Row(f"kernel {name}, {implementation}", queued(call, inputs, 60), ("GB/s", moved), "copy")
+        calls = {"reference": functools.partial(fn, implementation="xla")}
+        calls |= {name: jax.jit(functools.partial(fn, implementation=name)) for name in ("xla", "triton", "pallas")}
+        for implementation, call in calls.items():
+            make = functools.partial(queued, call, functools.partial(drawn, shapes, 3), 60)
+            yield Row(f"kernel {name}, {implementation}", make, ("GB/s", moved), "copy")
 
 
 def attention_rows(size: Size) -> Iterator[Row]:
@@ -190,107 +200,137 @@ def attention_rows(size: Size) -> Iterator[Row]:
     ):
         queries, keys = (array(1, tokens, K, d) for tokens in shapes)
         bias = array(1, S, dtype=jnp.float32) if kind.startswith("text") else None
-        inputs = [random_like((queries, keys, keys, bias))]
         operations = 4 * shapes[0] * shapes[1] * K * d
         for implementation in ("cudnn", "pallas") if SIZE.value == "full" else ("xla",):
             call = jax.jit(functools.partial(attention_kernel.attention, implementation=implementation))
-            yield Row(f"attention {kind}, {implementation}", queued(call, inputs, 10), ("TFLOP/s", operations), "matmul")
+            make = functools.partial(queued, call, functools.partial(drawn, (queries, keys, keys, bias)), 10)
+            yield Row(f"attention {kind}, {implementation}", make, ("TFLOP/s", operations), "matmul")
 
 
 def convolution_rows(size: Size) -> Iterator[Row]:
     """The VAE's widest convolution in each form, and its last upsampling by phases and by repetition, over the frames of three latent ones."""
     frames, C = 12, size.config.vae.base_dim
     given = dict(strides=(1, 1, 1), padding=((1, 1), (1, 1)))
-    x, kernel = random_like((array(1, frames + 2, size.height, size.width, C), array(3, 3, 3, C, C)))
+    draw = functools.partial(drawn, (array(1, frames + 2, size.height, size.width, C), array(3, 3, 3, C, C)))
     operations = 2 * 27 * C * C * frames * size.height * size.width
     for form in (conv3d, tap_by_tap, frames_as_channels):
-        run = queued(jax.jit(functools.partial(form, **given)), [(x, kernel)], 5)
-        yield Row(f"convolution 3 x 3 x 3, {form.__name__}", run, ("TFLOP/s", operations), "matmul")
-    x, kernel, bias = random_like((array(1, frames, size.height // 2, size.width // 2, 2 * C), array(1, 3, 3, 2 * C, C), array(C)))
+        make = functools.partial(queued, jax.jit(functools.partial(form, **given)), draw, 5)
+        yield Row(f"convolution 3 x 3 x 3, {form.__name__}", make, ("TFLOP/s", operations), "matmul")
+    draw = functools.partial(drawn, (array(1, frames, size.height // 2, size.width // 2, 2 * C), array(1, 3, 3, 2 * C, C), array(C)))
 
     def repeated(x, kernel, bias):
         return convolve(x.repeat(2, axis=2).repeat(2, axis=3), kernel, bias, padding=((1, 1), (1, 1)))
 
     operations = 2 * 9 * 2 * C * C * frames * size.height * size.width
     for name, form in {"phases": upsample_convolve, "repetition": repeated}.items():
-        yield Row(f"convolution after upsampling, {name}", queued(jax.jit(form), [(x, kernel, bias)], 5), ("TFLOP/s", operations), "matmul")
+        make = functools.partial(queued, jax.jit(form), draw, 5)
+        yield Row(f"convolution after upsampling, {name}", make, ("TFLOP/s", operations), "matmul")
 
 
 def model_rows(size: Size) -> Iterator[Row]:
     """The transformer in parts, then the pipeline, of one set of random weights."""
-    config = size.config
-    cfg = config.transformer
-    params = random_like(abstract_params(config, jnp.bfloat16, jnp.bfloat16))
-    words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
-    tokenizer = train_tokenizer(words, config.text_encoder.vocab_size)
-    pipeline = HeliosPipeline(config, params, tokenizer, dtype=jnp.bfloat16, vae_dtype=jnp.bfloat16)
-    text = pipeline.encode_prompts([PROMPT])
-
-    T, C = config.sample.latent_frames_per_chunk, config.vae.z_dim
-    indices = frame_indices(config.sample.history_sizes, T)
-    H, W = size.height // config.vae.spatial_factor, size.width // config.vae.spatial_factor
-    model = HeliosTransformer(cfg, jnp.bfloat16)
-    apply = lambda params, *args, method: model.apply({"params": params}, *args, method=method)
-    state = start_history((1, H, W, C), config.sample.history_sizes)
-    history = jax.jit(functools.partial(embed_chunk_history, frames=T, model=model, plan=ChunkPlan((1,), False)))(
-        params["transformer"], state
-    )
-    time_row = jax.jit(functools.partial(apply, method="embed_time"))(params["transformer"], jnp.full((1,), 500.0))
-    denoise = jax.jit(
-        lambda params, latents, time, text, history: apply(params, latents, time, text, history, indices.noisy, method="denoise")
-    )
-    tokens, half = size.history + size.noisy[-1], cfg.attention_head_dim // 2
-    block = Block(cfg, jnp.bfloat16, parent=None)
-    middle = layer_params(params["transformer"]["blocks"], cfg.num_layers // 2)
-    cache = TextCache(text.key[0], text.value[0], text.bias)
-    x, modulation, *angles = random_like(
-        (array(1, tokens, cfg.width), array(1, 2, 6, cfg.width), *[array(tokens, half, dtype=jnp.float32)] * 2)
-    )
-    run = jax.jit(lambda params, x, *rest: block.apply({"params": params}, x, *rest, history=size.history))
-    inputs = [(middle, x, modulation, Rope(*angles), cache)]
+    parts, config = Parts(size), size.config
     rows = config.text_encoder.max_sequence_length
     operations = block_operations(size, size.noisy[-1], rows)
-    yield Row(f"block, {tokens} tokens", queued(run, inputs, 10), ("TFLOP/s", operations), "matmul")
-
+    yield Row(f"block, {size.history + size.noisy[-1]} tokens", parts.block, ("TFLOP/s", operations), "matmul")
     for stage, n in enumerate(size.noisy):
-        latents = random_like(array(1, T, H // 2 ** (2 - stage), W // 2 ** (2 - stage), C, dtype=jnp.float32))
-        inputs = [(params["transformer"], latents, time_row, text, history)]
-        yield Row(
-            f"forward, {size.history + n} tokens",
-            queued(denoise, inputs, 2),
-            ("TFLOP/s", forward_operations(size, n, rows)),
-            "matmul",
-        )
-
-    latents = random_like(array(1, T, H, W, C, dtype=jnp.float32))
-    yield Row("vae decode of a chunk", queued(pipeline.decode, [(latents,)], 2))
-
-    frames = 1 + config.vae.temporal_factor * (T - 1)
+        operations = forward_operations(size, n, rows)
+        yield Row(f"forward, {size.history + n} tokens", functools.partial(parts.forward, stage), ("TFLOP/s", operations), "matmul")
+    yield Row("vae decode of a chunk", parts.decode)
+    frames = 1 + config.vae.temporal_factor * (config.sample.latent_frames_per_chunk - 1)
     for steps in ((1, 1, 1), (2, 2, 2)):
-        name = "-".join(map(str, steps))
-        stream = functools.partial(pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1)
-        yield Row(f"chunk {name}", functools.partial(between_chunks, stream, 8 * frames), ("frames/s", frames))
-    stream = functools.partial(pipeline.stream, PROMPT, steps=(2, 2, 2), guidance_scale=1.0, lookahead=1)
-    yield Row("request of 240 frames, 2-2-2", functools.partial(whole_request, stream, 240), ("frames/s", 240))
-    yield Row("first frames, 2-2-2", functools.partial(first_frames, stream, 240))
+        make = functools.partial(parts.video, between_chunks, steps, 8 * frames)
+        yield Row(f"chunk {'-'.join(map(str, steps))}", make, ("frames/s", frames))
+    first = "first chunk amplified" if config.sample.amplify_first_chunk else "first chunk as the others"
+    yield Row(f"request of 240 frames, 2-2-2, {first}", functools.partial(parts.video, whole_request, (2, 2, 2), 240), ("frames/s", 240))
+    yield Row(f"first frames, 2-2-2, {first}", functools.partial(parts.video, first_frames, (2, 2, 2), 240))
 
 
-def between_chunks(stream: Callable[..., Iterator[np.ndarray]], num_frames: int) -> list[float]:
+class Parts:
+    """What is timed of a model of random weights, which are made when the first of it is asked for."""
+
+    def __init__(self, size: Size):
+        self.size, self.model = size, HeliosTransformer(size.config.transformer, jnp.bfloat16)
+        vae, T = size.config.vae, size.config.sample.latent_frames_per_chunk
+        self.latent_shape = (1, T, size.height // vae.spatial_factor, size.width // vae.spatial_factor, vae.z_dim)
+        self.indices = frame_indices(size.config.sample.history_sizes, T)
+
+    @functools.cached_property
+    def pipeline(self) -> HeliosPipeline:
+        config = self.size.config
+        params = random_like(abstract_params(config, jnp.bfloat16, jnp.bfloat16))
+        words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
+        tokenizer = train_tokenizer(words, config.text_encoder.vocab_size)
+        return HeliosPipeline(config, params, tokenizer, dtype=jnp.bfloat16, vae_dtype=jnp.bfloat16)
+
+    @property
+    def params(self) -> Any:
+        """The transformer's."""
+        return self.pipeline.params["transformer"]
+
+    @functools.cached_property
+    def text(self) -> TextCache:
+        return self.pipeline.encode_prompts([PROMPT])
+
+    @functools.cached_property
+    def history(self) -> Any:
+        """The history before a first chunk, prepared as the sampler does once a chunk."""
+        B, T, H, W, C = self.latent_shape
+        state = start_history((B, H, W, C), self.size.config.sample.history_sizes)
+        prepare = functools.partial(embed_chunk_history, frames=T, model=self.model, plan=ChunkPlan((1,), False))
+        return jax.jit(prepare)(self.params, state)
+
+    @functools.cached_property
+    def time(self) -> Any:
+        embed = jax.jit(lambda params, time: self.model.apply({"params": params}, time, method="embed_time"))
+        return embed(self.params, jnp.full((1,), 500.0))
+
+    @functools.cached_property
+    def denoise(self) -> Callable[..., Any]:
+        def apply(params, latents, time, text, history):
+            return self.model.apply({"params": params}, latents, time, text, history, self.indices.noisy, method="denoise")
+
+        return jax.jit(apply)
+
+    def block(self) -> Callable[[], float]:
+        cfg, tokens = self.size.config.transformer, self.size.history + self.size.noisy[-1]
+        block, angles = Block(cfg, jnp.bfloat16, parent=None), array(tokens, cfg.attention_head_dim // 2, dtype=jnp.float32)
+        middle = layer_params(self.params["blocks"], cfg.num_layers // 2)
+        cache = TextCache(self.text.key[0], self.text.value[0], self.text.bias)
+        x, modulation, *angles = random_like((array(1, tokens, cfg.width), array(1, 2, 6, cfg.width), angles, angles))
+        run = jax.jit(lambda params, x, *rest: block.apply({"params": params}, x, *rest, history=self.size.history))
+        return queued(run, lambda: [(middle, x, modulation, Rope(*angles), cache)], 10)
+
+    def forward(self, stage: int) -> Callable[[], float]:
+        B, T, H, W, C = self.latent_shape
+        latents = random_like(array(B, T, H // 2 ** (2 - stage), W // 2 ** (2 - stage), C, dtype=jnp.float32))
+        return queued(self.denoise, lambda: [(self.params, latents, self.time, self.text, self.history)], 2)
+
+    def decode(self) -> Callable[[], float]:
+        return queued(self.pipeline.decode, functools.partial(drawn, (array(*self.latent_shape, dtype=jnp.float32),)), 2)
+
+    def video(self, timed: Callable[..., Any], steps: tuple[int, ...], num_frames: int) -> Callable[[], float | list[float]]:
+        """What ``timed`` says of a video as it streams."""
+        stream = functools.partial(self.pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1)
+        return functools.partial(timed, functools.partial(stream, num_frames=num_frames))
+
+
+def between_chunks(stream: Callable[[], Iterator[np.ndarray]]) -> list[float]:
     """Seconds from each chunk to the next."""
-    arrived = [time.perf_counter() for _ in stream(num_frames=num_frames)]
+    arrived = [time.perf_counter() for _ in stream()]
     return list(np.diff(arrived))
 
 
-def whole_request(stream: Callable[..., Iterator[np.ndarray]], num_frames: int) -> float:
+def whole_request(stream: Callable[[], Iterator[np.ndarray]]) -> float:
     began = time.perf_counter()
-    for _ in stream(num_frames=num_frames):
+    for _ in stream():
         pass
     return time.perf_counter() - began
 
 
-def first_frames(stream: Callable[..., Iterator[np.ndarray]], num_frames: int) -> float:
+def first_frames(stream: Callable[[], Iterator[np.ndarray]]) -> float:
     began = time.perf_counter()
-    next(stream(num_frames=num_frames))
+    next(stream())
     return time.perf_counter() - began
 
 
@@ -312,18 +352,22 @@ def forward_operations(size: Size, n: int, S: int) -> float:
 # ------------------------------------------------------------------------------------------------------------------------------- report
 
 
-def measure(row: Row, rates: dict[str, float]) -> dict[str, Any]:
-    """Time a row; its rate is kept for those that are held against it."""
+def measure(row: Row, rates: dict[str, float], deadline: float) -> dict[str, Any]:
+    """Time a row, at least once, and no more after the deadline; its rate is kept for those that are held against it."""
     began = time.perf_counter()
-    row.run()
-    compiled = time.perf_counter() - began
-    samples = [seconds for _ in range(REPEATS.value) for seconds in np.atleast_1d(row.run())]
+    run = row.make()
+    run()
+    compiled, samples, repeats = time.perf_counter() - began, [], 0
+    while not samples or (repeats < REPEATS.value and time.monotonic() < deadline):
+        samples += np.atleast_1d(run()).tolist()
+        repeats += 1
     median = statistics.median(samples)
     result = {
         "row": row.name,
         "median_s": median,
         "min_s": min(samples),
         "max_s": max(samples),
+        "repeats": repeats,
         "samples": len(samples),
         "first_s": compiled,
     }
@@ -334,12 +378,18 @@ def measure(row: Row, rates: dict[str, float]) -> dict[str, Any]:
         if row.against in rates:
             result["share"] = result["rate"] / rates[row.against]
             result["against"] = row.against
+    return result | {"peak_bytes_so_far": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """Most memory that was in use on the device, or, where the device keeps no count, by this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return result | {"peak_bytes_so_far": stats.get("peak_bytes_in_use")}
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return stats.get("peak_bytes_in_use", process)
 
 
 def conditions() -> dict[str, Any]:
-    device = jax.local_devices()[0]
+    device, sample = jax.local_devices()[0], read_size().config.sample
     packages = ("jax", "jaxlib", "triton", "jax-triton", "numpy")
     installed = {name: importlib.metadata.version(name) for name in packages if has(name)}
     return {
@@ -351,9 +401,10 @@ def conditions() -> dict[str, Any]:
         "size": SIZE.value,
         "dtype": "bfloat16 weights and activations; float32 latents, norms, modulation",
         "weights and data": "random",
-        "batch": 1,
+        "video": f"{sample.width} x {sample.height}, batch 1, no guidance; a chunk is begun before the one before it is copied to the host",
         "prompt": PROMPT,
-        "statistic": f"median of {REPEATS.value} repeats after one that compiles",
+        "statistic": f"median of {REPEATS.value} repeats after one that compiles, or of as many as the budget of {BUDGET.value:g} s left time for",
+        "peak memory": "of the device" if device.memory_stats() else "of the process, for the device keeps no count",
     }
 
 
@@ -368,7 +419,7 @@ def has(package: str) -> bool:
 def markdown(report: dict[str, Any]) -> str:
     """The results as a table."""
     lines = ["# helios-jax on a GPU", "", f"`{report['command']}`; how to read a row: `--help`.", ""]
-    lines += ["| row | median | rate | share | min .. max | peak GB so far |", "|---|---|---|---|---|---|"]
+    lines += ["| row | median | rate | share | min .. max, samples | peak GB so far |", "|---|---|---|---|---|---|"]
     for row in report["results"]:
         rate = f"{row['rate']:.4g} {row['unit']}" if "rate" in row else ""
         share = f"{row['share']:.0%} of {row['against']}" if "share" in row else ""
@@ -376,13 +427,13 @@ def markdown(report: dict[str, Any]) -> str:
         if "not_measured" in row:
             lines.append(f"| {row['row']} | not measured: {row['not_measured']} | | | | |")
             continue
-        spread = f"{milliseconds(row['min_s'])} .. {milliseconds(row['max_s'])}"
+        spread = f"{milliseconds(row['min_s'])} .. {milliseconds(row['max_s'])}, {row['samples']}"
         lines.append(f"| {row['row']} | {milliseconds(row['median_s'])} | {rate} | {share} | {spread} | {peak} |")
     return "\n".join([*lines, "", "## Conditions", "", *(f"* {name}: {value}" for name, value in report["conditions"].items()), ""])
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.4g} ms"
+    return f"{seconds * 1e3:.4g} ms" if seconds < 9.9995 else f"{seconds * 1e3:.0f} ms"
 
 
 def write(path: Path, text: str) -> None:
@@ -396,16 +447,16 @@ def main(argv: list[str]) -> None:
     """Measure row after row while there is time; write both files after each."""
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]!r}: see --help")
-    began, rates = time.monotonic(), {}
+    deadline, rates = time.monotonic() + BUDGET.value, {}
     report = {"command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]), "conditions": conditions(), "results": []}
     for row in rows(read_size()):
         if ROWS.value and not row.name.startswith(tuple(ROWS.value)) and row.name not in ("copy", "matmul"):
             continue
-        if time.monotonic() - began > BUDGET.value:
-            result = {"row": row.name, "not_measured": f"the budget of {BUDGET.value:.0f} s was spent"}
+        if time.monotonic() > deadline:
+            result = {"row": row.name, "not_measured": f"the budget of {BUDGET.value:g} s was spent"}
         else:
             try:
-                result = measure(row, rates)
+                result = measure(row, rates, deadline)
             except (ValueError, jax.errors.JaxRuntimeError) as error:  # refused, or more memory than there is: the other rows still count
                 result = {"row": row.name, "not_measured": " ".join(str(error).split())[:300]}
         print(markdown({**report, "results": [result]}).splitlines()[6], flush=True)

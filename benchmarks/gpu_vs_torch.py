@@ -6,7 +6,8 @@
 PyTorch runs first, in a process of its own, then `benchmarks/gpu.py` with the rows that both have:
 
   forward      one transformer call at a stage; PyTorch's with all 512 text rows, as its pipeline calls it
-  vae          one chunk of latents to frames; PyTorch's in float32, as its pipeline runs it (TF32 where torch allows it), and in bfloat16
+  vae          one chunk of latents to frames, ours in bfloat16; PyTorch's in float32, as its pipeline runs it (TF32 where torch allows it), and in
+               bfloat16
   chunk        all forwards, the VAE and the copy to the host. PyTorch's has no solver and no pyramid in it, which is to its advantage.
 """
 
@@ -24,18 +25,21 @@ from absl import app, flags
 
 SIZE = flags.DEFINE_enum("size", "full", ["full", "toy"], "The released model at 384 x 640, or the tiny preset.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed repeats of a row after one that warms up.", lower_bound=1)
+BUDGET = flags.DEFINE_float("budget_s", 540, "Seconds of helios-jax's part after which no further row of it begins.")
 COMPILE = flags.DEFINE_bool("compile", False, "torch.compile the transformer and the VAE.")
 OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/gpu_vs_torch"), "Result files, without .json and .md.")
 WORKER = flags.DEFINE_bool("worker", False, "Internal: be PyTorch, and print the rows.")
 
 TINY = dict(num_attention_heads=4, attention_head_dim=32, rope_dim=(12, 10, 10), ffn_dim=512, num_layers=4, text_dim=64)
 SIZES = {"full": ({}, {}, (384, 640)), "toy": (TINY, dict(base_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1), (128, 192))}
+BFLOAT16 = ", bfloat16"
+"""Ends the name of a row that PyTorch has in two types, and helios-jax in one."""
 HISTORY = {"short": (0, 20), "mid": (17, 18), "long": range(1, 17)}
 """Positions in time of the history's frames, anchor first; the noisy ones follow."""
 
 
-def torch_rows() -> dict[str, float]:
-    """Median seconds of each row with diffusers."""
+def torch_rows() -> dict[str, dict]:
+    """Median seconds of each row with diffusers, and what they were measured on."""
     import diffusers
     import torch
 
@@ -88,9 +92,15 @@ def torch_rows() -> dict[str, float]:
     cells = H * W // 4
     history = cells * 2 + -(-cells // 4) + 4 * -(-cells // 16)
     rows = {f"forward, {history + T * cells // 4 ** (2 - k)} tokens": lambda k=k: transformer(stages[k], **call) for k in range(3)}
-    rows |= {"vae decode of a chunk": decode, "vae decode of a chunk, bfloat16": lambda: vae_bfloat16.decode(latents.to(half))}
+    rows |= {"vae decode of a chunk": decode}
+    if half is torch.bfloat16:
+        rows |= {f"vae decode of a chunk{BFLOAT16}": lambda: vae_bfloat16.decode(latents.to(half))}
     rows |= {"chunk 1-1-1": lambda: chunk(1), "chunk 2-2-2": lambda: chunk(2)}
-    return {name: seconds(run) for name, run in rows.items()}
+    conditions = {
+        "PyTorch's device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "PyTorch's dtype": f"{half}".removeprefix("torch.") + "; VAE float32 where the row does not say otherwise",
+    }
+    return {"rows": {name: seconds(run) for name, run in rows.items()}, "conditions": conditions}
 
 
 def rope_arguments(transformer) -> tuple:
@@ -103,7 +113,7 @@ def markdown(report: dict) -> str:
     lines = ["# helios-jax and PyTorch (diffusers) on one GPU", "", f"`{report['command']}`; how to read a row: `--help`.", ""]
     lines += ["| row | PyTorch ms | helios-jax ms | PyTorch / helios-jax |", "|---|---|---|---|"]
     for name, theirs in report["torch"].items():
-        ours = report["jax"].get(name)
+        ours = report["jax"].get(name.removesuffix(BFLOAT16))
         cells = ("", "") if ours is None else (f"{ours * 1e3:.4g}", f"{theirs / ours:.2f}")
         lines.append(f"| {name} | {theirs * 1e3:.4g} | {cells[0]} | {cells[1]} |")
     return "\n".join([*lines, "", "## Conditions", "", *(f"* {name}: {value}" for name, value in report["conditions"].items()), ""])
@@ -121,15 +131,16 @@ def main(argv: list[str]) -> None:
     theirs = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     with tempfile.TemporaryDirectory() as folder:
         script = Path(__file__).with_name("gpu.py")
-        subprocess.run([sys.executable, script, *shared, "--rows=forward,vae,chunk", f"--out={folder}/gpu"], check=True)
+        command = [sys.executable, script, *shared, f"--budget_s={BUDGET.value}", "--rows=forward,vae,chunk", f"--out={folder}/gpu"]
+        subprocess.run(command, check=True)
         measured = json.loads(Path(folder, "gpu.json").read_text())
     ours = {row["row"]: row["median_s"] for row in measured["results"] if "median_s" in row}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers")}
-    conditions = measured["conditions"] | versions | {"torch.compile": COMPILE.value}
+    conditions = measured["conditions"] | versions | theirs["conditions"] | {"torch.compile": COMPILE.value}
     report = {
         "command": " ".join(["python benchmarks/gpu_vs_torch.py", *sys.argv[1:]]),
         "conditions": conditions,
-        "torch": theirs,
+        "torch": theirs["rows"],
         "jax": ours,
     }
     Path(f"{OUT.value}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
 """Compiled programs kept on disk, so that the next process does not compile them again.
 
 JAX does the work: it looks a program up by its text, by the versions of JAX and of the compiler, by the compiler's flags and by the device, and
-compiles whatever it does not find. Importing the library changes nothing; scripts call :func:`use_compile_cache`.
+compiles whatever it does not find. So the folder can be copied: to another machine of the same kind, with the same versions, it brings compiled
+programs. Importing the library changes nothing; scripts call :func:`use_compile_cache`.
 """
 
 import contextlib
@@ -33,6 +34,8 @@ def use_compile_cache(directory: str | None = None) -> None:
         if "://" not in directory:
             os.makedirs(directory, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", directory)
+    # XLA's own cache lies in this folder, too, and JAX 0.10 counts its path among the flags: a folder that was moved would serve no program.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     # All of them: the small ones are many, and a GPU's compiler takes a tenth of a second for each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -213,7 +213,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:
     """The ``ConfigDict`` of a configuration: locked and typed, so that ``--config.section.field=value`` is checked."""
-    return ml_collections.ConfigDict(to_dict(config))
+    return ml_collections.ConfigDict(_open_names(to_dict(config)))
+
+
+def _open_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dictionary where each None, which stands for a name that was not chosen, can be given one on a command line."""
+    opened = {name: _open_names(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return {name: ml_collections.config_dict.placeholder(str) if value is None else value for name, value in opened.items()}
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

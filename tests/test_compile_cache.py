@@ -1,5 +1,7 @@
 """Where compiled programs are kept."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,7 +9,12 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from helios_jax.compile_cache import count_programs, use_compile_cache
 
-SETTINGS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
+SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_enable_xla_caches",
+    "jax_persistent_cache_min_compile_time_secs",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +52,18 @@ def test_a_named_folder_is_used(tmp_path):
     compile_again(8)
     assert any((tmp_path / "here").iterdir())
     assert not (tmp_path / "helios-jax").exists()
+
+
+def test_a_folder_may_be_copied(tmp_path):
+    """Its programs are found wherever it lies, as on another machine of the same kind."""
+    use_compile_cache(str(tmp_path / "here"))
+    compile_again(12)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    shutil.rmtree(tmp_path / "here")
+    compilation_cache.reset_cache()
+    use_compile_cache(str(tmp_path / "there"))
+    programs = compile_again(12)
+    assert programs["needed"] == programs["cached"] > 0
 
 
 def test_the_environment_has_a_say(tmp_path):

@@ -89,9 +89,11 @@ def test_command_line_and_api_make_the_same_latents(toy_checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_the_second_process_compiles_nothing(toy_checkpoint, tmp_path):
-    """The first leaves its programs where --compile_cache says; with --compile_cache= nothing is left and nothing is found."""
+    """What --warmup left in --compile_cache, copied elsewhere, is all that it needs; with --compile_cache= nothing is left and nothing is found."""
     flags = (PROMPT, f"--checkpoint={toy_checkpoint}", "--out=clip.safetensors")
-    first, second, alone = (sample(*flags, f"--compile_cache={cache}", folder=tmp_path) for cache in ("programs", "programs", ""))
+    first = sample(*flags, "--warmup", "--compile_cache=programs", folder=tmp_path)
+    shutil.copytree(tmp_path / "programs", tmp_path / "elsewhere" / "programs")
+    second, alone = (sample(*flags, f"--compile_cache={cache}", folder=tmp_path) for cache in ("elsewhere/programs", ""))
     assert re.search(r"^[1-9]\d* programs compiled, \d+ found in the compile cache$", first.stdout, re.MULTILINE), first.stderr
     assert re.search(r"^0 programs compiled, [1-9]\d* found in the compile cache$", second.stdout, re.MULTILINE), second.stderr
     assert re.search(r"^[1-9]\d* programs compiled, 0 found in the compile cache$", alone.stdout, re.MULTILINE), alone.stderr
@@ -107,6 +109,27 @@ def test_warmed_up_and_without_its_text_encoder_it_makes_the_same_video(toy_chec
     assert plain.returncode == other.returncode == 0, plain.stderr + other.stderr
     np.testing.assert_array_equal(load_latents(tmp_path / "plain.safetensors")[0], load_latents(tmp_path / "other.safetensors")[0])
     assert "  warm-up " in other.stdout
+
+
+@pytest.mark.slow
+def test_after_a_warmup_no_video_compiles(toy_checkpoint, tmp_path):
+    """Neither the first, which begins with an image and is watched for drift, nor a later one, whose prompt needs more room."""
+    (tmp_path / "prompts.txt").write_text("a red ball\n" + "two blue squares glide over green grass " * 8)
+    Image.new("RGB", (128, 64), "red").save(tmp_path / "red.png")
+    code = (
+        "import sample\n"
+        "make_video = sample.make_video\n"
+        "def counted(*args):\n"
+        "    with sample.count_programs() as programs: make_video(*args)\n"
+        "    print(programs['needed'], 'in a video')\n"
+        "sample.make_video = counted\n"
+        "sample.run_script(sample.main, ())"
+    )
+    flags = ("--prompt_file=prompts.txt", "--image=red.png", f"--checkpoint={toy_checkpoint}", "--num_frames=66", "--drift", "--warmup")
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code, *flags], cwd=tmp_path, capture_output=True, text=True, env=env, check=False)
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"^(\d+) in a video$", result.stdout, re.MULTILINE) == ["0", "0"]
 
 
 def test_plan_says_what_is_needed_and_makes_nothing(tmp_path):
@@ -244,6 +267,8 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
         ([PROMPT, "--flavour=sweet"], "flavour"),
         ([PROMPT, TINY, "--config.sample.flavour=1"], "flavour"),
         ([PROMPT, TINY, "--config.sample.num_frames=many"], "num_frames"),
+        ([PROMPT, TINY, "--config.transformer.kernels=fast"], "transformer.kernels='fast' must be one of 'triton', 'pallas', 'xla'"),
+        ([PROMPT, TINY, "--config.transformer.attention=pallas"], "attention: pallas cannot serve: it needs a Hopper GPU, not cpu"),
         ([PROMPT, "--config=absent.py"], "absent.py"),
         ([PROMPT, "--height=64000", "--width=64000"], "of device memory"),
         (["--plan=a100"], "value should be one of <h100|h200>"),

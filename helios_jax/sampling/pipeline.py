@@ -155,6 +155,7 @@ class HeliosPipeline:
         vae_dtype: DTypeLike = jnp.bfloat16,
         text_encoder: bool = True,
         stream_blocks: bool = False,
+        quantization: Quantization | None = None,
         **options: Any,
     ) -> Plan:
         """Memory that a request takes on a GPU that need not be there; ``print`` it. No weights are needed.
@@ -165,9 +166,10 @@ class HeliosPipeline:
           dtype, vae_dtype: of weights and activations.
           text_encoder: whether it stays beside the others, or has been there before them.
           stream_blocks: whether the transformer's blocks stay in host memory.
+          quantization: of the transformer's large weights; they are loaded before they are rounded.
           **options: batch, num_frames, height, width, steps, guidance_scale, as in :func:`~helios_jax.sampling.request.make_request`.
         """
-        kept = dict(text_encoder=text_encoder, stream_blocks=stream_blocks)
+        kept = dict(text_encoder=text_encoder, stream_blocks=stream_blocks, quantization=quantization)
         return plan_request(config, make_request(config, **options), target, dtype, vae_dtype, **kept)
 
     def warmup(self, prompts: Sequence[str], negative_prompt: str | None = None, **options: Any) -> None:

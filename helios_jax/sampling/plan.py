@@ -1,5 +1,6 @@
 """How much memory a request needs: estimated before anything is loaded, or known by compiling its programs for a GPU that need not be there."""
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import numpy as np
 
 from helios_jax.config import HeliosConfig, to_dict
 from helios_jax.kernels import deviceless
+from helios_jax.models.quantization import Quantization, quantize_transformer
 from helios_jax.models.weights import abstract_params
 from helios_jax.program_memory import CompilerAbsentError, Plan, program_memory
 from helios_jax.sampling.request import Request
@@ -24,6 +26,7 @@ def plan_request(
     *,
     text_encoder: bool = True,
     stream_blocks: bool = False,
+    quantization: Quantization | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Plan:
     """The plan of a request on a GPU, from its programs as compiled for it; without the compiler (the extra ``plan``), an estimate.
@@ -35,18 +38,19 @@ def plan_request(
       dtype, vae_dtype: of weights and activations.
       text_encoder: whether the text encoder stays on the device beside the others, or has been there before them.
       stream_blocks: whether the transformer's blocks stay in host memory.
+      quantization: of the transformer's large weights; they are loaded before they are rounded.
       progress: told what has been compiled.
 
     Raises:
       PlanError: if the compiler fails.
     """
-    kept = dict(text_encoder=text_encoder, stream_blocks=stream_blocks)
-    estimate = estimate_request(config, request, dtype, vae_dtype, **kept, fused_attention=True)
+    held = dict(stream_blocks=stream_blocks, quantization=quantization)
+    estimate = estimate_request(config, request, dtype, vae_dtype, text_encoder=text_encoder, **held, fused_attention=True)
     options = dict(batch=request.batch, num_frames=request.num_frames, height=request.height, width=request.width)
     options |= dict(steps=request.plan.steps, guidance_scale=request.guidance_scale)
     names = dict(config=to_dict(config), request=options, dtype=np.dtype(dtype).name, vae_dtype=np.dtype(vae_dtype).name)
-    names |= dict(stream_blocks=stream_blocks)
-    working, host, before = {}, dict(estimate.host), {}
+    names |= held
+    working, host, before = {}, dict(estimate.host), dict(estimate.before)
     try:
         for name, memory in program_memory("helios_jax.sampling.programs:request_programs_from_json", names, target):
             progress(f"compiled {name} for {target} in {memory.seconds:.0f} s")
@@ -76,6 +80,7 @@ def estimate_request(
     *,
     text_encoder: bool = True,
     stream_blocks: bool = False,
+    quantization: Quantization | None = None,
     fused_attention: bool | None = None,
 ) -> Plan:
     """The plan of a request by arithmetic.
@@ -84,12 +89,15 @@ def estimate_request(
     encoder, and around the VAE's last upsampling over a whole chunk.
 
     Args:
-      config, request, dtype, vae_dtype, text_encoder, stream_blocks: as in :func:`plan_request`.
+      config, request, dtype, vae_dtype, text_encoder, stream_blocks, quantization: as in :func:`plan_request`.
       fused_attention: whether attention scores are never stored; by default, where the program would run here.
     """
     if fused_attention is None:
         fused_attention = jax.default_backend() != "cpu"
-    params = abstract_params(config, dtype, vae_dtype)
+    loaded = params = abstract_params(config, dtype, vae_dtype)
+    if quantization:
+        quantize = functools.partial(quantize_transformer, quantization=quantization)
+        params = {**loaded, "transformer": jax.eval_shape(quantize, loaded["transformer"])}
     size, vae_size = np.dtype(dtype).itemsize, np.dtype(vae_dtype).itemsize
     cfg, text = config.transformer, config.text_encoder
     T, H, W, C = request.latent_shape
@@ -121,13 +129,18 @@ def estimate_request(
     before = {}
     if not text_encoder:
         before["text encoder"] = resident.pop("text encoder") + working.pop("text encoder")
-    leaves = jax.tree.leaves(params)
+    if quantization and not stream_blocks:
+        others = sum(resident.get(part, 0) for part in ("text encoder", "VAE"))
+        widest = max(_bytes(leaf) for leaf in jax.tree.leaves(params["transformer"]))
+        before["weights while they are rounded"] = _bytes(loaded["transformer"]) + widest + others
+    leaves = jax.tree.leaves(loaded)
     host = {
         "largest array while weights load": max(leaf.size * leaf.dtype.itemsize for leaf in leaves),
         "frames of a chunk": request.batch * pixels * 3,
     }
     if stream_blocks:
-        host["the transformer's blocks"] = blocks = _bytes(params["transformer"]["blocks"])
+        blocks = _bytes(params["transformer"]["blocks"])
+        host["the transformer's blocks"] = _bytes(loaded["transformer"]["blocks"])
         resident["transformer"] -= blocks
         working["chunk"] += blocks // cfg.num_layers
     unseen = "what XLA and its libraries need beside the arrays of one layer"
@@ -148,6 +161,6 @@ def available_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else None
 
 
-def _bytes(tree: Params) -> int:
+def _bytes(tree: Params | jax.ShapeDtypeStruct) -> int:
     """Size of all leaves."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
+from helios_jax.models.quantization import Quantization, quantize_transformer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, _encode
 from helios_jax.models.vae import VAE
@@ -21,14 +22,22 @@ from helios_jax.types import DTypeLike
 
 
 def request_programs(
-    config: HeliosConfig, request: Request, dtype: DTypeLike, vae_dtype: DTypeLike, *, stream_blocks: bool = False
+    config: HeliosConfig,
+    request: Request,
+    dtype: DTypeLike,
+    vae_dtype: DTypeLike,
+    *,
+    stream_blocks: bool = False,
+    quantization: Quantization | None = None,
 ) -> dict[str, Program]:
     """The programs that take memory, in the order they run, with arrays of a shape and a dtype only, for prompts of any length.
 
     An amplified first chunk is left out: its loops are longer, and it needs the same memory. With ``stream_blocks`` the transformer's blocks are
-    in host memory.
+    in host memory, with ``quantization`` in eight bits.
     """
     params = abstract_params(config, dtype, vae_dtype)
+    if quantization:
+        params["transformer"] = jax.eval_shape(functools.partial(quantize_transformer, quantization=quantization), params["transformer"])
     if stream_blocks:
         params["transformer"] = blocks_in_host_memory(params["transformer"])
     samples, total = request.batch * (2 if request.plan.guided else 1), config.text_encoder.max_sequence_length
@@ -59,8 +68,8 @@ def request_programs(
 
 
 def request_programs_from_json(
-    config: dict[str, Any], request: dict[str, Any], dtype: str, vae_dtype: str, stream_blocks: bool
+    config: dict[str, Any], request: dict[str, Any], dtype: str, vae_dtype: str, **held: Any
 ) -> dict[str, Program]:
     """:func:`request_programs` with arguments that another process can be sent."""
     config = from_dict(HeliosConfig, config)
-    return request_programs(config, make_request(config, **request), jnp.dtype(dtype), jnp.dtype(vae_dtype), stream_blocks=stream_blocks)
+    return request_programs(config, make_request(config, **request), jnp.dtype(dtype), jnp.dtype(vae_dtype), **held)

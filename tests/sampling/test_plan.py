@@ -90,6 +90,19 @@ def test_streamed_blocks_move_from_device_to_host(compiler):
     assert [arguments["stream_blocks"] for _, arguments, _ in compiler] == [False, True]
 
 
+def test_eight_bits_are_half_of_sixteen(compiler):
+    """Of the blocks' kernels, once they are rounded; until then all weights are there as they were. The process that compiles is told."""
+    whole, rounded = (
+        plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16", quantization=quantization) for quantization in (None, "int8")
+    )
+    assert 0.5 < rounded.resident["transformer"] / whole.resident["transformer"] < 0.52
+    [loading] = rounded.before.values()
+    assert loading > sum(whole.resident[part] for part in ("transformer", "text encoder", "VAE"))
+    kernel = request_programs(TOY, make_request(TOY), "bfloat16", "bfloat16", quantization="fp8")["chunk"].args[0]["blocks"]["ffn"]["up"]
+    assert kernel["kernel"].dtype == jnp.float8_e4m3fn
+    assert [arguments["quantization"] for _, arguments, _ in compiler] == [None, "int8"]
+
+
 def test_without_a_compiler_an_estimate_says_that_it_is_one(monkeypatch):
     def absent(*_):
         raise CompilerAbsentError("no plugin")
