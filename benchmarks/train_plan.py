@@ -1,6 +1,7 @@
 """Memory of a training step of the 14B recipes on one H100, as compiled for it on a machine that has none.
 
-python benchmarks/train_plan.py          # a few minutes a row; needs pip install -e '.[plan,train]'
+python benchmarks/train_plan.py              # a few minutes a row; needs pip install -e '.[plan,train]'
+python benchmarks/train_plan.py --rows=4,5   # some of them; the others stay as the result file has them
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # recipes import one another
 
 OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/train_plan"), "Result files, without .json and .md.")
+NUMBERS = flags.DEFINE_list("rows", None, "Which rows, from 1, in the order in which they are measured; all by default.")
 TARGET = flags.DEFINE_enum("target", "h100", ["h100", "h200"], "The GPU.")
 
 ROWS = (
@@ -36,23 +38,32 @@ ROWS = (
 
 
 def main(_) -> None:
-    rows = []
-    for name, recipe, changes in ROWS:
+    result = Path(OUT.value).with_suffix(".json")
+    had = json.loads(result.read_text()) if NUMBERS.value and result.exists() else {"conditions": versions(), "rows": []}
+    if different := {name for name, version in versions().items() if had["conditions"].get(name) != version}:
+        raise app.UsageError(f"{result} was made with other versions of {', '.join(sorted(different))}: measure all rows")
+    rows = {row["row"]: row for row in had["rows"]}
+    for number in map(int, NUMBERS.value or range(1, len(ROWS) + 1)):
+        name, recipe, changes = ROWS[number - 1]
         config = from_dict(TrainConfig, runpy.run_path(str(ROOT / f"configs/train/{recipe}.py"))["get_config"]())
         plan = plan_step(dataclasses.replace(config, **changes), TARGET.value, print)
         print(f"{name}\n{plan}\n", flush=True)
         row = {"resident": plan.resident, "working": plan.working, "host": plan.host, "peak": plan.peak}
-        rows.append({"row": name, "recipe": recipe, "batch": config.data.batch_size, **row, "source": plan.source, "unseen": plan.unseen})
-        write(rows)
+        rows[name] = {"row": name, "recipe": recipe, "batch": config.data.batch_size, **row, "source": plan.source, "unseen": plan.unseen}
+        write([rows[name] for name, _, _ in ROWS if name in rows])
+
+
+def versions() -> dict[str, str]:
+    """Of what the memory depends on."""
+    return {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "jax-cuda13-plugin", "optax", "flax")}
 
 
 def write(rows: list[dict]) -> None:
     """The table and the numbers, so far."""
-    versions = {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "jax-cuda13-plugin", "optax", "flax")}
     conditions = {
         "command": "python benchmarks/train_plan.py",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-        **versions,
+        **versions(),
         "size": "384x640 pixels, 33 frames, bfloat16, blocks computed again in the backward pass",
         "working memory": rows[0]["source"],
         "not seen": rows[0]["unseen"],

@@ -5,7 +5,8 @@ The forward is cut where its inputs change, so that a sampler computes each part
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -119,10 +120,11 @@ class HeliosTransformer(nn.Module):
         embedded = self.text_embedder(text)
         block, stack = Block(self.config, self.dtype, self.param_dtype, parent=None), self.blocks
 
-        def keys_and_values(_, layer):
-            return None, block.apply({"params": layer_params(stack, layer)}, embedded, method="embed_text")
+        def keys_and_values(embedded, layer):
+            return block.apply({"params": layer_params(stack, layer)}, embedded, method="embed_text")
 
-        _, (key, value) = jax.lax.scan(keys_and_values, None, jnp.arange(self.config.num_layers))
+        run = _computed_again(keys_and_values, self.config.remat)
+        _, (key, value) = jax.lax.scan(lambda _, layer: (None, run(embedded, layer)), None, jnp.arange(self.config.num_layers))
         return TextCache(key, value, bias)
 
     def embed_history(self, history: History, indices: FrameIndices) -> HistoryTokens:
@@ -202,20 +204,25 @@ class HeliosTransformer(nn.Module):
                 cache = TextCache(layer["key"], layer["value"], text.bias)
                 return block.apply({"params": layer["params"]}, x, modulation, rope, cache, history=history, **options)
 
-            return (jax.checkpoint(run, policy=REMAT[self.config.remat]) if self.config.remat else run)(x, layer)
+            return _computed_again(run, self.config.remat)(x, layer)
 
         last, hooked = self.config.num_layers - 1, []
         if last > 0:
-            x, begin = apply(x, 0, history_qkv=first_qkv), 1
-            for end in sorted({last, *(hook + 1 for hook in hooks if hook < last)}):
-                if self.config.unroll:
-                    x = functools.reduce(apply, range(begin, end), x)
-                elif end > begin:
-                    # Over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B.
-                    x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, jnp.arange(begin, end))
-                if end - 1 in hooks:
-                    hooked.append(x[:, history:])
-                begin = end
+            x = apply(x, 0, history_qkv=first_qkv)
+            inner = [hook for hook in hooks if hook < last]
+
+            def step(carry, layer):
+                x, hooked = carry
+                x = apply(x, layer)
+                return (x, [jnp.where(layer == hook, x[:, history:], tokens) for hook, tokens in zip(inner, hooked)]), None
+
+            carry = x, [x[:, history:] for _ in inner]
+            if self.config.unroll:
+                x, hooked = functools.reduce(lambda carry, layer: step(carry, layer)[0], range(1, last), carry)
+            else:
+                # Over indices: scanning over a part of the stack itself would copy that part, 26 GiB at 14B. And all in one, whatever is hooked: the
+                # backward pass of every scan has a gradient of the whole stack.
+                (x, hooked), _ = jax.lax.scan(step, carry, jnp.arange(1, last))
         x = apply(x, last, noisy_only=True, history_qkv=None if last else first_qkv)
         return x, [*hooked, x] if last in hooks else hooked
 
@@ -298,6 +305,12 @@ REMAT = {
     ),
 }
 """For each value of ``TransformerConfig.remat``, what the backward pass need not compute again."""
+
+
+def _computed_again(f: Callable[..., Any], remat: str | None) -> Callable[..., Any]:
+    """``f``, of which the backward pass finds no more than :data:`REMAT` says; a layer's weights, above all, are not kept beside their stack."""
+    return jax.checkpoint(f, policy=REMAT[remat]) if remat else f
+
 
 FLOAT32_PARAMS = ("time_embedder", "scale_shift_table", "norm2", "history_key_scale")
 

@@ -191,10 +191,11 @@ class Turn(NamedTuple):
         """The critic's whole network."""
         return combine(self.base["teacher"], trainable["network"])
 
-    def where_on(self, f: Callable[[Any], Any], argument: Any) -> Any:
-        """What ``f`` returns where the discriminator takes part, zeros where it does not."""
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, argument))
-        return jax.lax.cond(self.on, f, lambda argument: zeros, argument)
+    def where_on(self, f: Callable[[Any], Any], argument: Any, otherwise: Callable[[Any, Any], Any] = lambda argument, zeros: zeros) -> Any:
+        """What ``f`` returns where the discriminator takes part; where it does not, zeros of its shape, or what ``otherwise`` makes of them."""
+        shapes = jax.eval_shape(f, argument)
+        zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.cond(self.on, f, lambda argument: otherwise(argument, zeros()), argument)
 
 
 def begin(config: TrainConfig, base: Params, batch: TrainBatch, step: Int[Array, ""], whose: int) -> Turn:
@@ -236,13 +237,13 @@ def student_cotangent(turn: Turn, critic: Params, latents: Float[Array, "B T H W
 def critic_gradient(turn: Turn, critic: Params, latents: Float[Array, "B T H W C"]) -> tuple[Params, dict[str, Array]]:
     """The gradient of what the critic loses where the student has made ``latents``, and its parts: by flow matching, and by its discriminator.
 
-    Where the discriminator is not on yet, nothing of its backward pass is held: it is whole in one branch of the program.
+    The backward pass of the one has come to its end before the other begins, which takes what is there and adds to it.
     """
     settings, draws = turn.config.distillation.adversarial, turn.draws
     noised = add_noise(latents, draws.noise, turn.sigma)
 
-    def flow(critic):
-        return jnp.mean((turn.velocity(turn.critic(critic), noised) - (draws.noise - latents)) ** 2)
+    def flow(network):
+        return jnp.mean((turn.velocity(combine(turn.base["teacher"], network), noised) - (draws.noise - latents)) ** 2)
 
     def told_apart(critic):
         data = add_noise(turn.batch.target, draws.noise, turn.sigma)
@@ -253,11 +254,15 @@ def critic_gradient(turn: Turn, critic: Params, latents: Float[Array, "B T H W C
         }
         return sum(losses.values()), losses
 
-    loss, gradient = jax.value_and_grad(flow)(critic)
+    def add(network):
+        pulled, losses = jax.grad(told_apart, has_aux=True)(critic)
+        return pulled | {"network": jax.tree.map(jnp.add, network, pulled["network"])}, losses
+
+    loss, network = jax.value_and_grad(flow)(critic["network"])
     if not settings.width:
-        return gradient, {"loss": loss}
-    pulled, losses = turn.where_on(jax.grad(told_apart, has_aux=True), critic)
-    return jax.tree.map(jnp.add, gradient, pulled), {"loss": loss} | losses
+        return {"network": network, "heads": {}}, {"loss": loss}
+    gradient, losses = turn.where_on(add, network, lambda network, zeros: (zeros[0] | {"network": network}, zeros[1]))
+    return gradient, {"loss": loss} | losses
 
 
 def make_step(config: TrainConfig) -> Step:
@@ -266,26 +271,26 @@ def make_step(config: TrainConfig) -> Step:
     metrics = ("student_loss", "student_gradient_norm", *(["student_adversarial_loss"] if config.distillation.adversarial.width else []))
 
     def step(state, base, batch):
-        def student_turn(student, optimizer, average):
+        def student_turn(student):
             turn = begin(config, base, batch, state.step, STUDENT)
             latents, pull = jax.vjp(turn.make, student)
             cotangent, losses = student_cotangent(turn, state.trainable["critic"], latents)
             (gradient,) = pull(cotangent)
-            norm = gradient_norm(gradient)
-            finite = jnp.isfinite(norm)
-            moved, after = descend(optimizers["student"], gradient, student, optimizer, finite)
-            if average is not None:
-                turns = state.step // config.distillation.student_every + 1
-                decayed = ema.update(average, moved, ema.decay(turns, config.ema.start, config.ema.decay))
-                average = jax.tree.map(lambda new, old: jnp.where(finite, new, old), decayed, average)
-            return moved, after, average, losses | {"student_gradient_norm": norm}
+            return gradient, losses | {"student_gradient_norm": gradient_norm(gradient)}
 
-        def no_turn(*held):
-            return *held, dict.fromkeys(metrics, jnp.zeros(()))
+        def no_turn(student):
+            return jax.tree.map(jnp.zeros_like, student), dict.fromkeys(metrics, jnp.zeros(()))
 
-        held = state.trainable["student"], state.optimizer["student"], state.ema
+        # The branches return no more than a gradient: XLA would hold a state that they return beside the one that they are given.
         its_turn = state.step % config.distillation.student_every == 0
-        student, student_optimizer, average, told = jax.lax.cond(its_turn, student_turn, no_turn, *held)
+        gradient, told = jax.lax.cond(its_turn, student_turn, no_turn, state.trainable["student"])
+        moves = its_turn & jnp.isfinite(told["student_gradient_norm"])
+        student, student_optimizer = descend(optimizers["student"], gradient, state.trainable["student"], state.optimizer["student"], moves)
+        average = state.ema
+        if average is not None:
+            turns = state.step // config.distillation.student_every + 1
+            decayed = ema.update(average, student, ema.decay(turns, config.ema.start, config.ema.decay))
+            average = jax.tree.map(lambda new, old: jnp.where(moves, new, old), decayed, average)
 
         turn = begin(config, base, batch, state.step, CRITIC)
         gradient, losses = critic_gradient(turn, state.trainable["critic"], turn.make(student))

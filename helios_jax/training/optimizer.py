@@ -76,7 +76,14 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _adamw(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.adamw(make_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
+    if config.b1:
+        return optax.adamw(make_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
+    # The first moment is the gradient then, and is not kept.
+    return optax.chain(
+        optax.scale_by_rms(config.b2, config.eps, eps_in_sqrt=False, bias_correction=True),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(make_schedule(config)),
+    )
 
 
 def _muon(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Muon: what it does to matrices, whichever way a kernel holds them, and what it leaves to AdamW."""
+"""Muon: what it does to matrices, whichever way a kernel holds them, and what it leaves to AdamW; AdamW without momentum."""
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +70,19 @@ def test_no_kernel_of_the_model_is_left_out_or_cut_across():
     for part in params.values():
         axes = matrices(part)
         jax.tree_util.tree_map_with_path(check, part, axes)
+
+
+def test_without_momentum_steps_are_those_of_adamw_and_gradients_are_not_kept():
+    """Three steps with ``b1`` 0."""
+    config = OptimizerConfig(b1=0.0, b2=0.9, learning_rate=0.1, weight_decay=0.01, clip_norm=0.0)
+    ours, theirs = make_optimizer(config), optax.adamw(0.1, 0.0, 0.9, config.eps, weight_decay=0.01)
+    rng, params = np.random.default_rng(0), {"kernel": jnp.ones((3, 4))}
+    state, expected_state = ours.init(params), theirs.init(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 12 + 2
+    for _ in range(3):
+        gradient = {"kernel": jnp.asarray(rng.standard_normal((3, 4)), jnp.float32)}
+        updates, state = ours.update(gradient, state, params)
+        with jax.numpy_dtype_promotion("standard"):
+            expected, expected_state = theirs.update(gradient, expected_state, params)
+        np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-6)
+        params = optax.apply_updates(params, updates)

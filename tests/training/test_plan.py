@@ -71,9 +71,9 @@ def test_stage_one_of_the_14b_model_trains_on_one_h100():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["stage3_ode", "stage3_gan"])
+@pytest.mark.parametrize("name", ["stage3_ode", "stage3_post", "stage3_gan"])
 def test_stage_three_of_the_14b_model_trains_on_one_h100(name):
-    """Student, average, teacher and critic, with a discriminator: within 78 GiB as compiled for it."""
+    """Student, average, teacher and critic, with and without a discriminator: within 78 GiB as compiled for it."""
     if reason := deviceless.unavailable():
         pytest.skip(reason)
     with jax.numpy_dtype_promotion("standard"):
