@@ -220,7 +220,7 @@ def main() -> None:
             pipeline = load(config, dtype, videos)
         if WARMUP.value:
             with stopwatch("warm-up"):
-                warm_up(pipeline, videos, sources)
+                warm_up(pipeline, videos, state, sources)
         done = state.chunk if state else 0
         with tqdm(
             total=sum(video.request.chunks for video in videos),
@@ -431,11 +431,14 @@ def load(config: HeliosConfig, dtype: str, videos: list[Video]) -> HeliosPipelin
     return pipeline
 
 
-def warm_up(pipeline: HeliosPipeline, videos: list[Video], sources: dict[str, Any]) -> None:
+def warm_up(pipeline: HeliosPipeline, videos: list[Video], state: VideoState | None, sources: dict[str, Any]) -> None:
     """Compile and run everything once, for prompts of every length, and count the programs as they come."""
     with tqdm(unit=" programs", desc="warming up", disable=None, dynamic_ncols=True) as bar, count_programs(bar.update), Stopwatch() as own:
         prompts = [text for video in videos for text in make_schedule(video.prompt, None).prompts()]
-        given = dict(output=output_kind(), on_chunk=lambda record: None, stopwatch=own, drift=drift_control())
+        drift = drift_control()
+        if state is not None:  # a video goes on as it began
+            drift = state.options["drift"] and DriftControl(**state.options["drift"])
+        given = dict(output=output_kind(), on_chunk=lambda record: None, stopwatch=own, drift=drift)
         pipeline.warmup(prompts, NEGATIVE_PROMPT.value, **given, **sources, **options(videos[0].request))
 
 

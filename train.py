@@ -50,6 +50,7 @@ from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, from_dict, to_dict
 from helios_jax.data.pipeline import Batch, Batches, DataError
 from helios_jax.kernels.deviceless import TARGETS
+from helios_jax.kernels.dispatch import UnsupportedError
 from helios_jax.models.lora import combine
 from helios_jax.models.tokenizer import Tokenizer, TokenizerError
 from helios_jax.models.weights import abstract_params, dtype_rules, random_params
@@ -418,4 +419,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, (ConfigError, DataError, PlanError, TokenizerError, checkpoint.CheckpointError, media.MediaError, OSError))
+    errors = (ConfigError, DataError, PlanError, TokenizerError, UnsupportedError, checkpoint.CheckpointError, media.MediaError, OSError)
+    run_script(main, errors)

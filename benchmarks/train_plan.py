@@ -38,12 +38,15 @@ ROWS = (
 
 
 def main(_) -> None:
+    numbers = [int(number) if number.isdecimal() else 0 for number in NUMBERS.value or map(str, range(1, len(ROWS) + 1))]
+    if not all(1 <= number <= len(ROWS) for number in numbers):
+        raise app.UsageError(f"--rows: numbers from 1 to {len(ROWS)}")
     result = Path(OUT.value).with_suffix(".json")
     had = json.loads(result.read_text()) if NUMBERS.value and result.exists() else {"conditions": versions(), "rows": []}
     if different := {name for name, version in versions().items() if had["conditions"].get(name) != version}:
         raise app.UsageError(f"{result} was made with other versions of {', '.join(sorted(different))}: measure all rows")
     rows = {row["row"]: row for row in had["rows"]}
-    for number in map(int, NUMBERS.value or range(1, len(ROWS) + 1)):
+    for number in numbers:
         name, recipe, changes = ROWS[number - 1]
         config = from_dict(TrainConfig, runpy.run_path(str(ROOT / f"configs/train/{recipe}.py"))["get_config"]())
         plan = plan_step(dataclasses.replace(config, **changes), TARGET.value, print)

@@ -16,7 +16,7 @@ import jax
 
 
 def use_compile_cache(directory: str | None = None) -> None:
-    """Look compiled programs up in a folder, and keep new ones there.
+    """Look compiled programs up in a folder, and keep new ones there; XLA's own caches, which would lie in it, are off.
 
     Args:
       directory: where; "" for nowhere. None: the folder that ``JAX_COMPILATION_CACHE_DIR`` names, otherwise one in the user's cache folder, or

@@ -7,7 +7,9 @@ from helios_jax.data.captions import WORDS
 from helios_jax.data.scenes import BACKGROUND_COLORS, COLORS, SHAPES
 from helios_jax.models.tokenizer import Tokenizer
 
-CHECKPOINT = Path(__file__).parent / "assets" / "nano"
+ASSETS = Path(__file__).parent / "assets"
+CHECKPOINT = ASSETS / "nano"
+"""Distilled. Beside it lie ``nano-base`` and ``nano-mid``, which it learned from, with links to its VAE and text encoder."""
 
 EXAMPLES = (  # in the words of its captions
     "A large red star glides slowly to the right, against a plain navy background. The camera stays still.",

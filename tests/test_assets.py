@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from helios_jax import nano
 from helios_jax.checkpoint import load_config, load_params
+from helios_jax.checkpoint.files import check_digests, read_digests
 from helios_jax.data.captions import caption
 from helios_jax.data.readings import world_tokenizer
 from helios_jax.data.world import render, sample_scene
@@ -40,6 +42,16 @@ def test_the_text_encoder_and_its_tokenizer_are_there():
     tokenizer, words = Tokenizer.from_file(NANO / "tokenizer"), caption(sample_scene(0, 5))
     np.testing.assert_array_equal(tokenizer([words], 64)[0], world_tokenizer()([words], 64)[0])
     assert load_params(NANO, "text_encoder", lambda path: jnp.float32)["token_embedding"]["embedding"].shape == (512, 128)
+
+
+@pytest.mark.parametrize(("folder", "steps"), [("nano-base", 1), ("nano-mid", 3), ("nano", 3)])
+def test_every_stage_is_there(folder, steps):
+    """Whole and unaltered, with the VAE and the text encoder that all share."""
+    there = nano.ASSETS / folder
+    digests = read_digests(there)
+    check_digests(there, digests, digests)
+    assert len(load_config(there).sample.steps) == steps
+    assert (there / "vae").resolve() == NANO / "vae"
 
 
 def test_it_says_what_it_knows_to_who_asks_for_more():

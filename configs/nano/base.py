@@ -6,7 +6,7 @@
 """
 
 from configs.nano._model import ONE_STAGE, model
-from configs.nano.t2i import TIMESTEPS
+from configs.nano.t2v import TIMESTEPS
 from configs.train import stage1_init
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.data.pipeline import DataConfig
@@ -18,18 +18,18 @@ def get_config():
     return to_config_dict(
         TrainConfig(
             objective="flow",
-            model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=99, steps=(20,), guidance_scale=3.0)),
+            model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=99, steps=(30,), guidance_scale=5.0)),
             task=stage1_init.TASK["corrected"],
             corruption=stage1_init.CORRUPTION["corrected"],
             timesteps=TIMESTEPS,
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=30, decay_steps=300, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=30, decay_steps=600, b2=0.98, weight_decay=0.01
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
             validation=ValidationConfig(every=100, batches=4),
-            steps=300,
+            steps=600,
             dtype="float32",
             log_every=20,
             save_every=100,

@@ -15,7 +15,7 @@ from helios_jax.training.levels import LevelConfig
 from helios_jax.training.optimizer import OptimizerConfig
 
 CRITIC = CriticConfig(
-    trainable=TrainableConfig(rank=0, full=".*"), optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.0, b2=0.99, weight_decay=0.01)
+    trainable=TrainableConfig(rank=0, full=".*"), optimizer=OptimizerConfig(learning_rate=2e-4, b1=0.0, b2=0.99, weight_decay=0.01)
 )
 
 
@@ -25,9 +25,9 @@ def get_config():
     config.task = to_config_dict(stage1_init.TASK["corrected"])
     config.corruption = to_config_dict(stage1_init.CORRUPTION["corrected"])
     config.critic = to_config_dict(CRITIC)
-    config.optimizer = to_config_dict(OptimizerConfig(learning_rate=5e-5, b1=0.0, b2=0.99, weight_decay=0.01))
-    config.distillation = to_config_dict(DistillationConfig(guidance_scale=3.0, student_every=5, levels=LevelConfig(uniform_after=100)))
+    config.optimizer = to_config_dict(OptimizerConfig(learning_rate=1e-4, b1=0.0, b2=0.99, weight_decay=0.01))
+    config.distillation = to_config_dict(DistillationConfig(guidance_scale=5.0, student_every=2, levels=LevelConfig(uniform_after=50)))
     config.data.batch_size = 8
     config.ema.decay, config.ema.start = 0.9, 20
-    config.steps = 500
+    config.steps = 300
     return config

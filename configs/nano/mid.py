@@ -16,7 +16,7 @@ from helios_jax.training.targets import TimestepConfig
 
 def get_config():
     sample = SampleConfig(
-        height=64, width=128, num_frames=99, steps=(20, 20, 20), guidance_scale=3.0, cfg_zero_star=True, zero_init_steps=2
+        height=64, width=128, num_frames=99, steps=(20, 20, 20), guidance_scale=5.0, cfg_zero_star=True, zero_init_steps=2
     )
     return to_config_dict(
         TrainConfig(

@@ -1,6 +1,6 @@
 """The text-to-video model that helios-nano starts from, first part, from nothing: single frames, where a caption's nouns and adjectives are learned.
 
-  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=2000 --world_frames=99 --world_uncaptioned=0.1 \\
+  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=1600 --world_frames=99 --world_uncaptioned=0.1 \\
       --out data/nano
   python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=64 --world_frames=99 --world_split=heldout \\
       --out data/nano-heldout
@@ -15,8 +15,8 @@ from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, 
 from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.targets import TimestepConfig
 
-TIMESTEPS = TimestepConfig(density="logit_normal", logit_mean=-0.5, logit_std=1.2, dynamic_shift=True)
-"""Shifted as they are when it samples, and somewhat more to the noisy end, where a caption has most to say."""
+TIMESTEPS = TimestepConfig(density="logit_normal", logit_mean=0.5, logit_std=1.3, dynamic_shift=True)
+"""Half of them below a noise level of 0.53, where an outline is drawn: the shift alone would leave little of training there."""
 
 
 def get_config():

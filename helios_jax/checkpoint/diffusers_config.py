@@ -70,10 +70,10 @@ DMD_ONLY_KEYS = ("prediction_type", "use_flow_sigmas")
 OUR_OWN = {
     TransformerConfig: RUNTIME_FIELDS,
     VAEConfig: (),
-    TextEncoderConfig: ("max_sequence_length",),
+    TextEncoderConfig: (),  # UMT5Config keeps what it does not know: max_sequence_length, which Diffusers' pipelines are told when called
     SchedulerConfig: ("solver", "shift_tokens"),
 }
-"""Fields of ours that PyTorch's configurations do not have."""
+"""Fields of ours that PyTorch's configurations do not keep."""
 
 IRRELEVANT = {
     TransformerConfig: ("rope_max_seq_len",),  # the length of a table that is computed here as needed

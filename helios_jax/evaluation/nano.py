@@ -10,6 +10,7 @@ Parts, each written as soon as it is done (those that the result file has alread
   image    the same, from their first frame
   video    the same, from their first 33 frames
   long     1449 frames: what changes from the first 15 % of them to the last, and how the chunks join
+  speed    seconds a chunk, of the transformer and of all
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ import json
 import math
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,12 @@ from helios_jax.models.vae import decode_latents, encode_clip
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import RequestError
 from helios_jax.sampling.statistics import save_curves
+from helios_jax.sampling.timing import Stopwatch
 
 PIECE = 33
 """Frames that the judge looks at where it looks at chunks."""
+SPEED_CHUNKS = 8
+"""Chunks of the video that is timed."""
 Counts = dict[str, tuple[int, int]]
 Frames = UInt8[np.ndarray, "F Y X 3"]
 
@@ -151,7 +156,38 @@ def look_at_long(pipeline: HeliosPipeline) -> dict[str, Any]:
     return {"first": right(first), "last": right(end), "drift": drift, "seam": float(np.median(seams)), "rows": rows}
 
 
-LOOKS = {"vae": look_at_vae, "text": look_at_text, "image": look_at_image, "video": look_at_video, "long": look_at_long}
+def look_at_speed(pipeline: HeliosPipeline) -> dict[str, Any]:
+    """Medians of a chunk's seconds, stage after stage, nothing at the same time; the first chunk and whatever is compiled left out."""
+    [(_, _, prompt)] = scenes(1)
+    took = {"transformer": [], "all": []}
+    with Stopwatch() as stopwatch:
+        stream, before, began = pipeline.stream(prompt, num_frames=SPEED_CHUNKS * PIECE, stopwatch=stopwatch, **options()), {}, None
+        for _ in tqdm(stream, desc="speed", total=SPEED_CHUNKS, unit="chunk", disable=None):
+            now, seconds = time.perf_counter(), dict(stopwatch.seconds)
+            if began is not None and seconds.get("compile") == before.get("compile"):
+                stages = [name for name in seconds if name.startswith("stage")]
+                took["transformer"].append(sum(seconds[name] - before.get(name, 0) for name in stages))
+                took["all"].append(now - began)
+            before, began = seconds, now
+    return {f"seconds a chunk, {what}": float(np.median(values)) for what, values in took.items()} | {
+        "chunks": len(took["all"]),
+        "machine": machine(),
+    }
+
+
+def machine() -> str:
+    """What this runs on."""
+    return f"{os.cpu_count()} cores of {platform.machine()}"
+
+
+LOOKS = {
+    "vae": look_at_vae,
+    "text": look_at_text,
+    "image": look_at_image,
+    "video": look_at_video,
+    "long": look_at_long,
+    "speed": look_at_speed,
+}
 
 
 def statistics(frames: Frames) -> dict[str, float]:
@@ -192,6 +228,9 @@ def table(results: dict[str, Any]) -> list[str]:
         lines.append(f"* long: {percent(found['first'])} right in the first 15 %, {percent(found['last'])} in the last")
         lines.append(f"* long: a step from chunk to chunk is {found['seam']:.2f} times one within")
         lines += [f"* long: {name} {first:.3f}, then {last:.3f}" for name, (first, last) in found["drift"].items()]
+    if found := results.get("speed"):
+        transformer, whole = (found[f"seconds a chunk, {what}"] for what in ("transformer", "all"))
+        lines.append(f"* {transformer:.2f} s a chunk in the transformer, {whole:.2f} s in all, on {found['machine']}")
     return lines
 
 
@@ -219,7 +258,7 @@ def main() -> None:
         results = there["results"]
     conditions |= {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-        "machine": f"{os.cpu_count()} cores of {platform.machine()}",
+        "machine": machine(),
         **{package: importlib.metadata.version(package) for package in ("jax", "numpy")},
     }
     for part in flags.FLAGS.parts:
@@ -245,8 +284,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", str(nano.CHECKPOINT), "Checkpoint directory; by default the one that ships with the package.")
-    flags.DEFINE_list("parts", ["vae", "text", "image", "video", "long"], "What to look at.")
-    flags.DEFINE_integer("prompts", 64, "Scenes of every part but long.", lower_bound=1)
+    flags.DEFINE_list("parts", list(LOOKS), "What to look at.")
+    flags.DEFINE_integer("prompts", 64, "Scenes of every part but long and speed.", lower_bound=1)
     flags.DEFINE_integer("frames", 99, "Frames of the videos of text and image.", lower_bound=33)
     flags.DEFINE_integer("long", 2, "Videos of the part long.", lower_bound=1)
     flags.DEFINE_integer("long_frames", 1449, "Frames of each.", lower_bound=33 * 7)

@@ -22,7 +22,7 @@ QUANTIZED = {"attn1/qkv": 1, "attn1/out": 2, "attn2/q": 1, "attn2/kv": 1, "attn2
 def quantize_transformer(params: Params, quantization: Quantization) -> Params:
     """The transformer's parameters with eight-bit kernels in its blocks, ``kernel_scale`` beside each; everything else is as it was.
 
-    One kernel at a time is held in both forms. What was in host memory is there again.
+    Kernels are held in both forms until the caller lets ``params`` go. What was in host memory is there again.
 
     Args:
       params: of the transformer.

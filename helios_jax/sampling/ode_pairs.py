@@ -71,7 +71,7 @@ def make_trajectory(pipeline: HeliosPipeline, prompt: str, key: jax.Array, secti
     _, ph, pw = config.transformer.patch_size
     tokens = [T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)]
     features, length = pipeline.encode_prompt(prompt)
-    text = pipeline.encode_prompts([prompt, config.sample.negative_prompt] if request.plan.guided else [prompt])
+    text = pipeline.encode_prompts([prompt], [config.sample.negative_prompt] if request.plan.guided else [])
     params, state, found = pipeline.params["transformer"], start_history((1, H, W, C), request.plan.history_sizes), []
     static = dict(model=model, plan=request.plan)
     for section in range(sections):

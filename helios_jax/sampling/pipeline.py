@@ -358,9 +358,9 @@ class HeliosPipeline:
         ids, lengths = self.tokenizer([text], self.config.text_encoder.max_sequence_length)
         return encode_text(self.text_encoder, self.params["text_encoder"], ids, lengths)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> TextCache:
-        """Cross-attention keys and values of prompts."""
-        return self._texts()(make_schedule(prompts, None), 0)
+    def encode_prompts(self, prompts: Sequence[str], negatives: Sequence[str] = ()) -> TextCache:
+        """Cross-attention keys and values of prompts, then of negative ones, which may be empty."""
+        return self._texts(tuple(negatives))(make_schedule(prompts, None), 0)
 
     def _num_frames(self, prompt: Prompt, num_frames: int | None) -> int | None:
         """Frames that are asked for."""

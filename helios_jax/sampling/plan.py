@@ -131,8 +131,8 @@ def estimate_request(
         before["text encoder"] = resident.pop("text encoder") + working.pop("text encoder")
     if quantization and not stream_blocks:
         others = sum(resident.get(part, 0) for part in ("text encoder", "VAE"))
-        widest = max(_bytes(leaf) for leaf in jax.tree.leaves(params["transformer"]))
-        before["weights while they are rounded"] = _bytes(loaded["transformer"]) + widest + others
+        rounded = sum(_bytes(leaf) for leaf in jax.tree.leaves(params["transformer"]) if leaf.dtype.itemsize == 1)
+        before["weights while they are rounded"] = _bytes(loaded["transformer"]) + rounded + others
     leaves = jax.tree.leaves(loaded)
     host = {
         "largest array while weights load": max(leaf.size * leaf.dtype.itemsize for leaf in leaves),

@@ -243,7 +243,7 @@ def critic_gradient(turn: Turn, critic: Params, latents: Float[Array, "B T H W C
     noised = add_noise(latents, draws.noise, turn.sigma)
 
     def flow(network):
-        return jnp.mean((turn.velocity(combine(turn.base["teacher"], network), noised) - (draws.noise - latents)) ** 2)
+        return jnp.mean((turn.velocity(turn.critic({"network": network}), noised) - (draws.noise - latents)) ** 2)
 
     def told_apart(critic):
         data = add_noise(turn.batch.target, draws.noise, turn.sigma)

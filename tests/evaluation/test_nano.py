@@ -48,7 +48,7 @@ def test_the_command_looks_at_a_model_and_goes_on_where_it_was(tmp_path):
     world_tokenizer().save(tmp_path / "tokenizer.json")
     checkpoint.save(tmp_path / "model", config, random_params(config, 0, jnp.float32), tokenizer=tmp_path / "tokenizer.json")
     command = [sys.executable, "-m", "helios_jax.evaluation.nano", f"--checkpoint={tmp_path / 'model'}", f"--out={tmp_path / 'found'}"]
-    command += ["--prompts=2", "--frames=33", "--batch=2", "--parts=vae,text,long", "--long=1", "--long_frames=231"]
+    command += ["--prompts=2", "--frames=33", "--batch=2", "--parts=vae,text,long,speed", "--long=1", "--long_frames=231"]
 
     def run(*more):
         return subprocess.run([*command, *more], capture_output=True, text=True)
@@ -56,7 +56,8 @@ def test_the_command_looks_at_a_model_and_goes_on_where_it_was(tmp_path):
     done = run()
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["results"].keys() == {"vae", "text", "long"}
+    assert found["results"].keys() == {"vae", "text", "long", "speed"}
+    assert 0 < found["results"]["speed"]["seconds a chunk, transformer"] < found["results"]["speed"]["seconds a chunk, all"]
     assert [row["chunk"] for row in found["results"]["long"].pop("rows")] == list(range(7))
     assert (tmp_path / "found_long.svg").read_text().count("<polyline") == 9  # a curve of each statistic, and of what is right
     assert 0 < found["results"]["vae"]["psnr"] < 20

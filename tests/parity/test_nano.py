@@ -3,6 +3,7 @@
 import diffusers
 import jax
 import jax.numpy as jnp
+import pytest
 import torch
 
 from helios_jax import HeliosPipeline, nano
@@ -14,17 +15,25 @@ from .compare import relative_error
 from .torch_pipeline import NEGATIVE, OPTIONS, run_torch
 
 
-def test_a_chunk_equals_diffusers(tmp_path):
+@pytest.mark.parametrize(
+    ("folder", "variant", "pipeline"),
+    [
+        ("nano-base", "base", diffusers.HeliosPipeline),
+        ("nano-mid", "mid", diffusers.HeliosPyramidPipeline),
+        ("nano", "distilled", diffusers.HeliosPyramidPipeline),
+    ],
+)
+def test_a_chunk_equals_diffusers(folder, variant, pipeline, tmp_path):
     """Latents for the same noise agree to 1e-3."""
-    to_diffusers(nano.CHECKPOINT, tmp_path / "diffusers", progress=False)
-    theirs, ours = (
-        diffusers.HeliosPipeline.from_pretrained(tmp_path / "diffusers", dtype=torch.float32),
-        HeliosPipeline.from_checkpoint(),
-    )
-    options = dict(height=64, width=128, num_frames=33, **OPTIONS["base"])
+    checkpoint = nano.ASSETS / folder
+    to_diffusers(checkpoint, tmp_path / "diffusers", progress=False)
+    theirs = pipeline.from_pretrained(tmp_path / "diffusers", dtype=torch.float32)
+    ours = HeliosPipeline.from_checkpoint(checkpoint)
+    options = dict(height=64, width=128, num_frames=33, **OPTIONS[variant])
     scheduler, shape = ours.config.scheduler, make_request(ours.config, batch=1, **options).latent_shape
     noise = [draw_chunk_noise(jax.random.key(0)[None], 0, shape, scheduler.stages, scheduler.gamma)]
-    expected, _ = run_torch(theirs, "base", list(nano.EXAMPLES[:1]), noise, 64, 128)
+    rows = theirs.text_encoder.config.max_sequence_length
+    expected, _ = run_torch(theirs, variant, list(nano.EXAMPLES[:1]), noise, 64, 128, max_sequence_length=rows)
     latents = ours.generate(list(nano.EXAMPLES[:1]), NEGATIVE, output="latent", noise=noise, **options)
     error = relative_error(latents, expected)
     assert jnp.abs(latents).max() > 1

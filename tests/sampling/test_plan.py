@@ -97,7 +97,8 @@ def test_eight_bits_are_half_of_sixteen(compiler):
     )
     assert 0.5 < rounded.resident["transformer"] / whole.resident["transformer"] < 0.52
     [loading] = rounded.before.values()
-    assert loading > sum(whole.resident[part] for part in ("transformer", "text encoder", "VAE"))
+    both = 1.4 * whole.resident["transformer"]  # kernels of the blocks, as they were and in eight bits
+    assert loading > both + whole.resident["text encoder"] + whole.resident["VAE"]
     kernel = request_programs(TOY, make_request(TOY), "bfloat16", "bfloat16", quantization="fp8")["chunk"].args[0]["blocks"]["ffn"]["up"]
     assert kernel["kernel"].dtype == jnp.float8_e4m3fn
     assert [arguments["quantization"] for _, arguments, _ in compiler] == [None, "int8"]
@@ -135,7 +136,6 @@ def test_table_adds_up(compiler):
     assert all(abs(held + float(own) - float(total)) < 0.05 for own, total in totals)
 
 
-@pytest.mark.slow
 def test_released_model_fits_beside_its_text_encoder(monkeypatch):
     """14B Distilled, 384x640, batch 1, bfloat16, decoding included: at most 48 GiB of an H100, and 37 once the text encoder is gone."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -148,7 +148,6 @@ def test_released_model_fits_beside_its_text_encoder(monkeypatch):
     assert sum(streamed.resident.values()) + found.working["VAE decoder"] <= 12 * GIB
 
 
-@pytest.mark.slow
 def test_released_model_in_small_memory(monkeypatch):
     """14B Distilled, 384x640, batch 1, bfloat16, blocks streamed from host memory: at most 12 GiB, text encoding and decoding included."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -178,7 +177,6 @@ def test_streamed_blocks_are_never_on_the_device_together():
     assert set(re.findall(r"bf16\[4,5120,13824\]\{([^}]*)\}", text)) == {"2,1,0:S(5)"}
 
 
-@pytest.mark.slow
 def test_the_chunk_program_spills_nothing_and_has_its_kernels(monkeypatch):
     """Three layers of full width, all stages: no kernel of XLA's keeps registers in memory, and the fused ones and cuDNN's attention are there."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

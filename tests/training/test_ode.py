@@ -96,9 +96,10 @@ def test_the_question_is_where_the_stage_ends(tmp_path):
 
 @pytest.mark.slow
 def test_a_trajectory_ends_where_the_sampler_does():
-    """Three steps hold those of a student of one, so nothing joins them: the same video, chunk by chunk, and its points lie on the way."""
+    """Three steps hold those of a student of one, so nothing joins them: the same video, chunk by chunk; no negative prompt is one, too."""
     config = toy_config("pyramid").model
-    pipeline = HeliosPipeline.random(dataclasses.replace(config, sample=dataclasses.replace(config.sample, steps=(3, 3, 3))))
+    sample = dataclasses.replace(config.sample, steps=(3, 3, 3), guidance_scale=5.0, negative_prompt="")
+    pipeline = HeliosPipeline.random(dataclasses.replace(config, sample=sample))
     key = jax.random.key(5)
     made = make_trajectory(pipeline, "a red ball", key, sections=2, student=(1, 1, 1))
     noise = [draw_chunk_noise(key[None], section, (9, 8, 16, 4), 3, config.scheduler.gamma) for section in range(2)]
