@@ -176,8 +176,9 @@ def look_at_speed(pipeline: HeliosPipeline) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """What this runs on."""
-    return f"{os.cpu_count()} cores of {platform.machine()}"
+    """What this runs on: the cores that it may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} core{'s' if cores != 1 else ''} of {platform.machine()}"
 
 
 LOOKS = {
