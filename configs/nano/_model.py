@@ -21,7 +21,7 @@ TRANSFORMER = TransformerConfig(
 VAE = VAEConfig(base_dim=8, dim_mult=(1, 2, 4, 8), num_res_blocks=1, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)
 """Its latents have mean 0 and deviation 1: training.export sees to it."""
 TEXT_ENCODER = TextEncoderConfig(vocab_size=512, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4, max_sequence_length=64)
-"""Captions have 60 tokens at most. Of 512 rows, nearly all would be padding, and take nine tenths of what a query attends to."""
+"""Captions have 60 tokens at most. Of 512 rows nearly all would be padding, and would take most of what a query attends to."""
 
 _BASE = 9
 _SLOPE = 30 * (1.15 - 0.5) / (4096 - 256)
