@@ -8,6 +8,7 @@ process computes the same plan and reads its own rows, so batches do not depend 
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import sys
@@ -298,8 +299,7 @@ def _load(
     samples, errors = [], []
     for row in own:
         n, first = len(step.order), step.start + row
-        candidates = [first, *(first + config.batch_size + i for i in range(n))]
-        for candidate in candidates:
+        for candidate in itertools.chain([first], range(first + config.batch_size, first + config.batch_size + n)):
             number = int(step.order[candidate % n])
             try:
                 record = source.read(number)

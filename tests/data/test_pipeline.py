@@ -3,11 +3,12 @@
 import itertools
 import json
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from helios_jax.data.pipeline import DataConfig, TrainBatch, load_batches, section_window
+from helios_jax.data.pipeline import DataConfig, Step, TrainBatch, _load, load_batches, section_window
 from helios_jax.data.records import DataError
 
 from .toy import toy_record, write_dataset
@@ -172,6 +173,17 @@ def test_bad_records_are_replaced_counted_and_named(tmp_path, caplog):
     state = data.get_state()
     again[0].set_state(state)
     assert again[0].replaced == data.replaced
+
+
+def test_a_step_costs_the_same_however_many_records_there_are(folder):
+    """Nothing as long as an epoch is made for a row: with a million clips it would take longer than the training."""
+    source, config = batches(folder).source, DataConfig(batch_size=2)
+    order = np.broadcast_to(np.int64(0), (1_000_000,))
+    tracemalloc.start()
+    _load(source, config, 0, 16, range(2), Step(0, order, 999_998))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
 
 
 def test_what_takes_a_records_place_is_not_in_the_batch_already(tmp_path):
