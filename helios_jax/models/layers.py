@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
+from helios_jax.kernels.products import product
 from helios_jax.models.lora import adapter_product
 from helios_jax.models.quantization import quantized_product
 from helios_jax.types import Array, DTypeLike, Float
@@ -37,8 +38,7 @@ class Projection(nn.Module):
             scale = self.get_variable("params", "kernel_scale")
             y = quantized_product(x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations).astype(self.dtype)
         else:
-            axes = tuple(range(x.ndim - self.inputs, x.ndim)), tuple(range(self.inputs))
-            y = jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes)
+            y = product(x.astype(self.dtype), kernel, self.inputs)
         y = _adapt(self, y, x, self.inputs)
         if self.use_bias:
             # Added in ``dtype``: on a GPU it joins the product's epilogue, before the one rounding, while a float32 product would be stored as such.
@@ -64,7 +64,7 @@ class PatchEmbedding(nn.Module):
         latents = jnp.pad(latents.astype(self.dtype), [(0, 0), *((0, n) for n in missing), (0, 0)], mode="edge")
         pt, ph, pw = self.patch
         patches = rearrange(latents, "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw)
-        tokens = patches @ kernel.reshape(math.prod(shape), -1).astype(self.dtype)
+        tokens = product(patches, kernel.reshape(math.prod(shape), -1), 1)
         tokens = _adapt(self, tokens, patches.reshape(*patches.shape[:2], *shape), 4)
         return tokens + bias.astype(self.dtype)[None, None]
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from ..products import dot
+
 ATTENDED = "attended"
 """Name of what a checkpoint's policy keeps where the backward pass shall not attend again."""
 
@@ -36,13 +38,13 @@ def _head(
 
 def _forward(query, key, value, bias):
     q, k, v = _scaled(query, key, value)
-    logits = q @ k.T
+    logits = dot(q, k, 1, 1)
     if bias is not None:
         logits += bias[None]
     largest = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = weights.sum(-1, keepdims=True)
-    attended = checkpoint_name((weights @ v) / total, ATTENDED)
+    attended = checkpoint_name(dot(weights, v, 1, 0) / total, ATTENDED)
     log_total = checkpoint_name((largest + jnp.log(total))[:, 0], ATTENDED)
     return attended.astype(value.dtype), (query, key, value, bias, attended, log_total)
 
@@ -52,12 +54,12 @@ def _backward(residuals, cotangent):
     q, k, v = _scaled(query, key, value)
     g = cotangent.astype(jnp.float32)
     # Keys first: of the five products only one is of a transposed matrix.
-    logits = k @ q.T
+    logits = dot(k, q, 1, 1)
     if bias is not None:
         logits += bias[:, None]
     weights = jnp.exp(logits - log_total[None])
-    d_logits = weights * (v @ g.T - (g * attended).sum(-1)[None])
-    d_query, d_key, d_value = d_logits.T @ k * query.shape[-1] ** -0.5, d_logits @ q, weights @ g
+    d_logits = weights * (dot(v, g, 1, 1) - (g * attended).sum(-1)[None])
+    d_query, d_key, d_value = dot(d_logits, k, 0, 0) * query.shape[-1] ** -0.5, dot(d_logits, q, 1, 0), dot(weights, g, 1, 0)
     d_bias = None if bias is None else d_logits.sum(-1)
     return d_query.astype(query.dtype), d_key.astype(key.dtype), d_value.astype(value.dtype), d_bias
 
