@@ -28,7 +28,7 @@ def get_config():
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
-            validation=ValidationConfig(every=100, batches=4),
+            validation=ValidationConfig(every=300, batches=3),
             steps=600,
             dtype="float32",
             log_every=20,

@@ -28,12 +28,12 @@ def get_config():
             timesteps=TimestepConfig(density="uniform"),
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=20, decay_steps=150, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=20, decay_steps=300, b2=0.98, weight_decay=0.01
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=8, text_rows=64, read_threads=1),
-            validation=ValidationConfig(every=75, batches=4),
-            steps=150,
+            validation=ValidationConfig(every=150, batches=3),
+            steps=300,
             dtype="float32",
             log_every=20,
             save_every=75,

@@ -19,7 +19,7 @@ LIMITS = {"transformer": 4.5e6, "vae": 3.5e6, "text_encoder": 1.5e6}
 """Parameters."""
 
 
-@pytest.mark.parametrize("name", ["vae_images", "vae", "text", "t2i", "stills", "t2v", "base", "mid", "ode", "distilled"])
+@pytest.mark.parametrize("name", ["vae_images", "vae", "text", "t2i", "t2v", "base", "mid", "ode", "distilled"])
 def test_a_recipe_is_a_run_of_a_small_model(name, monkeypatch):
     """It loads strictly, something trains, and the part it trains is small."""
     monkeypatch.syspath_prepend(ROOT)
