@@ -1,6 +1,7 @@
 """A training step of a 20 M-parameter transformer: helios-jax and PyTorch (diffusers, eager), side by side on one machine.
 
-  python benchmarks/train_vs_torch.py            # about five minutes on two cores
+  python benchmarks/train_vs_torch.py                       # about five minutes on two cores
+  python benchmarks/train_vs_torch.py --products=bfloat16   # both told to round the factors of float32 products
 
 Both train every parameter in float32 on the same batch, with the same random weights and noise: forward, backward, AdamW. Each has a process of its
 own, and they take turns; nothing else should run meanwhile, which the column "others" tells. One step is compared for its loss and gradient before
@@ -25,6 +26,7 @@ from absl import app, flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 REPEATS = flags.DEFINE_integer("repeats", 5, "Times each step is run after the one that compiles.")
+PRODUCTS = flags.DEFINE_enum("products", "float32", ["float32", "bfloat16"], "What matrix products multiply; all else is float32.")
 OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/train_vs_torch"), "Result files, without .json and .md.")
 WORKER = flags.DEFINE_enum("worker", None, ["torch", "jax"], "Used by the script itself.")
 FOLDER = flags.DEFINE_string("folder", None, "Used by the script itself.")
@@ -92,6 +94,8 @@ def jax_rows(folder: Path) -> dict:
     from helios_jax.models.transformer import HeliosTransformer
     from helios_jax.training.step import make_loss, make_step, start_state
 
+    if PRODUCTS.value == "bfloat16":
+        jax.config.update("jax_default_matmul_precision", "bfloat16")
     params = unflatten_dict({name: jnp.asarray(leaf) for name, leaf in np.load(folder / "params.npz").items()}, sep="/")
 
     def row(objective):
@@ -120,6 +124,8 @@ def torch_rows(folder: Path) -> dict:
     from helios_jax.diffusion.history import frame_indices
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if PRODUCTS.value == "bfloat16":
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
     def row(objective):
         config, kept = run_config(objective), {}
@@ -221,7 +227,7 @@ class System:
     """A worker process."""
 
     def __init__(self, name: str, folder: str):
-        command = [sys.executable, __file__, f"--worker={name}", f"--folder={folder}"]
+        command = [sys.executable, __file__, f"--worker={name}", f"--folder={folder}", f"--products={PRODUCTS.value}"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, row: str) -> dict:
@@ -286,14 +292,14 @@ def write(rows: list[dict], parameters: int) -> None:
     """The table and the numbers, so far."""
     cpus = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     conditions = {
-        "command": f"python benchmarks/train_vs_torch.py --repeats={REPEATS.value}",
+        "command": f"python benchmarks/train_vs_torch.py --repeats={REPEATS.value} --products={PRODUCTS.value}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{len(cpus)} cores of {cpus[0]}",
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "torch", "diffusers", "numpy")},
         "parameters": f"{parameters:,}, all of them trained",
         "latents": "x".join(map(str, LATENT)) + ", 19 + 1 frames of history, 64 text tokens, one clip",
-        "dtype": "float32",
+        "dtype": "float32" if PRODUCTS.value == "float32" else "float32, matrix products of factors rounded to bfloat16",
         "statistic": f"median of {REPEATS.value} steps after one that compiles, taking turns",
     }
     out = Path(OUT.value)

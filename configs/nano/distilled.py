@@ -29,5 +29,5 @@ def get_config():
     config.distillation = to_config_dict(DistillationConfig(guidance_scale=5.0, student_every=2, levels=LevelConfig(uniform_after=50)))
     config.data.batch_size = 8
     config.ema.decay, config.ema.start = 0.9, 20
-    config.steps = 150
+    config.steps = 100
     return config
