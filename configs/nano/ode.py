@@ -1,6 +1,6 @@
 """helios-nano Distilled, stage 3, first half: from Mid to a student of two steps a stage, on its teacher's trajectories.
 
-python -m helios_jax.sampling.ode_pairs --checkpoint checkpoints/nano-mid --world=128 --sections=2 --out data/nano-ode
+python -m helios_jax.sampling.ode_pairs --checkpoint checkpoints/nano-mid --world=96 --sections=2 --out data/nano-ode
 python train.py --config configs/nano/ode.py --config.checkpoint=checkpoints/nano-mid --config.data.train=data/nano-ode
 python -m helios_jax.training.export --run runs/ode --out checkpoints/nano-ode
 """
