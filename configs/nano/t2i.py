@@ -19,7 +19,7 @@ from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.targets import TimestepConfig
 
 TIMESTEPS = TimestepConfig(density="logit_normal", logit_mean=-0.2, logit_std=1.3, dynamic_shift=True)
-"""Half of them below a noise level of 0.68: shapes are told apart between 0.4 and 0.9, measured by the loss under a caption of another shape."""
+"""Half of them below a noise level of 0.68: shapes are decided in the middle, and at the low end the posterior's own noise is most of the loss."""
 
 
 def get_config():

@@ -17,7 +17,7 @@ def attention(
     value: Float[Array, "B S K d"],
     bias: Float[Array, "B S"] | None = None,
 ) -> Float[Array, "B N K d"]:
-    """softmax(q kᵀ / √d + bias) v in float32; ``bias`` is float32, one number a key.
+    """softmax(q kᵀ / √d + bias) v in float32, products as :func:`..products.dot` makes them; ``bias`` is float32, one number a key.
 
     The backward pass is given the logarithms of the weights' sums, and computes the weights again.
     """
