@@ -21,7 +21,9 @@ def factor_dtype(dtype: DTypeLike) -> DTypeLike:
     return jnp.bfloat16 if narrow else dtype
 
 
-def dot(x: Float[Array, "..."], y: Float[Array, "..."], axis_x: int | tuple[int, ...], axis_y: int | tuple[int, ...]) -> Float[Array, "..."]:
+def dot(
+    x: Float[Array, "..."], y: Float[Array, "..."], axis_x: int | tuple[int, ...], axis_y: int | tuple[int, ...]
+) -> Float[Array, "..."]:
     """The sum of products over these axes, factors as :func:`factor_dtype` has them, sums and result float32."""
     x, y = (factor.astype(factor_dtype(factor.dtype)) for factor in (x, y))
     axes = tuple((axis,) if isinstance(axis, int) else axis for axis in (axis_x, axis_y))
