@@ -32,7 +32,7 @@ def dot(
 
 def product(x: Float[Array, "*batch_and_inputs"], kernel: Float[Array, "*inputs_and_features"], inputs: int) -> Float[Array, "*result"]:
     """``x`` · ``kernel`` over the ``inputs`` last axes of ``x`` and first of ``kernel``, in ``x``'s dtype; the kernel is cast to it."""
-    if target().platform != "cpu" or factor_dtype(x.dtype) == jnp.float32:
+    if target().platform != "cpu" or factor_dtype(x.dtype) != jnp.bfloat16:
         axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
         return jnp.tensordot(x, kernel.astype(x.dtype), axes)
     size = math.prod(kernel.shape[:inputs])

@@ -8,7 +8,7 @@
   python -m helios_jax.training.export --run runs/t2i --base checkpoints/nano-parts --out checkpoints/nano-t2i
 
 Each frame is of a scene of its own: of few scenes, a model this small learns what it has seen, and no more. On a CPU that multiplies bfloat16
-(AMX, AVX512-BF16) these steps are faster, here and in all other parts, with the environment variable JAX_DEFAULT_MATMUL_PRECISION=bfloat16.
+(AMX, AVX512-BF16) set the environment variable JAX_DEFAULT_MATMUL_PRECISION=bfloat16, here and for all other parts.
 """
 
 from configs.nano._model import ONE_STAGE, model

@@ -28,6 +28,16 @@ def test_float32_stays_float32_unless_asked():
     np.testing.assert_array_equal(product(x, kernel, 1), jnp.tensordot(x, kernel, 1))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float64])
+def test_other_dtypes_are_left_alone(dtype):
+    """Half precision has more digits than bfloat16, and double precision is for those who want all of them."""
+    with jax.enable_x64(True), jax.default_matmul_precision("bfloat16"):
+        x, kernel = normal(0, 6, 24).astype(dtype), normal(1, 24, 8).astype(dtype)
+        found = product(x, kernel, 1)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, jnp.tensordot(x, kernel, 1))
+
+
 @pytest.mark.parametrize("inputs", [1, 2])
 def test_factors_are_rounded_and_nothing_else(inputs):
     """Result and both gradients are those of rounded factors, to float32's precision: what is summed is not rounded on the way."""
