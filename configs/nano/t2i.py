@@ -31,12 +31,12 @@ def get_config():
             timesteps=TIMESTEPS,
             trainable=TrainableConfig(rank=0, full="(?!patch_(short|mid|long)).*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=2e-3, schedule="cosine", warmup_steps=50, decay_steps=6000, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=2e-3, schedule="cosine", warmup_steps=50, decay_steps=10000, b2=0.98, weight_decay=0.01
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=64, text_rows=64, read_threads=1, section_frames=1, min_sections=1),
             validation=ValidationConfig(every=500, batches=4),
-            steps=6000,
+            steps=10000,
             dtype="float32",
             log_every=20,
             save_every=500,

@@ -29,7 +29,8 @@ def get_config():
     config.data.batch_size, config.data.section_frames = 16, 0
     config.validation.every, config.validation.batches = 250, 3
     config.optimizer.learning_rate, config.optimizer.schedule = 1.5e-3, "constant_with_warmup"
-    config.steps = 750
+    config.steps = 3500
+    config.ema.decay = 0.995
     config.save_every = 100
     config.seed = 1
     return config
