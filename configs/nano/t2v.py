@@ -2,7 +2,7 @@
 
   python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=4160 --seed=2 --world_frames=33 --min_frames=33 \\
       --world_uncaptioned=0.1 --out data/nano-sections
-  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=864 --seed=3 --world_frames=99 --world_uncaptioned=0.1 --out data/nano
+  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=3424 --seed=3 --world_frames=99 --world_uncaptioned=0.1 --out data/nano
   python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=48 --world_frames=99 --world_split=heldout --out data/nano-heldout
   python train.py --config configs/nano/t2v.py --config.checkpoint=checkpoints/nano-t2i \\
       "--config.data.train=('data/nano-sections','data/nano')" --config.data.validation=data/nano-heldout
