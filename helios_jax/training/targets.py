@@ -23,7 +23,7 @@ class TimestepConfig:
 
     Attributes:
       density: of the position u on the table of levels, 0 being the noisiest: logit-normal, ``mode`` (Esser et al. 2024, eq. 20) or uniform.
-      logit_mean, logit_std: of the logit-normal density.
+      logit_mean, logit_std: of the logit-normal density; the smaller the mean, the more noise.
       mode_scale: of the mode density.
       weighting: of the loss: 1, sigma^-2, or 2 / (pi (1 - 2 sigma + 2 sigma^2)).
       dynamic_shift: shift levels by the number of tokens as the scheduler does when it samples; stage 1 only.
