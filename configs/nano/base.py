@@ -21,7 +21,7 @@ TASK = dataclasses.replace(stage1_init.TASK["corrected"], text=0.1)
 """More than half of what is drawn has no past to drop."""
 
 TIMESTEPS = dataclasses.replace(t2v.TIMESTEPS, logit_mean=-0.5, logit_std=1.5)
-"""Half of the levels are above 0.918. Where a thing goes is decided there; at low levels its place can be seen, and nothing is learned of motion."""
+"""Half of the levels are above 0.918. Where a thing goes is decided there; at low levels its place can be seen, and little is learned of motion."""
 
 
 def get_config():
