@@ -34,12 +34,12 @@ def get_config():
             timesteps=TIMESTEPS,
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=1.5e-3, schedule="cosine", warmup_steps=30, decay_steps=4000, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=1.5e-3, schedule="cosine", warmup_steps=30, decay_steps=6000, b2=0.98, weight_decay=0.01
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, text_rows=64, read_threads=1, min_sections=1),
             validation=ValidationConfig(every=250, batches=3),
-            steps=4000,
+            steps=6000,
             dtype="float32",
             log_every=20,
             save_every=100,

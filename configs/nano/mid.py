@@ -1,10 +1,13 @@
 """helios-nano Mid, stage 2: from Base to a pyramid of three resolutions, all weights trained.
 
-  python train.py --config configs/nano/mid.py --config.checkpoint=checkpoints/nano-base --config.data.train=data/nano \\
-      --config.data.validation=data/nano-heldout
+  python train.py --config configs/nano/mid.py --config.checkpoint=checkpoints/nano-base \\
+      "--config.data.train=('data/nano','data/nano','data/nano-sections')" --config.data.validation=data/nano-heldout
   python -m helios_jax.training.export --run runs/mid --out checkpoints/nano-mid
+
+Motion is decided at the coarse levels. Their velocities are a third as long, so that a question there counts a ninth: more are asked.
 """
 
+from configs.nano import base
 from configs.nano._model import PYRAMID, model
 from configs.train import stage1_init
 from helios_jax.config import SampleConfig, to_config_dict
@@ -22,20 +25,20 @@ def get_config():
         TrainConfig(
             objective="pyramid",
             model=model(PYRAMID, sample),
-            pyramid_items=(1, 2, 1),
-            task=stage1_init.TASK["corrected"],
+            pyramid_items=(4, 2, 1),
+            task=base.TASK,
             corruption=stage1_init.CORRUPTION["corrected"],
             timesteps=TimestepConfig(density="uniform"),
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=20, decay_steps=300, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=1.5e-3, schedule="cosine", warmup_steps=20, decay_steps=1200, b2=0.98, weight_decay=0.01
             ),
             ema=EMAConfig(decay=0.99),
-            data=DataConfig(batch_size=8, text_rows=64, read_threads=1),
-            validation=ValidationConfig(every=150, batches=3),
-            steps=300,
+            data=DataConfig(batch_size=8, text_rows=64, read_threads=1, min_sections=1),
+            validation=ValidationConfig(every=400, batches=3),
+            steps=1200,
             dtype="float32",
             log_every=20,
-            save_every=75,
+            save_every=100,
         )
     )

@@ -1,6 +1,6 @@
 """helios-nano Distilled, stage 3, first half: from Mid to a student of two steps a stage, on its teacher's trajectories.
 
-python -m helios_jax.sampling.ode_pairs --checkpoint checkpoints/nano-mid --world=96 --sections=2 --out data/nano-ode
+python -m helios_jax.sampling.ode_pairs --checkpoint checkpoints/nano-mid --world=120 --sections=2 --out data/nano-ode
 python train.py --config configs/nano/ode.py --config.checkpoint=checkpoints/nano-mid --config.data.train=data/nano-ode
 python -m helios_jax.training.export --run runs/ode --out checkpoints/nano-ode
 """
@@ -24,14 +24,14 @@ def get_config():
             model=model(STUDENT, sample),
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=5e-4, schedule="cosine", warmup_steps=20, decay_steps=150, b2=0.98, weight_decay=0.01
+                method="muon", learning_rate=5e-4, schedule="cosine", warmup_steps=20, decay_steps=190, b2=0.98, weight_decay=0.01
             ),
             distillation=DistillationConfig(regression_weight=2.0),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
-            steps=150,
+            steps=190,
             dtype="float32",
             log_every=20,
-            save_every=75,
+            save_every=95,
         )
     )
