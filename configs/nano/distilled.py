@@ -4,6 +4,8 @@
       --config.critic.checkpoint=checkpoints/nano-base --config.data.train=data/nano
   python -m helios_jax.training.export --run runs/distilled --out checkpoints/nano-distilled
 
+At ten times the learning rate the student loses what its teacher's trajectories taught it.
+
 There is no discriminator: its windows, half a frame's sides, need frames of 128 x 128.
 """
 
@@ -25,9 +27,9 @@ def get_config():
     config.task = to_config_dict(stage1_init.TASK["corrected"])
     config.corruption = to_config_dict(stage1_init.CORRUPTION["corrected"])
     config.critic = to_config_dict(CRITIC)
-    config.optimizer = to_config_dict(OptimizerConfig(learning_rate=1e-4, b1=0.0, b2=0.99, weight_decay=0.01))
-    config.distillation = to_config_dict(DistillationConfig(guidance_scale=5.0, student_every=2, levels=LevelConfig(uniform_after=50)))
+    config.optimizer = to_config_dict(OptimizerConfig(learning_rate=1e-5, b1=0.0, b2=0.99, weight_decay=0.01))
+    config.distillation = to_config_dict(DistillationConfig(guidance_scale=5.0, student_every=3, levels=LevelConfig(uniform_after=50)))
     config.data.batch_size = 8
-    config.ema.decay, config.ema.start = 0.9, 20
-    config.steps = 100
+    config.ema.decay, config.ema.start = 0.9, 60
+    config.steps = 120
     return config
