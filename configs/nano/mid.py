@@ -4,7 +4,7 @@
       "--config.data.train=('data/nano','data/nano','data/nano-sections')" --config.data.validation=data/nano-heldout
   python -m helios_jax.training.export --run runs/mid --out checkpoints/nano-mid
 
-Motion is decided at the coarse levels. Their velocities are a third as long, so that a question there counts a ninth: more are asked.
+Motion is decided at the coarse levels. At the coarsest, velocities are a third as long and a question counts a ninth: more are asked.
 """
 
 from configs.nano import base
