@@ -4,7 +4,7 @@
       --config.critic.checkpoint=checkpoints/nano-base --config.data.train=data/nano
   python -m helios_jax.training.export --run runs/distilled --out checkpoints/nano-distilled
 
-At ten times the learning rate the student loses what its teacher's trajectories taught it.
+The rate is small: at 1e-4, learning at every second step, the student lost much of what its teacher's trajectories had taught it.
 
 There is no discriminator: its windows, half a frame's sides, need frames of 128 x 128.
 """
