@@ -29,7 +29,9 @@ Latents can be kept and decoded later, and drift be looked at:
   python sample.py --checkpoint ... --prompt "a sailing boat" --save_latents boat.safetensors --statistics boat.csv --report boat.svg
   python sample.py --checkpoint ... --decode boat.safetensors --out boat.mp4
 
-Any field of a preset can be changed: --config configs/helios_mid.py --config.sample.cfg_zero_star=False
+Any field of a preset can be changed, e.g. the noise levels at which guidance is used:
+
+  python sample.py --config configs/helios_base.py "--config.sample.guidance_interval=(0.5,1.0)"
 
 What a request would take on a GPU, asked on a machine that has none (`pip install -e '.[plan]'` for the compiler, without which it is estimated):
 
@@ -362,12 +364,14 @@ def announce(config: HeliosConfig, videos: list[Video], fps: int, dtype: str) ->
     """Say what will be made and what it needs, and refuse what does not fit."""
     request = max((video.request for video in videos), key=lambda request: request.num_frames)
     steps = "-".join(map(str, request.plan.steps))
+    low, high = request.plan.guidance_interval
+    levels = f" at noise levels {low:g} to {high:g}" if request.plan.guided and (low, high) != (0, 1) else ""
     if request.first_plan != request.plan:
         steps += f", {'-'.join(map(str, request.first_plan.steps))} in the first chunk"
     say(
         f"{sum(len(video.paths) for video in videos)} video(s) of {request.num_frames} frames, {request.width}x{request.height}, "
         f"{request.num_frames / fps:.1f} s at {fps} frames/s: {request.chunks} chunk(s) of {request.frames_per_chunk} frames, "
-        f"steps {steps}, guidance {request.guidance_scale:g}"
+        f"steps {steps}, guidance {request.guidance_scale:g}{levels}"
     )
     plan = estimate_request(config, request, dtype, default_dtype(), **kept())
     peak, free = plan.peak, available_memory()

@@ -1,12 +1,14 @@
 """One chunk of video, all stages and steps, as one compiled program, or as one a stage where each is to be timed."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.guidance import guide, guide_zero_star
@@ -25,7 +27,8 @@ class ChunkPlan(NamedTuple):
 
     Attributes:
       steps: solver steps of each stage, coarsest first.
-      guided: whether every step also runs the negative prompt.
+      guided: whether steps also run the negative prompt.
+      guidance_interval: least and greatest noise level, timestep / 1000, of those that do.
       cfg_zero_star: guidance against the projected negative velocity.
       zero_init_steps: leading steps of the first stage at which CFG-Zero* takes a velocity of zero.
       history_sizes: latent frames of long, mid and newest history.
@@ -33,6 +36,7 @@ class ChunkPlan(NamedTuple):
 
     steps: tuple[int, ...]
     guided: bool
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     cfg_zero_star: bool = False
     zero_init_steps: int = 0
     history_sizes: tuple[int, int, int] = (16, 2, 1)
@@ -98,7 +102,7 @@ def sample_chunk_by_stages(
 
 
 def embed_chunk_history(params: Params, state: HistoryState, frames: int, *, model: HeliosTransformer, plan: ChunkPlan) -> HistoryTokens:
-    """Tokens of the history before a chunk of ``frames`` latent frames; twice where every step also runs the negative prompt."""
+    """Tokens of the history before a chunk of ``frames`` latent frames; twice where steps also run the negative prompt."""
     history = model.apply(
         {"params": params}, split_history(state, plan.history_sizes), frame_indices(plan.history_sizes, frames), method="embed_history"
     )
@@ -136,16 +140,39 @@ def sample_stage(
     sample = stage_start(sample, noise, scheduler, stage)
     schedule = schedule or make_schedule(scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens))
     times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
-    zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
+    alone = _first_half(text, history) if plan.guided else (text, history)
 
-    def velocity(sample, time):
-        time = jax.tree.map(lambda row: row[None], time)
-        if not plan.guided:
-            return apply(sample, time, text, history, frames, method="denoise")
-        both = apply(jnp.concatenate([sample, sample]), time, text, history, frames, method="denoise").astype(jnp.float32)
+    def denoise(sample, time, text, history):
+        return apply(sample, jax.tree.map(lambda row: row[None], time), text, history, frames, method="denoise")
+
+    def guided(sample, time):
+        both = denoise(jnp.concatenate([sample, sample]), time, text, history).astype(jnp.float32)
         return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale)
 
-    return _solve(velocity, sample, solver_table(scheduler.solver, schedule.sigmas), times, zeros, path)
+    velocities = {
+        "zero": lambda sample, time: jnp.zeros_like(sample),
+        "prompt": lambda sample, time: denoise(sample, time, *alone),
+        "guided": guided,
+    }
+    kinds = step_kinds(plan, stage, schedule.timesteps / scheduler.num_train_timesteps)
+    parts = [(velocities[kind], len(list(steps))) for kind, steps in itertools.groupby(kinds)]
+    return _solve(parts, sample, solver_table(scheduler.solver, schedule.sigmas), times, path)
+
+
+def step_kinds(plan: ChunkPlan, stage: int, levels: Float[np.ndarray, "M"]) -> list[str]:
+    """What the velocity is at each step of a stage: ``"zero"``, that of the ``"prompt"`` alone, or ``"guided"``; levels are timesteps from 0 to 1."""
+    low, high = plan.guidance_interval
+    within = (low <= levels) & (levels <= high)
+    zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
+    return ["zero" if i < zeros else "guided" if plan.guided and within[i] else "prompt" for i in range(len(levels))]
+
+
+def _first_half(text: TextCache, history: HistoryTokens) -> tuple[TextCache, HistoryTokens]:
+    """The prompts' part of what holds prompts and negative prompts."""
+    B = history.tokens.shape[0] // 2
+    half = lambda x: None if x is None else x[:B]
+    text = TextCache(text.key[:, :B], text.value[:, :B], half(text.bias))
+    return text, history._replace(tokens=half(history.tokens), first_qkv=half(history.first_qkv))
 
 
 _embed_chunk_history = jax.jit(embed_chunk_history, static_argnames=("frames", "model", "plan"))
@@ -154,26 +181,22 @@ _append_chunk = jax.jit(append_chunk, donate_argnums=0)
 
 
 def _solve(
-    velocity: Callable[[Array, TimeEmbedding], Array],
+    parts: Sequence[tuple[Callable[[Array, TimeEmbedding], Array], int]],
     start: Float[Array, "B T H W C"],
     table: SolverTable,
     times: TimeEmbedding,
-    zeros: int,
     path: bool = False,
 ) -> Float[Array, "B T H W C"] | Float[Array, "M1 B T H W C"]:
-    """From a stage's start point to its end point; at the first ``zeros`` steps the velocity is zero and the network is not run."""
-    rows = lambda steps: jax.tree.map(lambda column: jnp.asarray(column[steps]), (table, times))
+    """From a stage's start point to its end point; each part is a velocity, and the number of steps that follow it."""
+    rows = lambda first, count: jax.tree.map(lambda column: jnp.asarray(column[first : first + count]), (table, times))
 
-    def step(solver, row_and_time):
+    def step(velocity, solver, row_and_time):
         row, time = row_and_time
         return solver_step(solver, velocity(solver.sample, time), start, row), solver.sample if path else None
 
-    solver = start_solver(start)
-    zeros, points = min(zeros, len(table.sigma)), []
-    for i in range(zeros):
-        points.append(solver.sample[None])
-        solver = solver_step(solver, jnp.zeros_like(start), start, rows(i)[0])
-    if zeros < len(table.sigma):
-        solver, between = jax.lax.scan(step, solver, rows(slice(zeros, None)))
+    solver, points, first = start_solver(start), [], 0
+    for velocity, count in parts:
+        solver, between = jax.lax.scan(functools.partial(step, velocity), solver, rows(first, count))
         points.append(between)
+        first += count
     return jnp.concatenate([*points, solver.sample[None]]) if path else solver.sample

@@ -89,7 +89,12 @@ def make_request(
 
     length = frames_per_chunk(config)
     plan = ChunkPlan(
-        steps, guidance_scale > 1, sample.cfg_zero_star, sample.zero_init_steps if sample.cfg_zero_star else 0, sample.history_sizes
+        steps=steps,
+        guided=guidance_scale > 1,
+        guidance_interval=sample.guidance_interval,
+        cfg_zero_star=sample.cfg_zero_star,
+        zero_init_steps=sample.zero_init_steps if sample.cfg_zero_star else 0,
+        history_sizes=sample.history_sizes,
     )
     amplified = plan._replace(steps=tuple(2 * n for n in steps))
     factor = config.vae.spatial_factor

@@ -1,5 +1,7 @@
 """What a chunk leaves out, and in which dtype it is kept."""
 
+import copy
+import dataclasses
 import functools
 
 import jax
@@ -14,7 +16,7 @@ from helios_jax.diffusion.schedules import make_schedule
 from helios_jax.diffusion.solvers import solver_table
 from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
 from helios_jax.models.weights import abstract_params
-from helios_jax.sampling.chunk import ChunkPlan, _solve, sample_chunk
+from helios_jax.sampling.chunk import ChunkPlan, _solve, sample_chunk, step_kinds
 
 from .conftest import TOY
 
@@ -25,7 +27,8 @@ def stage(velocity, zeros, steps=4):
     """One stage of UniPC, whose times are the indices of its steps."""
     table = solver_table("unipc", make_schedule(SchedulerConfig(), 0, steps, 540).sigmas)
     indices = TimeEmbedding(jnp.arange(steps, dtype=jnp.float32)[:, None], jnp.zeros((steps, 6, 1)))
-    return _solve(lambda sample, time: velocity(sample, time.temb[0]), START, table, indices, zeros)
+    parts = [(lambda sample, time: jnp.zeros_like(sample), zeros), (lambda sample, time: velocity(sample, time.temb[0]), steps - zeros)]
+    return _solve([part for part in parts if part[1]], START, table, indices)
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 4])
@@ -36,9 +39,28 @@ def test_zero_velocity_of_first_steps_needs_no_network(zeros):
     np.testing.assert_allclose(stage(velocity, zeros), multiplied, rtol=1e-5, atol=2e-6)
 
 
-def test_network_is_not_run_where_its_velocity_is_zero():
-    """If all steps are zero the network is not even traced."""
-    stage(lambda sample, index: pytest.fail("the network ran"), zeros=4)
+def test_kinds_of_steps():
+    """Guidance is used within its interval, ends included; CFG-Zero*'s first steps are those of the first stage of a guided video."""
+    levels = np.array([0.9, 0.8, 0.5, 0.1])
+    plan = ChunkPlan((4,), guided=True, guidance_interval=(0.5, 0.8), cfg_zero_star=True, zero_init_steps=1)
+    assert step_kinds(plan, 0, levels) == ["zero", "guided", "guided", "prompt"]
+    assert step_kinds(plan, 1, levels) == ["prompt", "guided", "guided", "prompt"]
+    assert step_kinds(plan._replace(guided=False), 0, levels) == ["prompt"] * 4
+    assert step_kinds(ChunkPlan((4,), guided=True), 0, levels) == ["guided"] * 4
+
+
+def test_steps_outside_the_interval_follow_the_prompt_alone(guided):
+    """If none is within it is a scale of 1; if some are it is neither that nor guidance of all."""
+
+    def latents(scale, interval=(0.0, 1.0)):
+        changes = dict(cfg_zero_star=False, zero_init_steps=0, guidance_interval=interval)
+        pipeline = copy.copy(guided)
+        pipeline.config = dataclasses.replace(guided.config, sample=dataclasses.replace(guided.config.sample, **changes))
+        return pipeline.generate("a red ball", "blur", num_frames=33, steps=(2, 1, 1), guidance_scale=scale, output="latent")
+
+    alone, some, everywhere = latents(1.0), latents(3.0, (0.4, 0.8)), latents(3.0)
+    np.testing.assert_allclose(latents(3.0, (1.0, 1.0)), alone, rtol=1e-5, atol=1e-5)
+    assert min(np.abs(some - alone).max(), np.abs(some - everywhere).max()) > 1e-2
 
 
 @pytest.mark.parametrize("guided", [False, True])
