@@ -35,6 +35,7 @@ from tqdm import tqdm
 from helios_jax import checkpoint, nano
 from helios_jax.cli import run_script
 from helios_jax.compile_cache import use_compile_cache
+from helios_jax.config import ConfigError, SampleConfig, from_dict
 from helios_jax.data.world import Scene, caption, render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
 from helios_jax.models.tokenizer import TokenizerError
@@ -242,6 +243,11 @@ def main() -> None:
     use_compile_cache()
     load = HeliosPipeline.for_decoding if flags.FLAGS.parts == ["vae"] else HeliosPipeline.from_checkpoint
     pipeline = load(flags.FLAGS.checkpoint)
+    if flags.FLAGS.guidance_interval is not None:
+        sample = dataclasses.asdict(pipeline.config.sample) | {
+            "guidance_interval": [float(level) for level in flags.FLAGS.guidance_interval]
+        }
+        pipeline.config = dataclasses.replace(pipeline.config, sample=from_dict(SampleConfig, sample, "sample"))
     conditions = {
         "checkpoint": os.path.basename(os.path.normpath(flags.FLAGS.checkpoint)),
         "request": dataclasses.asdict(pipeline.config.sample) | options(),
@@ -293,7 +299,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch", 4, "Videos made at once.", lower_bound=1)
     flags.DEFINE_list("steps", None, "Solver steps of each stage; by default the checkpoint's.")
     flags.DEFINE_float("guidance_scale", None, "By default the checkpoint's.")
+    flags.DEFINE_list("guidance_interval", None, "Least and greatest noise level of the steps with guidance; by default the checkpoint's.")
     flags.DEFINE_integer("seed", 2000, "Of scenes and noise.")
     flags.DEFINE_string("out", "nano", "Result files, without .json, .md and, of the part long, _long.svg.")
     flags.DEFINE_bool("overwrite", False, "Make every part anew.")
-    run_script(main, (RequestError, TokenizerError, checkpoint.CheckpointError, OSError))
+    run_script(main, (ConfigError, RequestError, TokenizerError, checkpoint.CheckpointError, OSError))

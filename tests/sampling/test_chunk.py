@@ -45,6 +45,7 @@ def test_kinds_of_steps():
     plan = ChunkPlan((4,), guided=True, guidance_interval=(0.5, 0.8), cfg_zero_star=True, zero_init_steps=1)
     assert step_kinds(plan, 0, levels) == ["zero", "guided", "guided", "prompt"]
     assert step_kinds(plan, 1, levels) == ["prompt", "guided", "guided", "prompt"]
+    assert step_kinds(plan._replace(zero_init_steps=9), 0, levels) == ["zero"] * 4
     assert step_kinds(plan._replace(guided=False), 0, levels) == ["prompt"] * 4
     assert step_kinds(ChunkPlan((4,), guided=True), 0, levels) == ["guided"] * 4
 
