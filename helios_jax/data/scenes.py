@@ -41,7 +41,8 @@ DIRECTIONS = {
 
 BOUNCES = {"bounce vertically": (0.0, 1.0), "bounce horizontally": (1.0, 0.0)}
 SPINS = {"clockwise": 1.0, "counterclockwise": -1.0}
-MOTIONS = (*DIRECTIONS, *BOUNCES, *SPINS, "pulse")
+MOTION_KINDS = {"direction": tuple(DIRECTIONS), "bounce": tuple(BOUNCES), "spin": tuple(SPINS), "pulse": ("pulse",)}
+MOTIONS = tuple(motion for kind in MOTION_KINDS.values() for motion in kind)
 
 TRAVEL_SPEED = {"slow": 0.25, "fast": 0.7}
 """Of objects that keep to a direction; units a second."""

@@ -22,7 +22,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from helios_jax import checkpoint, nano
 from helios_jax.cli import run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import ConfigError, SampleConfig, from_dict
+from helios_jax.data.scenes import MOTION_KINDS
 from helios_jax.data.world import Scene, caption, render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
 from helios_jax.models.tokenizer import TokenizerError
@@ -86,13 +87,12 @@ def size(pipeline: HeliosPipeline) -> tuple[int, int]:
 
 def look_at_vae(pipeline: HeliosPipeline) -> dict[str, Any]:
     """PSNR of clips that are encoded and decoded, and what the judge reads in them."""
-    again, found, scores = reconstruction(pipeline), [], []
+    again, found, decoded = reconstruction(pipeline), [], []
     for number, scene, _ in tqdm(scenes(flags.FLAGS.prompts), desc="vae", unit="clip", disable=None):
         clip = render(scene, PIECE, *size(pipeline), start=number)
-        decoded = again(clip)
-        found.append(psnr(decoded, clip))
-        scores.append(score(read_clip(decoded), scene))
-    return {"psnr": float(np.mean(found)), "worst psnr": min(found), "attributes": accuracy(scores)}
+        decoded.append((scene, again(clip)))
+        found.append(psnr(decoded[-1][1], clip))
+    return {"psnr": float(np.mean(found)), "worst psnr": min(found), **judged(decoded)}
 
 
 def reconstruction(pipeline: HeliosPipeline) -> Callable[[Frames], Frames]:
@@ -108,30 +108,34 @@ def reconstruction(pipeline: HeliosPipeline) -> Callable[[Frames], Frames]:
     return again
 
 
+def judged(clips: Iterable[tuple[Scene, Frames]]) -> dict[str, Counts]:
+    """What the judge reads rightly in clips of scenes: each attribute, and each kind of motion."""
+    found = [(score(read_clip(frames), scene), scene) for scene, frames in clips]
+    motions = [(thing.motion, right) for scored, scene in found for thing, right in zip(scene.objects, scored["motion"])]
+    kinds = {name: [right for motion, right in motions if motion in kind] for name, kind in MOTION_KINDS.items()}
+    return {
+        "attributes": accuracy([scored for scored, _ in found]),
+        "motions": {name: (sum(rights), len(rights)) for name, rights in kinds.items()},
+    }
+
+
 def look_at_text(pipeline: HeliosPipeline) -> dict[str, Any]:
     """What the judge reads in videos made from captions."""
-    return {
-        "attributes": accuracy(
-            [score(read_clip(frames), scene) for scene, _, frames in make(pipeline, flags.FLAGS.prompts, "text", flags.FLAGS.frames)]
-        )
-    }
+    return judged((scene, frames) for scene, _, frames in make(pipeline, flags.FLAGS.prompts, "text", flags.FLAGS.frames))
 
 
 def look_at_image(pipeline: HeliosPipeline) -> dict[str, Any]:
     """What the judge reads in videos that begin with a picture, and how near their first frame is to it."""
     picture = lambda scene: {"image": render(scene, 1, *size(pipeline))[0]}
-    scores, near = [], []
-    for scene, sources, frames in make(pipeline, flags.FLAGS.prompts, "image", flags.FLAGS.frames, picture):
-        scores.append(score(read_clip(frames), scene))
-        near.append(psnr(frames[0], sources["image"]))
-    return {"attributes": accuracy(scores), "first frame psnr": float(np.mean(near))}
+    made = list(make(pipeline, flags.FLAGS.prompts, "image", flags.FLAGS.frames, picture))
+    near = [psnr(frames[0], sources["image"]) for _, sources, frames in made]
+    return {**judged((scene, frames) for scene, _, frames in made), "first frame psnr": float(np.mean(near))}
 
 
 def look_at_video(pipeline: HeliosPipeline) -> dict[str, Any]:
     """Whether objects go on as they did in the frames that are continued."""
     past = lambda scene: {"video": render(scene, PIECE, *size(pipeline))}
-    found = make(pipeline, flags.FLAGS.prompts, "video", PIECE, past)
-    return {"attributes": accuracy([score(read_clip(frames), scene) for scene, _, frames in found])}
+    return judged((scene, frames) for scene, _, frames in make(pipeline, flags.FLAGS.prompts, "video", PIECE, past))
 
 
 def look_at_long(pipeline: HeliosPipeline) -> dict[str, Any]:
@@ -222,6 +226,9 @@ def table(results: dict[str, Any]) -> list[str]:
             low, high = interval(*counts["all"])
             lines.append(f"| {part} | {' | '.join(percent(counts[name]) for name in names)} | {low:.1%} to {high:.1%} |")
     lines.append("")
+    for part, found in results.items():
+        if kinds := found.get("motions"):
+            lines.append(f"* {part}: motions by kind: {', '.join(f'{name} {percent(counts)}' for name, counts in kinds.items())}")
     if found := results.get("vae"):
         lines.append(f"* VAE: {found['psnr']:.1f} dB, at worst {found['worst psnr']:.1f} dB")
     if found := results.get("image"):

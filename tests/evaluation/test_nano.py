@@ -10,6 +10,8 @@ import pytest
 
 from helios_jax import checkpoint
 from helios_jax.data.readings import world_tokenizer
+from helios_jax.data.scenes import Background, Object, Scene
+from helios_jax.data.world import render
 from helios_jax.evaluation import nano
 from helios_jax.evaluation.judge import ATTRIBUTES, interval
 from helios_jax.models.weights import random_params
@@ -37,6 +39,18 @@ def test_intervals_are_wilsons():
     assert interval(10, 10)[1] == 1
     assert interval(0, 10)[1] == pytest.approx(1 - interval(10, 10)[0])
     assert interval(60, 64) == pytest.approx((0.850, 0.975), abs=1e-3)
+
+
+def test_motions_are_counted_by_their_kind():
+    """True clips are read rightly throughout; their captions exchanged, motions are wrong, each counted where it was asked for."""
+    way = Scene((Object("square", "white", "large", "right", "fast", (0.3, 0.5), 0.0),), Background("plain", ("navy",), "", 0.0), "still")
+    bounce = way._replace(objects=(way.objects[0]._replace(motion="bounce vertically"),))
+    clips = [(scene, render(scene, 33, 64, 128)) for scene in (way, bounce)]
+    assert nano.judged(clips)["motions"] == {"direction": (1, 1), "bounce": (1, 1), "spin": (0, 0), "pulse": (0, 0)}
+    exchanged = nano.judged([(way, clips[1][1]), (way, clips[0][1]), (bounce, clips[0][1])])
+    assert exchanged["motions"] == {"direction": (1, 2), "bounce": (0, 1), "spin": (0, 0), "pulse": (0, 0)}
+    assert exchanged["attributes"]["motion"] == (1, 3)
+    assert "* text: motions by kind: direction 50.0%, bounce 0.0%, spin -, pulse -" in nano.table({"text": exchanged})
 
 
 @pytest.mark.slow
