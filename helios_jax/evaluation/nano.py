@@ -87,12 +87,17 @@ def size(pipeline: HeliosPipeline) -> tuple[int, int]:
 
 def look_at_vae(pipeline: HeliosPipeline) -> dict[str, Any]:
     """PSNR of clips that are encoded and decoded, and what the judge reads in them."""
-    again, found, decoded = reconstruction(pipeline), [], []
-    for number, scene, _ in tqdm(scenes(flags.FLAGS.prompts), desc="vae", unit="clip", disable=None):
-        clip = render(scene, PIECE, *size(pipeline), start=number)
-        decoded.append((scene, again(clip)))
-        found.append(psnr(decoded[-1][1], clip))
-    return {"psnr": float(np.mean(found)), "worst psnr": min(found), **judged(decoded)}
+    again, found = reconstruction(pipeline), []
+
+    def clips():
+        for number, scene, _ in tqdm(scenes(flags.FLAGS.prompts), desc="vae", unit="clip", disable=None):
+            clip = render(scene, PIECE, *size(pipeline), start=number)
+            decoded = again(clip)
+            found.append(psnr(decoded, clip))
+            yield scene, decoded
+
+    seen = judged(clips())
+    return {"psnr": float(np.mean(found)), "worst psnr": min(found), **seen}
 
 
 def reconstruction(pipeline: HeliosPipeline) -> Callable[[Frames], Frames]:
@@ -127,9 +132,15 @@ def look_at_text(pipeline: HeliosPipeline) -> dict[str, Any]:
 def look_at_image(pipeline: HeliosPipeline) -> dict[str, Any]:
     """What the judge reads in videos that begin with a picture, and how near their first frame is to it."""
     picture = lambda scene: {"image": render(scene, 1, *size(pipeline))[0]}
-    made = list(make(pipeline, flags.FLAGS.prompts, "image", flags.FLAGS.frames, picture))
-    near = [psnr(frames[0], sources["image"]) for _, sources, frames in made]
-    return {**judged((scene, frames) for scene, _, frames in made), "first frame psnr": float(np.mean(near))}
+    near = []
+
+    def clips():
+        for scene, sources, frames in make(pipeline, flags.FLAGS.prompts, "image", flags.FLAGS.frames, picture):
+            near.append(psnr(frames[0], sources["image"]))
+            yield scene, frames
+
+    seen = judged(clips())
+    return {**seen, "first frame psnr": float(np.mean(near))}
 
 
 def look_at_video(pipeline: HeliosPipeline) -> dict[str, Any]:
