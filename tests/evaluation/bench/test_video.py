@@ -1,0 +1,60 @@
+"""Videos are read at the size and in the colours that the original reads them."""
+
+import numpy as np
+import pytest
+
+from helios_jax.evaluation.bench import BenchError, Video
+from helios_jax.evaluation.bench.video import target_size
+from helios_jax.media import open_video_writer
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Five frames of four flat colours each, 96x160 pixels, and their file."""
+    colours = np.array([[220, 40, 30], [30, 200, 60], [40, 60, 210], [128, 128, 128]], np.uint8)
+    frame = np.repeat(np.repeat(colours.reshape(2, 2, 3), 48, axis=0), 80, axis=1)
+    with open_video_writer(tmp_path / "1_5_ori5.mp4", fps=24) as writer:
+        writer.write(np.stack([frame] * 5))
+    return tmp_path / "1_5_ori5.mp4", frame
+
+
+@pytest.mark.parametrize(
+    ("size", "target"),
+    [((384, 640), (384, 640)), ((480, 832), (368, 640)), ((1920, 1080), (1136, 640))],
+)
+def test_every_video_gets_640_columns_and_keeps_its_proportions(size, target):
+    assert target_size(*size) == target
+
+
+def test_colours_come_back_from_a_file(clip):
+    path, frame = clip
+    frames = Video(path).frames
+    assert frames.shape == (5, 384, 640, 3)
+    for y, x in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
+        found = frames[2, int(y * 384), int(x * 640)].astype(int)
+        assert np.abs(found - frame[int(y * 96), int(x * 160)]).max() <= 4
+
+
+def test_a_short_video_is_cut_from_a_long_one(clip):
+    assert len(Video(clip[0], most=3).frames) == 3
+
+
+def test_the_rate_is_that_of_the_file(clip):
+    assert Video(clip[0]).fps == 24.0
+
+
+def test_opencv_reads_the_same_frames_by_its_own_conversion(clip):
+    pytest.importorskip("cv2", reason="OpenCV, of the extra bench, is not installed")
+    video = Video(clip[0])
+    assert video.num_frames == 5
+    difference = video.opencv_frames.astype(int) - video.frames
+    assert np.abs(difference[:, 100:150, 100:200]).max() <= 3
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "is not a file"), (b"x" * 99, "damaged")])
+def test_a_file_that_is_no_video_is_named(tmp_path, content, message):
+    path = tmp_path / "1_5_ori5.mp4"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(BenchError, match=rf"1_5_ori5\.mp4: {message}"):
+        Video(path).frames  # noqa: B018
