@@ -32,6 +32,7 @@ from helios_jax.sampling.pipeline import HeliosPipeline
 CLIPS = flags.DEFINE_integer("clips", 100, "Clips for each damage.", lower_bound=2)
 FRAMES = flags.DEFINE_integer("frames", 33, "Frames of a clip; files are read from 33 on.", lower_bound=33)
 SEED = flags.DEFINE_integer("seed", 1000, "Of scenes, beginnings and noise.")
+EDITION = flags.DEFINE_integer("edition", 1, "Of the world.")
 OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/judge"), "Result files, without .json and .md.")
 
 
@@ -90,10 +91,10 @@ def measure(size: tuple[int, int], damage: Callable) -> tuple[dict, dict, float]
     rng = np.random.default_rng(SEED.value)
     scores, seconds = [], 0.0
     for index in tqdm(range(CLIPS.value), leave=False):
-        scene = sample_scene(SEED.value, index, SPLITS[index % 2])
+        scene = sample_scene(SEED.value, index, SPLITS[index % 2], EDITION.value)
         clip = damage(render(scene, FRAMES.value, *size, start=int(rng.integers(2 * 60 * 24))), rng)
         begun = time.process_time()
-        reading = read_clip(clip)
+        reading = read_clip(clip, edition=EDITION.value)
         seconds += time.process_time() - begun
         scores.append((len(scene.objects), score(reading, scene)))
     by_number = {number: accuracy([each for count, each in scores if count == number])["all"] for number in (1, 2, 3)}
@@ -123,6 +124,7 @@ def main(argv: list[str]) -> None:
     conditions = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "clips": f"{CLIPS.value} a line, {FRAMES.value} frames at 24 a second, 64x128 pixels where no other size is given; seed {SEED.value}",
+        "edition of the world": EDITION.value,
         "scenes": "half of the training split, half held-out; each begins at a random frame of the first 2880",
         "faded": "a fifth of the colour and a tenth of the contrast lost",
         "processor time of a reading": ", ".join(f"{name} {result['seconds']:.2f} s" for name, result in results.items()),

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from helios_jax.config import ConfigError
 from helios_jax.data.pipeline import Batches, endless_batches
+from helios_jax.data.scenes import EDITIONS
 from helios_jax.data.world import render, sample_scene
 from helios_jax.types import Int
 
@@ -27,15 +28,19 @@ class ClipConfig:
       frames: of a clip that is trained on.
       window: rows and columns that are cut out of it.
       validation_frames: of a clip that is looked at, in whole frames and with objects such as training never shows.
+      edition: of the world, see :data:`~helios_jax.data.scenes.EDITIONS`.
     """
 
     frames: int = 9
     window: tuple[int, int] = (64, 64)
     validation_frames: int = 33
+    edition: int = 1
 
     def __post_init__(self):
         if self.frames % 4 != 1 or self.validation_frames % 4 != 1:
             raise ConfigError(f"clips.frames={self.frames} and clips.validation_frames={self.validation_frames} must be 1 + 4 k")
+        if self.edition not in EDITIONS:
+            raise ConfigError(f"clips.edition={self.edition}: known are {', '.join(map(str, EDITIONS))}")
 
 
 class ClipBatch(NamedTuple):
@@ -83,7 +88,7 @@ def load_clips(
 
     def draw(number: int) -> UInt8[np.ndarray, "F Y X 3"]:
         rng = np.random.default_rng([seed, number, 2])
-        start, scene = int(rng.integers(LATEST)), sample_scene(seed, number, scenes)
+        start, scene = int(rng.integers(LATEST)), sample_scene(seed, number, scenes, config.edition)
         if split == "validation":
             return render(scene, config.validation_frames, height, width, start=start)
         top, left = (int(rng.integers(whole - part + 1)) for whole, part in zip((height, width), config.window))

@@ -46,7 +46,7 @@ from helios_jax.data.encoding import (
 )
 from helios_jax.data.records import DataError, Facts, RecordError
 from helios_jax.data.torch_latents import facts_of, read_torch_latents
-from helios_jax.data.world import SPLITS
+from helios_jax.data.world import EDITIONS, SPLITS
 from helios_jax.models.tokenizer import TokenizerError
 
 OUT = flags.DEFINE_string("out", None, "Folder of the dataset; made, or gone on with.", required=True)
@@ -54,6 +54,7 @@ CAPTIONS = flags.DEFINE_string("captions", None, "Table of videos and captions, 
 WORLD = flags.DEFINE_integer("world", None, "Encode so many clips of the procedural world instead.")
 WORLD_FRAMES = flags.DEFINE_integer("world_frames", 132, "Frames of each of them.")
 WORLD_SPLIT = flags.DEFINE_enum("world_split", "train", SPLITS, "Which scenes; those of heldout show what train never does.")
+WORLD_EDITION = flags.DEFINE_enum("world_edition", "1", [str(edition) for edition in EDITIONS], "How large and fast things are.")
 WORLD_UNCAPTIONED = flags.DEFINE_float(
     "world_uncaptioned", 0.0, "Share of them with an empty caption: what guidance leads away from.", lower_bound=0.0, upper_bound=1.0
 )
@@ -112,8 +113,9 @@ def clip_jobs() -> tuple[Facts, list[Job], object]:
     use_compile_cache()
     encoders = random_encoders(model, SEED.value) if CHECKPOINT.value is None else load_encoders(CHECKPOINT.value, VERIFY.value)
     if clips is None:
-        inputs = [WORLD_FRAMES.value, WORLD_UNCAPTIONED.value]
-        jobs = world_jobs(WORLD.value, WORLD_FRAMES.value, WORLD_SPLIT.value, encoders, config, WORLD_UNCAPTIONED.value)
+        edition = int(WORLD_EDITION.value)
+        inputs = [WORLD_FRAMES.value, WORLD_UNCAPTIONED.value, *([edition] if edition > 1 else [])]
+        jobs = world_jobs(WORLD.value, WORLD_FRAMES.value, WORLD_SPLIT.value, encoders, config, WORLD_UNCAPTIONED.value, edition)
     else:
         jobs, inputs = video_jobs(clips, encoders, config), [caption for _, caption in clips]
     return encoders.facts(config), jobs, [dataclasses.asdict(config), inputs]

@@ -194,21 +194,23 @@ def video_jobs(clips: Sequence[tuple[Path, str]], encoders: Encoders, config: En
     return [job(number, *clip) for number, clip in enumerate(clips)]
 
 
-def world_jobs(count: int, num_frames: int, split: str, encoders: Encoders, config: EncodeConfig, uncaptioned: float = 0.0) -> list[Job]:
+def world_jobs(
+    count: int, num_frames: int, split: str, encoders: Encoders, config: EncodeConfig, uncaptioned: float = 0.0, edition: int = 1
+) -> list[Job]:
     """The records of the first scenes of the procedural world, drawn from the seed; no file is written or read.
 
     A share of them, ``uncaptioned``, has the empty caption, with which guidance compares.
     """
 
     def open_scene(number: int) -> tuple[int, Pieces]:
-        scene = sample_scene(config.seed, number, split)
+        scene = sample_scene(config.seed, number, split, edition)
         size, starts = (config.frames, config.height, config.width, config.fps), range(0, num_frames - config.frames + 1, config.frames)
         return num_frames, (render(scene, *size, start=start) for start in starts)
 
     def job(number: int) -> Job:
-        source = f"world/{split}/{config.seed}/{number}"
+        source = f"world/{split}/{config.seed}/{number}" + (f"/{edition}" if edition > 1 else "")
         silent = np.random.default_rng([config.seed, number, 3]).random() < uncaptioned
-        caption = lambda: "" if silent else describe_scene(sample_scene(config.seed, number, split), number)
+        caption = lambda: "" if silent else describe_scene(sample_scene(config.seed, number, split, edition), number)
         return Job(source, lambda: encode_record(encoders, config, number, source, caption(), lambda: open_scene(number)))
 
     return [job(number) for number in range(count)]

@@ -19,7 +19,7 @@ from helios_jax.data.scenes import (
     MOTIONS,
     SHAPES,
     SIZES,
-    TRAVEL_SPEED,
+    SPEEDS,
     Scene,
     sample_scene,
 )
@@ -27,7 +27,7 @@ from helios_jax.models.tokenizer import Tokenizer, clean_prompt, word_tokenizer
 from helios_jax.types import Int
 
 PATTERNS = tuple(f"{kind} {axis}".strip() for kind, axes in BACKGROUNDS.items() for axis in axes)
-OF_A_COLOR = {"present": 2, "shape": len(SHAPES), "size": len(SIZES), "motion": len(MOTIONS), "speed": len(TRAVEL_SPEED)}
+OF_A_COLOR = {"present": 2, "shape": len(SHAPES), "size": len(SIZES), "motion": len(MOTIONS), "speed": len(SPEEDS)}
 """What is asked of each of :data:`~helios_jax.data.scenes.COLORS`, and how many answers there are."""
 OF_THE_SCENE = {"pattern": len(PATTERNS), "camera": len(CAMERAS)} | {f"behind {color}": 2 for color in BACKGROUND_COLORS}
 """What else is asked."""
@@ -59,9 +59,9 @@ def answers(scene: Scene) -> tuple[Int[np.ndarray, "colors questions"], Int[np.n
     for thing in scene.objects:
         values = (
             SHAPES.index(thing.shape),
-            list(SIZES).index(thing.size),
+            SIZES.index(thing.size),
             MOTIONS.index(thing.motion),
-            list(TRAVEL_SPEED).index(thing.speed),
+            SPEEDS.index(thing.speed),
         )
         of_colors[list(COLORS).index(thing.color)] = (1, *values)
     pattern = PATTERNS.index(f"{scene.background.kind} {scene.background.axis}".strip())

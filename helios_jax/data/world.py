@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from helios_jax.data.captions import caption
 from helios_jax.data.drawing import SMALLEST, render
-from helios_jax.data.scenes import SPLITS, Background, Object, Scene, is_held_out, sample_scene
+from helios_jax.data.scenes import EDITIONS, SPLITS, Background, Object, Scene, is_held_out, sample_scene
 from helios_jax.media import MediaError, open_video_writer
 
-__all__ = ["SPLITS", "Background", "Object", "Scene", "caption", "is_held_out", "render", "sample_scene"]
+__all__ = ["EDITIONS", "SPLITS", "Background", "Object", "Scene", "caption", "is_held_out", "render", "sample_scene"]
 
 CAPTIONS = "captions.jsonl"
 
@@ -42,6 +42,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--split", choices=SPLITS, default="train", help="heldout: every clip has an object such as train never shows (default train)"
+    )
+    parser.add_argument(
+        "--edition",
+        type=int,
+        choices=tuple(EDITIONS),
+        default=1,
+        help="2: larger objects (default 1)",
     )
     options = parser.parse_args(arguments)
     for name in ("clips", "frames", "fps"):
@@ -67,7 +74,7 @@ def _write(options: argparse.Namespace) -> None:
         raise MediaError(f"{index} exists already; remove it or name another folder")
     lines = []
     for number in tqdm(range(options.start, options.start + options.clips), unit="clip", desc=str(folder)):
-        scene = sample_scene(options.seed, number, options.split)
+        scene = sample_scene(options.seed, number, options.split, options.edition)
         path = folder / f"{number:05d}.mp4"
         with open_video_writer(path, options.fps) as writer:
             writer.write(render(scene, options.frames, options.height, options.width, options.fps))

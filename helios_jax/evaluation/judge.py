@@ -10,7 +10,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from helios_jax.data.scenes import Object, Scene, pan
+from helios_jax.data.scenes import EDITIONS, Object, Scene, pan
 from helios_jax.evaluation.judge_background import read_background
 from helios_jax.evaluation.judge_objects import read_objects
 
@@ -21,12 +21,13 @@ DETAIL = 64
 """Pixels of the shorter side that are enough to read; larger frames are made smaller."""
 
 
-def read_clip(frames: Shaped[np.ndarray, "F Y X 3"], fps: int | float = 24) -> Scene:
+def read_clip(frames: Shaped[np.ndarray, "F Y X 3"], fps: int | float = 24, edition: int = 1) -> Scene:
     """See what a clip shows.
 
     Args:
       frames: RGB, uint8 or floating-point from 0 to 1; a second or more (33 frames at 24 a second are what the judge was measured on).
       fps: frames per second.
+      edition: of the world, see :data:`~helios_jax.data.scenes.EDITIONS`.
 
     Returns:
       The scene, as it is at the clip's first frame. Phases are not read, but for the background's; an object that neither moves, spins nor pulses has
@@ -35,7 +36,7 @@ def read_clip(frames: Shaped[np.ndarray, "F Y X 3"], fps: int | float = 24) -> S
     frames = _soften(_smaller(np.asarray(frames, np.float32) * (1 if frames.dtype == np.uint8 else 255)))
     times = np.arange(len(frames)) / fps
     behind = read_background(frames, times)
-    objects = read_objects(frames, _soften(behind.picture), pan(behind.camera, times), times)
+    objects = read_objects(frames, _soften(behind.picture), pan(behind.camera, times), times, EDITIONS[edition])
     return Scene(objects, behind.background, behind.camera)
 
 

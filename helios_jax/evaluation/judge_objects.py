@@ -7,25 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from helios_jax.data.drawing import signed_distance
-from helios_jax.data.scenes import (
-    BOUNCE_RATE,
-    BOUNCE_REACH,
-    BOUNCES,
-    COLORS,
-    DIRECTIONS,
-    PULSE_DEPTH,
-    PULSE_RATE,
-    SHAPES,
-    SIZES,
-    SPIN_SPEED,
-    SPINS,
-    TRAVEL_SPEED,
-    Object,
-    can_spin,
-)
+from helios_jax.data.scenes import BOUNCES, COLORS, DIRECTIONS, SHAPES, SPINS, Edition, Object, can_spin
 
-LEAST_AREA = 0.012
-"""What covers less, in square units, is no object: a third of the smallest."""
+LEAST_AREA = 0.71
+"""What covers less, in squares of the small radius, is no object: a third of the smallest."""
 MOST = 3
 """Objects in a scene."""
 FEW = 4
@@ -36,9 +21,10 @@ BELIEF = 0.75
 """Of a pixel's squared distance from the background, a colour must explain this much."""
 EXPLAINED = 35.0
 """A pixel that is no farther off than this, in RGB, needs no other colour."""
-REACH, CELLS = 0.34, 41
-"""A patch around an object goes so many units each way, and has so many cells along a side."""
-RADII = np.geomspace(0.09, 0.3, 15)
+REACH, CELLS = 1.62, 41
+"""A patch around an object goes so many large radii each way, and has so many cells along a side."""
+RADII = np.geomspace(0.43, 1.43, 15)
+"""That are tried, in large radii."""
 TURNS = np.arange(24) / 24 * 2 * np.pi
 
 
@@ -72,6 +58,7 @@ def read_objects(
     behind: Float[np.ndarray, "F Y X 3"],
     moved: Float[np.ndarray, "F 2"],
     times: Float[np.ndarray, "F"],
+    edition: Edition,
 ) -> tuple[Object, ...]:
     """Find the objects of a clip, at most one of each colour. What neither moves, turns nor pulses has the motion "still" and no speed.
 
@@ -80,12 +67,17 @@ def read_objects(
       behind: the background alone.
       moved: how far the camera has gone, in units.
       times: of the frames, in seconds.
+      edition: of the world, which says how large and fast things can be.
     """
-    masks = _find_masks(frames, behind)
-    return tuple(_describe(mask, [other.cover for other in masks if other is not mask], moved, times) for mask in masks)
+    masks = _find_masks(frames, behind, edition.sizes["small"])
+    found = []
+    for mask in masks:
+        others = [other.cover for other in masks if other is not mask]
+        found.append(_describe(mask, others, moved, times, edition))
+    return tuple(found)
 
 
-def _find_masks(frames: Float[np.ndarray, "F Y X 3"], behind: Float[np.ndarray, "F Y X 3"]) -> list[_Mask]:
+def _find_masks(frames: Float[np.ndarray, "F Y X 3"], behind: Float[np.ndarray, "F Y X 3"], small: float) -> list[_Mask]:
     """Add the colour that explains most of what is not yet explained, as long as that is as much as an object.
 
     A pixel counts for the colour on whose way from the background it lies nearest, if that colour is more than half of it and explains
@@ -104,7 +96,7 @@ def _find_masks(frames: Float[np.ndarray, "F Y X 3"], behind: Float[np.ndarray, 
         believed = (gain > BELIEF * left) & (left > EXPLAINED**2)
         best = np.argmax([gain[believed & (nearest == i)].sum() for i in range(len(COLORS))])
         mine = believed & (nearest == best)
-        if mine.sum() / len(mine) / unit**2 < LEAST_AREA:
+        if mine.sum() / len(mine) / (small * unit) ** 2 < LEAST_AREA:
             break
         # the colour as it is, which damage may have changed: that of the pixels that hold little else
         seen = np.median(frames[::FEW][mine & (shares[best] >= np.median(shares[best][mine]))], axis=0)
@@ -130,34 +122,41 @@ def _mixture(pixels: _Pixels, color: Float[np.ndarray, "3"]) -> tuple[Float[np.n
 
 
 def _describe(
-    mask: _Mask, others: list[Float[np.ndarray, "F Y X"]], moved: Float[np.ndarray, "F 2"], times: Float[np.ndarray, "F"]
+    mask: _Mask,
+    others: list[Float[np.ndarray, "F Y X"]],
+    moved: Float[np.ndarray, "F 2"],
+    times: Float[np.ndarray, "F"],
+    edition: Edition,
 ) -> Object:
     """Where it goes, and if it stays, whether it pulses or spins; then its shape and size."""
     height, width = mask.cover.shape[1:]
     unit = min(height, width)
+    large = edition.sizes["large"]
     extent = np.array([width, height]) / unit
-    centre, area = _follow(mask.cover, extent)
+    centre, area = _follow(mask.cover, extent, large)
     hidden = np.clip(sum(others), 0, 1) if others else np.zeros_like(mask.cover)
-    move, place = _read_move(centre + moved, times, extent)
+    move, place = _read_move(centre + moved, _moves(times - times[0], edition), extent)
     growth = np.zeros(len(times))
     motion, speed = move.motion, move.speed
     if motion == "still":
-        depth, pulse, growth_of_pulse = _read_pulse(area, times)
-        if depth > PULSE_DEPTH / 2:
+        depth, pulse, growth_of_pulse = _read_pulse(area, times, edition)
+        if depth > edition.pulse_depth / 2:
             motion, speed, growth = "pulse", pulse, growth_of_pulse
     middle = place + move.shift - moved
-    patches = functools.partial(_patches, mask.cover, hidden, middle * unit, unit * np.exp(growth))
+    patches = functools.partial(_patches, mask.cover, hidden, middle * unit, large * unit * np.exp(growth))
     stays = motion == "still"
     turns = {(motion, speed): 0.0}
     if stays:
-        turns |= {(way, pace): SPINS[way] * SPIN_SPEED[pace] for way in SPINS for pace in SPIN_SPEED}
-    readings = ((*_read_shape(patches(rate * times), unit, stays, with_round=not rate), *key) for key, rate in turns.items())
+        turns |= {(way, pace): SPINS[way] * rate for way in SPINS for pace, rate in edition.spin_speed.items()}
+    readings = ((*_read_shape(patches(rate * times), large * unit, stays, with_round=not rate), *key) for key, rate in turns.items())
     _, shape, radius, motion, speed = min(readings, key=lambda reading: reading[0])
-    size = min(SIZES, key=lambda name: abs(np.log(SIZES[name] / radius)))
+    size = min(edition.sizes, key=lambda name: abs(np.log(edition.sizes[name] / (large * radius))))
     return Object(shape, mask.color, size, motion, speed, tuple((place / extent % 1).tolist()), 0.0)
 
 
-def _follow(cover: Float[np.ndarray, "F Y X"], extent: Float[np.ndarray, "2"]) -> tuple[Float[np.ndarray, "F 2"], Float[np.ndarray, "F"]]:
+def _follow(
+    cover: Float[np.ndarray, "F Y X"], extent: Float[np.ndarray, "2"], large: float
+) -> tuple[Float[np.ndarray, "F 2"], Float[np.ndarray, "F"]]:
     """The middle of a mask on the torus, in units, and its area in square units, of what is near that middle."""
     height, width = cover.shape[1:]
     unit = min(height, width)
@@ -168,7 +167,7 @@ def _follow(cover: Float[np.ndarray, "F Y X"], extent: Float[np.ndarray, "2"]) -
         centre = np.array([_circular_mean(place, weight, size) for place, weight, size in zip((x, y), along, extent)])
         for _ in range(3):
             off_x, off_y = _wrap(x - centre[0], extent[0]), _wrap(y - centre[1], extent[1])
-            near = frame * (off_x**2 + off_y[:, None] ** 2 < REACH**2)
+            near = frame * (off_x**2 + off_y[:, None] ** 2 < (REACH * large) ** 2)
             total = near.sum() + 1e-6
             centre = centre + np.array([near.sum(0) @ off_x, near.sum(1) @ off_y]) / total
         centres.append(centre)
@@ -185,23 +184,23 @@ def _wrap(difference: np.ndarray, period: float | np.ndarray) -> np.ndarray:
     return difference - period * np.round(difference / period)
 
 
-def _moves(times: Float[np.ndarray, "F"]) -> list[_Move]:
+def _moves(times: Float[np.ndarray, "F"], edition: Edition) -> list[_Move]:
     """Every way in which a centre can move."""
     moves = [_Move("still", "", np.zeros((len(times), 2)))]
     for name, way in DIRECTIONS.items():
-        moves += [_Move(name, speed, times[:, None] * (TRAVEL_SPEED[speed] * np.array(way))) for speed in TRAVEL_SPEED]
+        moves += [_Move(name, speed, times[:, None] * (rate * np.array(way))) for speed, rate in edition.travel_speed.items()]
     for name, way in BOUNCES.items():
-        for speed, rate in BOUNCE_RATE.items():
+        for speed, rate in edition.bounce_rate.items():
             cycles = (rate * times + np.arange(32)[:, None] / 32) % 1
-            moves += [_Move(name, speed, BOUNCE_REACH * (np.abs(4 * cycle - 2) - 1)[:, None] * np.array(way)) for cycle in cycles]
+            shifts = edition.bounce_reach * (np.abs(4 * cycles - 2) - 1)[..., None] * np.array(way)
+            moves += [_Move(name, speed, shift) for shift in shifts]
     return moves
 
 
 def _read_move(
-    centre: Float[np.ndarray, "F 2"], times: Float[np.ndarray, "F"], extent: Float[np.ndarray, "2"]
+    centre: Float[np.ndarray, "F 2"], moves: list[_Move], extent: Float[np.ndarray, "2"]
 ) -> tuple[_Move, Float[np.ndarray, "2"]]:
     """The motion that keeps nearest to the centres, and its place at first. A centre that is far off, behind something, counts little."""
-    moves = _moves(times - times[0])
     rest = centre - np.stack([move.shift for move in moves])  # [moves, F, 2]
     weight = np.ones(rest.shape[:2])
     for _ in range(6):
@@ -213,11 +212,11 @@ def _read_move(
     return moves[best], place[best]
 
 
-def _read_pulse(area: Float[np.ndarray, "F"], times: Float[np.ndarray, "F"]) -> tuple[float, str, Float[np.ndarray, "F"]]:
+def _read_pulse(area: Float[np.ndarray, "F"], times: Float[np.ndarray, "F"], edition: Edition) -> tuple[float, str, Float[np.ndarray, "F"]]:
     """The wave that fits the radius best: its depth, its speed, and the logarithm of the radius over its mean."""
     growth = np.log(area + 1e-4) / 2
     fits = []
-    for speed, rate in PULSE_RATE.items():
+    for speed, rate in edition.pulse_rate.items():
         waves = np.stack([np.ones_like(times), np.sin(2 * np.pi * rate * times), np.cos(2 * np.pi * rate * times)], axis=-1)
         weight = np.ones_like(times)
         for _ in range(8):
@@ -235,7 +234,7 @@ def _patches(
     unit: Float[np.ndarray, "F"],
     turn: float | Float[np.ndarray, "F"],
 ) -> tuple[Float[np.ndarray, "cells"], Float[np.ndarray, "cells"], float]:
-    """Sums over the frames of patches that go with the object and turn back its turning.
+    """Sums over the frames of patches that go with the object and turn back its turning; ``unit`` is the pixels of a large radius.
 
     Returns:
       The weight of each cell (how often nothing hid it), the weighted sum of covers, and that of all squared covers.
@@ -259,9 +258,9 @@ def _patches(
 
 
 def _read_shape(
-    sums: tuple[Float[np.ndarray, "cells"], Float[np.ndarray, "cells"], float], unit: int, turned: bool, with_round: bool
+    sums: tuple[Float[np.ndarray, "cells"], Float[np.ndarray, "cells"], float], unit: float, turned: bool, with_round: bool
 ) -> tuple[float, str, float]:
-    """The shape nearest to all patches: its squared distance, its name and its radius."""
+    """The shape nearest to all patches: its squared distance, its name and its radius, in large radii of ``unit`` pixels."""
     weight, seen, squared = sums
     templates, names, radii = _templates(unit, turned, with_round)
     distance = np.square(templates) @ weight - 2 * templates @ seen + squared
@@ -270,7 +269,7 @@ def _read_shape(
 
 
 @functools.cache
-def _templates(unit: int, turned: bool, with_round: bool) -> tuple[Float[np.ndarray, "templates cells"], list[str], list[float]]:
+def _templates(unit: float, turned: bool, with_round: bool) -> tuple[Float[np.ndarray, "templates cells"], list[str], list[float]]:
     """Patches of every shape in every size, upright only or turned every way; those that look the same when turned are left out on request."""
     grid = np.linspace(-REACH, REACH, CELLS, dtype=np.float32)
     turn = TURNS.astype(np.float32)[:, None, None] if turned else np.zeros((1, 1, 1), np.float32)

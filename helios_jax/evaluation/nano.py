@@ -36,7 +36,7 @@ from helios_jax import checkpoint, nano
 from helios_jax.cli import run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import ConfigError, SampleConfig, from_dict
-from helios_jax.data.scenes import MOTION_KINDS
+from helios_jax.data.scenes import EDITIONS, MOTION_KINDS
 from helios_jax.data.world import Scene, caption, render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
 from helios_jax.models.tokenizer import TokenizerError
@@ -56,7 +56,7 @@ Frames = UInt8[np.ndarray, "F Y X 3"]
 
 def scenes(count: int) -> list[tuple[int, Scene, str]]:
     """Numbers, scenes and captions, each with an object such as training never shows."""
-    drawn = [(number, sample_scene(flags.FLAGS.seed, number, "heldout")) for number in range(count)]
+    drawn = [(number, sample_scene(flags.FLAGS.seed, number, "heldout", flags.FLAGS.edition)) for number in range(count)]
     return [(number, scene, caption(scene, number)) for number, scene in drawn]
 
 
@@ -115,7 +115,7 @@ def reconstruction(pipeline: HeliosPipeline) -> Callable[[Frames], Frames]:
 
 def judged(clips: Iterable[tuple[Scene, Frames]]) -> dict[str, Counts]:
     """What the judge reads rightly in clips of scenes: each attribute, and each kind of motion."""
-    found = [(score(read_clip(frames), scene), scene) for scene, frames in clips]
+    found = [(score(read_clip(frames, edition=flags.FLAGS.edition), scene), scene) for scene, frames in clips]
     motions = [(thing.motion, right) for scored, scene in found for thing, right in zip(scene.objects, scored["motion"])]
     kinds = {name: [right for motion, right in motions if motion in kind] for name, kind in MOTION_KINDS.items()}
     return {
@@ -157,7 +157,7 @@ def look_at_long(pipeline: HeliosPipeline) -> dict[str, Any]:
         last = None
         for chunk, frames in enumerate(tqdm(stream, desc=f"long {number}", total=math.ceil(flags.FLAGS.long_frames / PIECE), disable=None)):
             frames = np.asarray(frames[0])
-            right, total = accuracy([score(read_clip(frames), scene)])["all"]
+            right, total = accuracy([score(read_clip(frames, edition=flags.FLAGS.edition), scene)])["all"]
             rows.append({"video": number, "chunk": chunk, **statistics(frames), "right": right, "asked": total})
             if last is not None:
                 within = np.median([difference(a, b) for a, b in itertools.pairwise(frames)])
@@ -273,6 +273,7 @@ def main() -> None:
         "frames": flags.FLAGS.frames,
         "batch": flags.FLAGS.batch,  # the noise of a video depends on its place in it
         "seed": flags.FLAGS.seed,
+        "edition": flags.FLAGS.edition,
     }
     out = Path(flags.FLAGS.out)
     path, results = out.with_name(f"{out.name}.json"), {}
@@ -319,6 +320,7 @@ if __name__ == "__main__":
     flags.DEFINE_float("guidance_scale", None, "By default the checkpoint's.")
     flags.DEFINE_list("guidance_interval", None, "Least and greatest noise level of the steps with guidance; by default the checkpoint's.")
     flags.DEFINE_integer("seed", 2000, "Of scenes and noise.")
+    flags.DEFINE_integer("edition", 1, "Of the world: how large and fast things are.", lower_bound=1, upper_bound=len(EDITIONS))
     flags.DEFINE_string("out", "nano", "Result files, without .json, .md and, of the part long, _long.svg.")
     flags.DEFINE_bool("overwrite", False, "Make every part anew.")
     run_script(main, (ConfigError, RequestError, TokenizerError, checkpoint.CheckpointError, OSError))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helios_jax.data.scenes import DIRECTIONS, MOTIONS, SHAPES, Background, Object, Scene, can_spin
+from helios_jax.data.scenes import DIRECTIONS, EDITIONS, MOTIONS, SHAPES, Background, Object, Scene, can_spin
 from helios_jax.data.world import render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, read_clip, score
 
@@ -23,20 +23,22 @@ def wrong(reading, scene):
     return [name for name, rights in score(reading, scene).items() if not all(rights)]
 
 
+@pytest.mark.parametrize("edition", EDITIONS)
 @pytest.mark.parametrize("index", range(8))
-def test_true_clips(index):
+def test_true_clips(index, edition):
     """Every attribute of clips from anywhere in a long video; half of them have held-out objects."""
-    scene = sample_scene(100, index, ("train", "heldout")[index % 2])
-    assert not wrong(read_clip(render(scene, 33, *SIZE, start=171 * index)), scene)
+    scene = sample_scene(100, index, ("train", "heldout")[index % 2], edition)
+    assert not wrong(read_clip(render(scene, 33, *SIZE, start=171 * index), edition=edition), scene)
 
 
+@pytest.mark.parametrize("edition", EDITIONS)
 @pytest.mark.parametrize("i", range(len(MOTIONS)))
-def test_every_motion_and_shape(i):
+def test_every_motion_and_shape(i, edition):
     """Each motion, with a shape that can have it, in a square frame and at another rate."""
     shape = SHAPES[i % len(SHAPES)] if can_spin(SHAPES[i % len(SHAPES)]) else "star"
-    thing = Object(shape, "white", "small", MOTIONS[i], ("slow", "fast")[i % 2], (0.5, 0.4), 0.3)
+    thing = Object(shape, "white", "small", MOTIONS[i], ("slow", "fast")[i % 2], (0.5, 0.4), 0.3, edition)
     scene = Scene((thing,), Background("gradient", ("navy", "maroon"), "y", 0.0), "still")
-    assert not wrong(read_clip(render(scene, 30, 64, 64, fps=20), fps=20), scene)
+    assert not wrong(read_clip(render(scene, 30, 64, 64, fps=20), 20, edition), scene)
 
 
 def test_large_frames():
