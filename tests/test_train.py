@@ -181,10 +181,6 @@ def test_a_run_of_another_kind_is_refused(data, straight):
         ({"fsdp": 3}, "does not fit 1 devices"),
         ({"model": {"sample": {"history_sizes": [8, 2, 1]}}}, "must sum to 19"),
         ({"objective": "distillation", "model": {"scheduler": {"solver": "euler"}}}, "a student's model.scheduler.solver is 'dmd'"),
-        (
-            {"distillation": {"adversarial": {"width": 32}}},
-            "distillation.adversarial looks at windows of half a frame's sides: frames need 128 x 128 pixels",
-        ),
         ({"accumulate": 3}, "data.batch_size=2 does not divide into accumulate=3 parts"),
     ],
 )

@@ -5,8 +5,6 @@
   python -m helios_jax.training.export --run runs/distilled --out checkpoints/nano-distilled
 
 The rate is small: at 1e-4, learning at every second step, the student lost much of what its teacher's trajectories had taught it.
-
-There is no discriminator: its windows, half a frame's sides, need frames of 128 x 128.
 """
 
 from configs.nano import ode

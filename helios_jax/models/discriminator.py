@@ -16,6 +16,8 @@ LAYERS = (
     ((3, 3, 3), (2, 1, 1)),
     ((1, 3, 3), (1, 1, 1)),
 )
+FEWEST = 4
+"""Rows and columns that the strides reduce to one; of fewer nothing would be left."""
 
 
 class Discriminator(nn.Module):
@@ -37,14 +39,15 @@ class Discriminator(nn.Module):
 
 
 class Head(nn.Module):
-    """Convolutions over time and space, the mean over all positions, and a logit."""
+    """Convolutions over time and space, the mean over all positions, and a logit; fewer rows or columns than ``FEWEST`` are filled up with zeros."""
 
     width: int
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T rows columns channels"]) -> Float[Array, "B"]:
-        x = x.astype(self.dtype)
+        missing = [(0, max(FEWEST - size, 0)) for size in x.shape[2:4]]
+        x = jnp.pad(x.astype(self.dtype), [(0, 0), (0, 0), *missing, (0, 0)])
         for i, (kernel, stride) in enumerate(LAYERS):
             padding = [((size - 1) // 2,) * 2 for size in kernel]
             x = nn.Conv(self.width, kernel, stride, padding, dtype=self.dtype, kernel_init=_UNIFORM, name=f"conv_{i}")(x)

@@ -1,6 +1,7 @@
 """The adversarial half of stage 3: a discriminator on the critic's features, and what student and critic lose by it (Helios, section 3.3).
 
-Logits are large for what a student makes and small for data. The discriminator sees windows of half the rows and columns, a quarter of the tokens.
+Logits are large for what a student makes and small for data. The discriminator sees windows of half the rows and columns, a quarter of the tokens;
+of small frames larger ones, down to the fewest that its heads reduce to one.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from helios_jax.config import TransformerConfig
-from helios_jax.models.discriminator import Discriminator
+from helios_jax.models.discriminator import FEWEST, Discriminator
 from helios_jax.training.config import AdversarialConfig
 from helios_jax.types import Array, Float, Int, Params, PRNGKeyArray
 
@@ -38,8 +39,9 @@ def draw_adversarial(key: PRNGKeyArray, shape: tuple[int, int, int, int], patch:
 
 
 def window(rows: int, columns: int, patch: tuple[int, int, int]) -> tuple[int, int]:
-    """Rows and columns of half as many, in whole patches."""
-    return tuple(max(size // 2 // p, 1) * p for size, p in zip((rows, columns), patch[1:]))
+    """Rows and columns of half as many, in whole patches: at least ``FEWEST`` of them where there are as many."""
+    patches = ((size // p, p) for size, p in zip((rows, columns), patch[1:]))
+    return tuple(max(count // 2, min(FEWEST, count)) * p for count, p in patches)
 
 
 def crop(latents: Float[Array, "B T H W C"], corner: Int[Array, "B 2"], size: tuple[int, int]) -> Float[Array, "B T rows columns C"]:

@@ -201,11 +201,6 @@ class TrainConfig:
         hooks, layers = self.distillation.adversarial.hooks, self.model.transformer.num_layers
         if hooks and not 0 <= hooks[0] <= hooks[-1] < layers:
             raise ConfigError(f"distillation.adversarial.hooks={hooks} must be among the blocks 0 to {layers - 1}")
-        smallest = [8 * size * self.model.vae.spatial_factor for size in self.model.transformer.patch_size[1:]]
-        if self.distillation.adversarial.width and (self.model.sample.height < smallest[0] or self.model.sample.width < smallest[1]):
-            raise ConfigError(
-                f"distillation.adversarial looks at windows of half a frame's sides: frames need {smallest[0]} x {smallest[1]} pixels"
-            )
         if self.data.batch_size % self.accumulate:
             raise ConfigError(f"data.batch_size={self.data.batch_size} does not divide into accumulate={self.accumulate} parts")
         if self.trainable.rank == 0 and not self.trainable.full:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from helios_jax.config import TransformerConfig
+from helios_jax.models.discriminator import Discriminator
 from helios_jax.training import adversarial
 from helios_jax.training.config import AdversarialConfig
 from helios_jax.training.levels import add_noise
 from helios_jax.training.trainable import count
 
+TOY = TransformerConfig(num_attention_heads=1, attention_head_dim=8, rope_dim=(4, 2, 2))
 PUBLISHED = AdversarialConfig(width=768, hooks=(5, 15, 25, 35))
 
 
@@ -39,22 +41,38 @@ def test_the_penalty_is_the_mean_square_of_the_change():
 
 
 @pytest.mark.parametrize(
-    ("size", "patch", "expected"), [((48, 80), (1, 2, 2), (24, 40)), ((8, 16), (1, 2, 2), (4, 8)), ((6, 2), (1, 2, 2), (2, 2))]
+    ("size", "patch", "expected"),
+    [
+        ((48, 80), (1, 2, 2), (24, 40)),
+        ((22, 36), (1, 2, 2), (10, 18)),
+        ((8, 16), (1, 2, 2), (8, 8)),
+        ((12, 4), (1, 2, 2), (8, 4)),
+    ],
 )
-def test_a_window_is_half_of_each_side_in_whole_patches(size, patch, expected):
+def test_a_window_is_half_of_each_side_in_whole_patches_and_four_or_all(size, patch, expected):
     assert adversarial.window(*size, patch) == expected
+
+
+@pytest.mark.parametrize("patches", [(1, 1), (2, 5), (4, 4), (7, 12)])
+def test_heads_have_a_logit_for_every_patch_grid(patches):
+    heads = adversarial.init_heads(jax.random.key(0), AdversarialConfig(width=32, hooks=(0,)), TOY)
+    velocity = jnp.ones((1, 9, 2 * patches[0], 2 * patches[1], TOY.out_channels))
+    tokens = jnp.ones((1, 9, *patches, TOY.width))
+    logits = Discriminator(32).apply({"params": heads}, velocity, [tokens])
+    assert logits.shape == (1, 2)
+    assert jnp.isfinite(logits).all()
 
 
 def test_windows_lie_inside_and_everywhere():
     """Corners of many samples; a window is what stands at its corner."""
-    shape = (2, 8, 12, 1)
+    shape = (2, 16, 24, 1)
     draw = functools.partial(adversarial.draw_adversarial, shape=shape, patch=(1, 2, 2))
     corners = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 500)).corner)
-    assert set(corners[:, 0]) == set(range(5))
-    assert set(corners[:, 1]) == set(range(7))
+    assert set(corners[:, 0]) == set(range(9))
+    assert set(corners[:, 1]) == set(range(13))
     x = np.arange(np.prod((2, *shape)), dtype=np.float32).reshape(2, *shape)
-    cut = adversarial.crop(jnp.asarray(x), jnp.array([[4, 6], [0, 3]]), (4, 6))
-    np.testing.assert_array_equal(cut, np.stack([x[0, :, 4:, 6:], x[1, :, :4, 3:9]]))
+    cut = adversarial.crop(jnp.asarray(x), jnp.array([[8, 12], [0, 3]]), (8, 12))
+    np.testing.assert_array_equal(cut, np.stack([x[0, :, 8:, 12:], x[1, :, :8, 3:15]]))
 
 
 def test_the_cotangent_comes_back_through_window_and_noise():
