@@ -96,7 +96,7 @@ def look_at_vae(pipeline: HeliosPipeline) -> dict[str, Any]:
             found.append(psnr(decoded, clip))
             yield scene, decoded
 
-    seen = judged(clips())
+    seen = judged(clips(), flags.FLAGS.edition)
     return {"psnr": float(np.mean(found)), "worst psnr": min(found), **seen}
 
 
@@ -113,9 +113,9 @@ def reconstruction(pipeline: HeliosPipeline) -> Callable[[Frames], Frames]:
     return again
 
 
-def judged(clips: Iterable[tuple[Scene, Frames]]) -> dict[str, Counts]:
+def judged(clips: Iterable[tuple[Scene, Frames]], edition: int = 1) -> dict[str, Counts]:
     """What the judge reads rightly in clips of scenes: each attribute, and each kind of motion."""
-    found = [(score(read_clip(frames, edition=flags.FLAGS.edition), scene), scene) for scene, frames in clips]
+    found = [(score(read_clip(frames, edition=edition), scene), scene) for scene, frames in clips]
     motions = [(thing.motion, right) for scored, scene in found for thing, right in zip(scene.objects, scored["motion"])]
     kinds = {name: [right for motion, right in motions if motion in kind] for name, kind in MOTION_KINDS.items()}
     return {
@@ -126,7 +126,8 @@ def judged(clips: Iterable[tuple[Scene, Frames]]) -> dict[str, Counts]:
 
 def look_at_text(pipeline: HeliosPipeline) -> dict[str, Any]:
     """What the judge reads in videos made from captions."""
-    return judged((scene, frames) for scene, _, frames in make(pipeline, flags.FLAGS.prompts, "text", flags.FLAGS.frames))
+    videos = make(pipeline, flags.FLAGS.prompts, "text", flags.FLAGS.frames)
+    return judged(((scene, frames) for scene, _, frames in videos), flags.FLAGS.edition)
 
 
 def look_at_image(pipeline: HeliosPipeline) -> dict[str, Any]:
@@ -139,14 +140,15 @@ def look_at_image(pipeline: HeliosPipeline) -> dict[str, Any]:
             near.append(psnr(frames[0], sources["image"]))
             yield scene, frames
 
-    seen = judged(clips())
+    seen = judged(clips(), flags.FLAGS.edition)
     return {**seen, "first frame psnr": float(np.mean(near))}
 
 
 def look_at_video(pipeline: HeliosPipeline) -> dict[str, Any]:
     """Whether objects go on as they did in the frames that are continued."""
     past = lambda scene: {"video": render(scene, PIECE, *size(pipeline))}
-    return judged((scene, frames) for scene, _, frames in make(pipeline, flags.FLAGS.prompts, "video", PIECE, past))
+    videos = make(pipeline, flags.FLAGS.prompts, "video", PIECE, past)
+    return judged(((scene, frames) for scene, _, frames in videos), flags.FLAGS.edition)
 
 
 def look_at_long(pipeline: HeliosPipeline) -> dict[str, Any]:
