@@ -1,11 +1,14 @@
-"""Peak host memory, bytes and seconds of a conversion, there and back, on a random checkpoint of Wan-1.3B's size.
+"""Peak host memory, bytes and seconds of a conversion, there and back, on a random checkpoint of
+Wan-1.3B's size.
 
   python benchmarks/convert.py --out benchmarks/results/convert.json
 
-makes a pipeline folder of random weights (transformer of 1.3B in bfloat16, 2.85 GB; the whole VAE in float32; a text encoder of one layer), converts
-it to a helios-jax checkpoint and back, and compares the two folders byte for byte. The second case gives the text encoder its whole vocabulary, a
-single tensor of 2.1 GB. Each conversion runs `convert_torch_weights.py` in a process of its own, whose peak resident memory (VmHWM, mapped file
-pages included) must stay under 2 GB plus the largest tensor. The folders are made under --work and removed.
+makes a pipeline folder of random weights (transformer of 1.3B in bfloat16, 2.85 GB; the whole VAE
+in float32; a text encoder of one layer), converts it to a helios-jax checkpoint and back, and
+compares the two folders byte for byte. The second case gives the text encoder its whole vocabulary,
+a single tensor of 2.1 GB. Each conversion runs `convert_torch_weights.py` in a process of its own,
+whose peak resident memory (VmHWM, mapped file pages included) must stay under 2 GB plus the largest
+tensor. The folders are made under --work and removed.
 """
 
 import datetime
@@ -33,8 +36,12 @@ from helios_jax.checkpoint.safetensors_files import TorchTensor, write_folder
 from helios_jax.config import HeliosConfig, TextEncoderConfig, TransformerConfig
 
 OUT = flags.DEFINE_string("out", None, "JSON file for the results; printed in any case.")
-WORK = flags.DEFINE_string("work", None, "Folder on a disk with 25 GB free; the system's temporary folder if not given.")
-MACHINE = flags.DEFINE_string("machine", f"{os.cpu_count()}-core CPU", "Name of the machine, for the results.")
+WORK = flags.DEFINE_string(
+    "work", None, "Folder on a disk with 25 GB free; the system's temporary folder if not given."
+)
+MACHINE = flags.DEFINE_string(
+    "machine", f"{os.cpu_count()}-core CPU", "Name of the machine, for the results."
+)
 
 ROOT = Path(__file__).parents[1]
 BOUND = 2 * 10**9
@@ -61,16 +68,27 @@ def geometry(vocabulary: int) -> HeliosConfig:
 
 
 def random_tensor(component: str, slot: Slot, seed: int) -> TorchTensor:
-    """Normal values, drawn when the tensor is written; the VAE's in float32, the others' in bfloat16."""
+    """Normal values, drawn when the tensor is written; the VAE's in float32, the others' in
+    bfloat16.
+    """
     dtype = np.dtype(np.float32 if component == "vae" else ml_dtypes.bfloat16)
-    return TorchTensor(dtype, slot.shape, lambda: np.random.default_rng(seed).standard_normal(slot.shape, np.float32).astype(dtype))
+    return TorchTensor(
+        dtype,
+        slot.shape,
+        lambda: np.random.default_rng(seed).standard_normal(slot.shape, np.float32).astype(dtype),
+    )
 
 
 def make_folder(folder: Path, config: HeliosConfig) -> dict[str, int]:
-    """Write a Diffusers folder of random weights; returns its number of tensors, bytes and bytes of the largest."""
+    """Write a Diffusers folder of random weights; returns its number of tensors, bytes and bytes of
+    the largest.
+    """
     sizes = []
     for component in COMPONENTS:
-        tensors = {slot.name: random_tensor(component, slot, seed) for seed, slot in enumerate(component_slots(config, component))}
+        tensors = {
+            slot.name: random_tensor(component, slot, seed)
+            for seed, slot in enumerate(component_slots(config, component))
+        }
         write_folder(folder / component, STEMS[component], tensors, max_shard_bytes=5 * 10**9)
         sizes += [tensor.nbytes for tensor in tensors.values()]
     (folder / "tokenizer").mkdir()
@@ -82,7 +100,13 @@ def make_folder(folder: Path, config: HeliosConfig) -> dict[str, int]:
 def convert(*arguments: str) -> dict[str, float]:
     """Run the script; seconds and peak resident bytes of its process."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", MEASURED, *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     seconds = time.perf_counter() - start
     return {"seconds": round(seconds, 1), "peak_bytes": int(done.stdout.split()[-1]) * 1024}
 
@@ -100,8 +124,16 @@ def measure(work: Path) -> list[dict]:
     for case, vocabulary in CASES.items():
         torch, ours, back = work / "torch", work / "ours", work / "back"
         made = make_folder(torch, geometry(vocabulary))
-        for direction, source, target, options in (("to helios-jax", torch, ours, []), ("to Diffusers", ours, back, ["--to_diffusers"])):
-            row = {"case": case, "direction": direction, **made, **convert(f"--source={source}", f"--out={target}", *options)}
+        for direction, source, target, options in (
+            ("to helios-jax", torch, ours, []),
+            ("to Diffusers", ours, back, ["--to_diffusers"]),
+        ):
+            row = {
+                "case": case,
+                "direction": direction,
+                **made,
+                **convert(f"--source={source}", f"--out={target}", *options),
+            }
             bound = BOUND + made["largest_tensor"]
             results.append(row | {"bound_bytes": bound, "within_bound": row["peak_bytes"] < bound})
         results[-1]["equal_to_original"] = same_weights(torch, back)
@@ -127,14 +159,19 @@ def main(_: list[str]) -> None:
     """Measure, print a table, write the JSON."""
     with tempfile.TemporaryDirectory(dir=WORK.value) as work:
         results = measure(Path(work))
-    print(f"{'case':24}{'direction':16}{'tensors':>8}{'GB':>7}{'largest GB':>12}{'seconds':>9}{'MB/s':>7}{'peak GB':>9}{'bound GB':>10}")
+    print(
+        f"{'case':24}{'direction':16}{'tensors':>8}{'GB':>7}{'largest GB':>12}{'seconds':>9}{'MB/s':>7}{'peak GB':>9}{'bound GB':>10}"
+    )
     for row in results:
         rate = row["bytes"] / row["seconds"] / 1e6
         sizes = f"{row['bytes'] / 1e9:7.2f}{row['largest_tensor'] / 1e9:12.2f}{row['seconds']:9.1f}{rate:7.0f}"
         print(
             f"{row['case']:24}{row['direction']:16}{row['tensors']:8}{sizes}{row['peak_bytes'] / 1e9:9.2f}{row['bound_bytes'] / 1e9:10.2f}"
         )
-    report = json.dumps({"command": "python benchmarks/convert.py", "conditions": conditions(), "results": results}, indent=2)
+    report = json.dumps(
+        {"command": "python benchmarks/convert.py", "conditions": conditions(), "results": results},
+        indent=2,
+    )
     print(report)
     if OUT.value:
         Path(OUT.value).write_text(report + "\n", encoding="utf-8")

@@ -1,31 +1,38 @@
-"""helios-jax beside PyTorch (diffusers) on a CPU: the same random weights, prompts and noise, in one run.
+"""helios-jax beside PyTorch (diffusers) on a CPU: the same random weights, prompts and noise, in
+one run.
 
   python benchmarks/cpu_vs_diffusers.py                                # all variants; about ten minutes on two cores
   python benchmarks/cpu_vs_diffusers.py --variants=distilled --repeats=3
   python benchmarks/cpu_vs_diffusers.py --out=/tmp/quick               # writes /tmp/quick.json and /tmp/quick.md
 
-A pipeline folder of random weights (transformer of 61 M parameters with the released head size, VAE a third of the released width, UMT5 of the small
-model's size) is saved by diffusers and converted to a helios-jax checkpoint, as a user converts a release. Each system then runs in a process of its
-own, float32, as many threads as cores; the two take turns, A B A B, and the table holds medians. Both files are written anew after each row, so an
-interrupted run leaves what it measured.
+A pipeline folder of random weights (transformer of 61 M parameters with the released head size, VAE
+a third of the released width, UMT5 of the small model's size) is saved by diffusers and converted
+to a helios-jax checkpoint, as a user converts a release. Each system then runs in a process of its
+own, float32, as many threads as cores; the two take turns, A B A B, and the table holds medians.
+Both files are written anew after each row, so an interrupted run leaves what it measured.
 
-On a busy machine, one core and CPU time still compare (with more cores, PyTorch's threads wait for one another busily, and its times explode):
+On a busy machine, one core and CPU time still compare (with more cores, PyTorch's threads wait for
+one another busily, and its times explode):
 
-  taskset -c 0 python benchmarks/cpu_vs_diffusers.py --out=benchmarks/results/cpu_vs_diffusers_one_core
+  taskset -c 0 python benchmarks/cpu_vs_diffusers.py
+  --out=benchmarks/results/cpu_vs_diffusers_one_core
 
 Rows:
-  request            prompt to frames in host memory, everything warm; its outputs are compared, frames in [0, 1]
-  chunk              all transformer calls of one chunk; for helios-jax the whole chunk program: solver, pyramid and history included
-  forward, stage k   one transformer call at pyramid stage k, as each sampler makes it: helios-jax has the text's and the history's parts ready
-  forward, alone     the last of them with nothing prepared: all text rows, history patches and rotations computed inside
-  text, vae decode   one prompt; one chunk
-  matmul             2048 x 2048 x 2048, the rate the other rows are held against
+  request            prompt to frames in host memory, everything warm; its outputs are compared,
+  frames in [0, 1] chunk              all transformer calls of one chunk; for helios-jax the whole
+  chunk program: solver, pyramid and history included forward, stage k   one transformer call at
+  pyramid stage k, as each sampler makes it: helios-jax has the text's and the history's parts ready
+  forward, alone     the last of them with nothing prepared: all text rows, history patches and
+  rotations computed inside text, vae decode   one prompt; one chunk matmul             2048 x 2048
+  x 2048, the rate the other rows are held against
 
-GFLOP counts the multiplications of matrix products, convolutions and attention that PyTorch runs for a row, times two; rates of both systems
-divide it by their seconds, so work that helios-jax does not do counts as if it were done.
+GFLOP counts the multiplications of matrix products, convolutions and attention that PyTorch runs
+for a row, times two; rates of both systems divide it by their seconds, so work that helios-jax does
+not do counts as if it were done.
 
-One departure from diffusers as released: block noise is injected, since its Cholesky factor does not exist in float32, and the initial noise too, to
-compare outputs. Velocities are made contiguous for CFG-Zero*.
+One departure from diffusers as released: block noise is injected, since its Cholesky factor does
+not exist in float32, and the initial noise too, to compare outputs. Velocities are made contiguous
+for CFG-Zero*.
 """
 
 import contextlib
@@ -48,32 +55,52 @@ import numpy as np
 from absl import app, flags
 
 VARIANTS = flags.DEFINE_list(
-    "variants", ["distilled", "mid", "base"], "Which models: distilled has every row, mid and base the request only."
+    "variants",
+    ["distilled", "mid", "base"],
+    "Which models: distilled has every row, mid and base the request only.",
 )
 REPEATS = flags.DEFINE_integer(
-    "repeats", 7, "Timed repeats of each row and system, after one that compiles and is compared.", lower_bound=1
+    "repeats",
+    7,
+    "Timed repeats of each row and system, after one that compiles and is compared.",
+    lower_bound=1,
 )
-OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/cpu_vs_diffusers"), "Result files, without .json and .md.")
-WORKER = flags.DEFINE_enum("worker", None, ["folder", "torch", "jax"], "Internal: make the folder, or be one of the two systems.")
+OUT = flags.DEFINE_string(
+    "out",
+    str(Path(__file__).parent / "results/cpu_vs_diffusers"),
+    "Result files, without .json and .md.",
+)
+WORKER = flags.DEFINE_enum(
+    "worker",
+    None,
+    ["folder", "torch", "jax"],
+    "Internal: make the folder, or be one of the two systems.",
+)
 FOLDER = flags.DEFINE_string("folder", None, "Internal: the worker's folder.")
 
 HEIGHT, WIDTH = 128, 192
-PROMPT = (
-    "A red ball rolls slowly over green grass while the camera follows it from the left; soft morning light, long shadows, a quiet garden."
-)
+PROMPT = "A red ball rolls slowly over green grass while the camera follows it from the left; soft morning light, long shadows, a quiet garden."
 NEGATIVE = "grey, blurred, overexposed, static, nothing moves"
-TRANSFORMER = dict(num_attention_heads=4, attention_head_dim=128, num_layers=16, ffn_dim=1408, text_dim=512)
+TRANSFORMER = dict(
+    num_attention_heads=4, attention_head_dim=128, num_layers=16, ffn_dim=1408, text_dim=512
+)
 VAE = dict(base_dim=32)
 TEXT = dict(vocab_size=512, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6)
 STEPS = {"distilled": (2, 2, 2), "mid": (3, 3, 3), "base": (6,)}
 CHUNKS = {"distilled": 3, "mid": 1, "base": 1}
 GUIDANCE = {"distilled": 1.0, "mid": 5.0, "base": 5.0}
-TITLES = {"distilled": "Distilled, 2-2-2 steps, amplified first chunk", "mid": "Mid, 3-3-3 steps, guided", "base": "Base, 6 steps, guided"}
+TITLES = {
+    "distilled": "Distilled, 2-2-2 steps, amplified first chunk",
+    "mid": "Mid, 3-3-3 steps, guided",
+    "base": "Base, 6 steps, guided",
+}
 LATENTS = (9, HEIGHT // 8, WIDTH // 8, 16)
 
 
 def make_folder(folder: Path, variant: str) -> None:
-    """Save a random pipeline of diffusers, the checkpoint converted from it, and the noise of every chunk."""
+    """Save a random pipeline of diffusers, the checkpoint converted from it, and the noise of every
+    chunk.
+    """
     import diffusers
     import jax
     import torch
@@ -84,31 +111,47 @@ def make_folder(folder: Path, variant: str) -> None:
     from helios_jax.models.tokenizer import train_tokenizer
 
     def random(model: torch.nn.Module) -> torch.nn.Module:
-        """Every parameter drawn anew, so that none is zero or one, with the variance of activations kept from layer to layer."""
+        """Every parameter drawn anew, so that none is zero or one, with the variance of activations
+        kept from layer to layer.
+        """
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 or "gamma" in name:
                 torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
             else:
-                torch.nn.init.normal_(parameter, std=1.0 if name.startswith("shared") else parameter[0].numel() ** -0.5)
+                torch.nn.init.normal_(
+                    parameter,
+                    std=1.0 if name.startswith("shared") else parameter[0].numel() ** -0.5,
+                )
         return model.eval()
 
     torch.manual_seed(0)
-    train_tokenizer([PROMPT, NEGATIVE] * 20, vocab_size=TEXT["vocab_size"]).save(folder / "tokenizer.json")
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    train_tokenizer([PROMPT, NEGATIVE] * 20, vocab_size=TEXT["vocab_size"]).save(
+        folder / "tokenizer.json"
     )
-    tables = dict(use_dynamic_shifting=True) | (dict(stages=1, stage_range=[0, 1]) if variant == "base" else {})
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    tables = dict(use_dynamic_shifting=True) | (
+        dict(stages=1, stage_range=[0, 1]) if variant == "base" else {}
+    )
     parts = dict(
         transformer=random(diffusers.HeliosTransformer3DModel(**TRANSFORMER)),
         vae=random(diffusers.AutoencoderKLWan(**VAE)),
         text_encoder=random(transformers.UMT5EncoderModel(transformers.UMT5Config(**TEXT))),
         tokenizer=tokenizer,
-        scheduler=(diffusers.HeliosDMDScheduler if variant == "distilled" else diffusers.HeliosScheduler)(**tables),
+        scheduler=(
+            diffusers.HeliosDMDScheduler if variant == "distilled" else diffusers.HeliosScheduler
+        )(**tables),
     )
     if variant == "base":
         pipeline = diffusers.HeliosPipeline(**parts)
     else:
-        pipeline = diffusers.HeliosPyramidPipeline(**parts, is_cfg_zero_star=variant == "mid", is_distilled=variant == "distilled")
+        pipeline = diffusers.HeliosPyramidPipeline(
+            **parts, is_cfg_zero_star=variant == "mid", is_distilled=variant == "distilled"
+        )
     pipeline.save_pretrained(folder / "torch")
     from_torch(folder / "torch", folder / "jax", progress=False)
     key = jax.random.key(0)[None]
@@ -118,7 +161,9 @@ def make_folder(folder: Path, variant: str) -> None:
 
 
 class Row(NamedTuple):
-    """What is timed, and what is compared where that is not its result; ``nothing`` compares nothing."""
+    """What is timed, and what is compared where that is not its result; ``nothing`` compares
+    nothing.
+    """
 
     run: Callable[[], np.ndarray | None]
     compared: Callable[[], np.ndarray | None] | None = None
@@ -130,7 +175,9 @@ def nothing() -> None:
 
 def read_noise(folder: Path, variant: str) -> list[list[np.ndarray]]:
     """For each chunk, the initial noise and the block noise of each later stage, channels last."""
-    return [list(np.load(folder / f"noise{chunk}.npz").values()) for chunk in range(CHUNKS[variant])]
+    return [
+        list(np.load(folder / f"noise{chunk}.npz").values()) for chunk in range(CHUNKS[variant])
+    ]
 
 
 def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
@@ -143,8 +190,14 @@ def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
     torch.set_grad_enabled(False)
     # The pipeline's own loading of this model needs accelerate.
     transformer = diffusers.HeliosTransformer3DModel(**TRANSFORMER).eval()
-    transformer.load_state_dict(safetensors.torch.load_file(folder / "torch/transformer/diffusion_pytorch_model.safetensors"))
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder / "torch", transformer=transformer)
+    transformer.load_state_dict(
+        safetensors.torch.load_file(
+            folder / "torch/transformer/diffusion_pytorch_model.safetensors"
+        )
+    )
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        folder / "torch", transformer=transformer
+    )
     pipeline.set_progress_bar_config(disable=True)
     channels_first = lambda array: torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
     channels_last = lambda tensor: np.moveaxis(tensor.numpy(), 1, -1)
@@ -159,13 +212,22 @@ def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
     def request():
         calls.clear()
         decoded.clear()
-        unit, blocks = iter([chunk[0] for chunk in noise]), iter([block for chunk in noise for block in chunk[1:]])
+        unit, blocks = (
+            iter([chunk[0] for chunk in noise]),
+            iter([block for chunk in noise for block in chunk[1:]]),
+        )
         pipeline.prepare_latents = lambda *args, **kwargs: next(unit).clone()
         pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
         pipeline.transformer.forward = velocity
-        pipeline.vae.decode = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
+        pipeline.vae.decode = lambda latents, **kwargs: (
+            decoded.append(latents) or decode(latents, **kwargs)
+        )
         steps = STEPS[variant]
-        steps = dict(num_inference_steps=steps[0]) if variant == "base" else dict(pyramid_num_inference_steps_list=list(steps))
+        steps = (
+            dict(num_inference_steps=steps[0])
+            if variant == "base"
+            else dict(pyramid_num_inference_steps_list=list(steps))
+        )
         frames = pipeline(
             prompt=PROMPT, negative_prompt=NEGATIVE, height=HEIGHT, width=WIDTH, num_frames=33 * CHUNKS[variant],
             guidance_scale=GUIDANCE[variant], output_type="np", **steps, **(dict(is_amplify_first_chunk=True) if variant == "distilled" else {}),
@@ -180,9 +242,16 @@ def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
         def stage_call(stage):
             """The arguments of the last call at a stage, left for the other system to read."""
             call = calls[-count:][2 * stage + 1]
-            arrays = {name: channels_last(call[name]) for name in call if name.startswith("latents_history")}
+            arrays = {
+                name: channels_last(call[name])
+                for name in call
+                if name.startswith("latents_history")
+            }
             np.savez(
-                folder / f"stage{stage}.npz", latents=channels_last(call["hidden_states"]), timestep=call["timestep"].numpy(), **arrays
+                folder / f"stage{stage}.npz",
+                latents=channels_last(call["hidden_states"]),
+                timestep=call["timestep"].numpy(),
+                **arrays,
             )
             return channels_last(forward(**call)[0])
 
@@ -191,15 +260,24 @@ def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
             return channels_last(decode(decoded[-1], return_dict=False)[0])
 
         def text():
-            return pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=512)[0].numpy()
+            return pipeline.encode_prompt(
+                PROMPT, do_classifier_free_guidance=False, max_sequence_length=512
+            )[0].numpy()
 
         def chunk():
             for call in calls[-count:]:
                 forward(**call)
 
         rows["chunk"] = Row(chunk, nothing)
-        rows |= {f"forward, stage {stage}": Row(functools.partial(stage_call, stage)) for stage in range(3)}
-        rows |= {"forward, alone": rows["forward, stage 2"], "text": Row(text), "vae decode": Row(vae_decode)}
+        rows |= {
+            f"forward, stage {stage}": Row(functools.partial(stage_call, stage))
+            for stage in range(3)
+        }
+        rows |= {
+            "forward, alone": rows["forward, stage 2"],
+            "text": Row(text),
+            "vae decode": Row(vae_decode),
+        }
     square = torch.ones(2048, 2048)
     return rows | {"matmul": Row(lambda: (square @ square).numpy())}
 
@@ -219,10 +297,27 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
     from helios_jax.types import History
 
     pipeline = HeliosPipeline.from_checkpoint(folder / "jax")
-    noise = [ChunkNoise(jnp.asarray(unit), tuple(map(jnp.asarray, blocks))) for unit, *blocks in read_noise(folder, variant)]
-    asked = dict(height=HEIGHT, width=WIDTH, num_frames=33 * CHUNKS[variant], steps=STEPS[variant], guidance_scale=GUIDANCE[variant])
-    kept = reference_frames(pipeline.config, asked["num_frames"])  # diffusers cuts the video to 4m + 1 frames
-    rows = {"request": Row(lambda: pipeline.generate(PROMPT, NEGATIVE, noise=noise, output="float32", **asked)[:, :kept])}
+    noise = [
+        ChunkNoise(jnp.asarray(unit), tuple(map(jnp.asarray, blocks)))
+        for unit, *blocks in read_noise(folder, variant)
+    ]
+    asked = dict(
+        height=HEIGHT,
+        width=WIDTH,
+        num_frames=33 * CHUNKS[variant],
+        steps=STEPS[variant],
+        guidance_scale=GUIDANCE[variant],
+    )
+    kept = reference_frames(
+        pipeline.config, asked["num_frames"]
+    )  # diffusers cuts the video to 4m + 1 frames
+    rows = {
+        "request": Row(
+            lambda: pipeline.generate(PROMPT, NEGATIVE, noise=noise, output="float32", **asked)[
+                :, :kept
+            ]
+        )
+    }
     if variant == "distilled":
         params, plan = pipeline.params["transformer"], make_request(pipeline.config, **asked).plan
         indices = frame_indices(plan.history_sizes, LATENTS[0])
@@ -232,27 +327,56 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
 
         def features():
             ids, lengths = pipeline.tokenizer([clean_prompt(PROMPT)], total)
-            found, _ = encode_text(pipeline.text_encoder, pipeline.params["text_encoder"], ids, lengths)
+            found, _ = encode_text(
+                pipeline.text_encoder, pipeline.params["text_encoder"], ids, lengths
+            )
             return np.pad(np.asarray(found), [(0, 0), (0, total - found.shape[1]), (0, 0)])
 
         def chunk():
             state = start_history((1, *LATENTS[1:]), plan.history_sizes)
             _, latents = sample_chunk(
-                params, state, noise[-1], text, jnp.float32(1), model=pipeline.transformer, scheduler=pipeline.config.scheduler, plan=plan
+                params,
+                state,
+                noise[-1],
+                text,
+                jnp.float32(1),
+                model=pipeline.transformer,
+                scheduler=pipeline.config.scheduler,
+                plan=plan,
             )
             latents.block_until_ready()
 
         @functools.cache
         def stage_inputs(stage):
-            """What PyTorch's call was given, with its text and history prepared as the sampler prepares them."""
+            """What PyTorch's call was given, with its text and history prepared as the sampler
+            prepares them.
+            """
             given = np.load(folder / f"stage{stage}.npz")
-            history = History(*(jnp.asarray(given[f"latents_history_{name}"]) for name in History._fields))
-            tokens = jax.jit(lambda history: apply(history, indices, method="embed_history"))(history)
-            time = jax.jit(lambda t: apply(t, method="embed_time"))(jnp.asarray(given["timestep"], jnp.float32))
-            return jnp.asarray(given["latents"]), jnp.asarray(given["timestep"], jnp.float32), history, time, tokens
+            history = History(
+                *(jnp.asarray(given[f"latents_history_{name}"]) for name in History._fields)
+            )
+            tokens = jax.jit(lambda history: apply(history, indices, method="embed_history"))(
+                history
+            )
+            time = jax.jit(lambda t: apply(t, method="embed_time"))(
+                jnp.asarray(given["timestep"], jnp.float32)
+            )
+            return (
+                jnp.asarray(given["latents"]),
+                jnp.asarray(given["timestep"], jnp.float32),
+                history,
+                time,
+                tokens,
+            )
 
-        step = jax.jit(lambda params, *args: pipeline.transformer.apply({"params": params}, *args, indices.noisy, method="denoise"))
-        whole = jax.jit(lambda params, *args: pipeline.transformer.apply({"params": params}, *args, indices))
+        step = jax.jit(
+            lambda params, *args: pipeline.transformer.apply(
+                {"params": params}, *args, indices.noisy, method="denoise"
+            )
+        )
+        whole = jax.jit(
+            lambda params, *args: pipeline.transformer.apply({"params": params}, *args, indices)
+        )
 
         def stage_call(stage):
             latents, _, _, time, tokens = stage_inputs(stage)
@@ -266,20 +390,32 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
 
         @functools.cache
         def model_space():
-            mean, std = (np.asarray(getattr(pipeline.config.vae, name), np.float32) for name in ("latents_mean", "latents_std"))
+            mean, std = (
+                np.asarray(getattr(pipeline.config.vae, name), np.float32)
+                for name in ("latents_mean", "latents_std")
+            )
             return jnp.asarray((np.load(folder / "decoded.npy") - mean) / std)
 
         rows["chunk"] = Row(chunk, nothing)
-        rows |= {f"forward, stage {stage}": Row(functools.partial(stage_call, stage)) for stage in range(3)}
+        rows |= {
+            f"forward, stage {stage}": Row(functools.partial(stage_call, stage))
+            for stage in range(3)
+        }
         rows["forward, alone"] = Row(alone)
-        rows["text"] = Row(lambda: jax.block_until_ready(pipeline.encode_prompts([PROMPT])), features)
-        rows["vae decode"] = Row(lambda: 2 * np.asarray(pipeline.decode(model_space(), "float32")) - 1)
+        rows["text"] = Row(
+            lambda: jax.block_until_ready(pipeline.encode_prompts([PROMPT])), features
+        )
+        rows["vae decode"] = Row(
+            lambda: 2 * np.asarray(pipeline.decode(model_space(), "float32")) - 1
+        )
     square, product = jnp.ones((2048, 2048)), jax.jit(jnp.dot)
     return rows | {"matmul": Row(lambda: np.asarray(product(square, square)))}
 
 
 def worker(system: str, folder: Path, variant: str) -> None:
-    """Serve rows: read ``[row, is_first]`` lines, answer each with seconds, peak memory and, the first time, operations; outputs go to files."""
+    """Serve rows: read ``[row, is_first]`` lines, answer each with seconds, peak memory and, the
+    first time, operations; outputs go to files.
+    """
     rows = (torch_rows if system == "torch" else jax_rows)(folder, variant)
     answers, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(list(rows)), file=answers, flush=True)
@@ -290,7 +426,12 @@ def worker(system: str, folder: Path, variant: str) -> None:
         with count_operations(answer) if first and system == "torch" else contextlib.nullcontext():
             result = row.run()
         seconds, cpu = time.perf_counter() - start, time.process_time()
-        answer |= {"seconds": seconds, "cpu_seconds": cpu - cpu_start, "cpu_total": cpu, "peak_bytes": peak_bytes()}
+        answer |= {
+            "seconds": seconds,
+            "cpu_seconds": cpu - cpu_start,
+            "cpu_total": cpu,
+            "peak_bytes": peak_bytes(),
+        }
         if first:
             output = row.compared() if row.compared else result
             if output is not None:
@@ -313,13 +454,19 @@ def count_operations(answer: dict) -> Iterator[None]:
 
 def peak_bytes() -> int:
     """Largest resident memory this process has had."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]
     return int(line.split()[1]) * 1024
 
 
 def busy_seconds() -> float:
     """CPU time that all processes of the machine have used."""
-    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().split()[1:11]
+    )
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
@@ -327,8 +474,16 @@ class System:
     """A worker process, spoken to line by line."""
 
     def __init__(self, name: str, folder: Path, variant: str):
-        command = [sys.executable, __file__, f"--worker={name}", f"--folder={folder}", f"--variants={variant}"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            __file__,
+            f"--worker={name}",
+            f"--folder={folder}",
+            f"--variants={variant}",
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.rows = self._answer()
 
     def run(self, row: str, first: bool = False) -> dict:
@@ -353,20 +508,37 @@ def measure(variant: str, report: Callable[[dict], None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         log(f"{variant}: saving and converting random weights")
-        subprocess.run([sys.executable, __file__, "--worker=folder", f"--folder={folder}", f"--variants={variant}"], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                __file__,
+                "--worker=folder",
+                f"--folder={folder}",
+                f"--variants={variant}",
+            ],
+            check=True,
+        )
         systems = {name: System(name, folder, variant) for name in ("torch", "jax")}
         for row in systems["torch"].rows:
             log(f"{variant}: {row}")
             first = {name: system.run(row, first=True) for name, system in systems.items()}
-            log(f"first run: torch {first['torch']['seconds']:.1f} s, jax with compilation {first['jax']['seconds']:.1f} s")
+            log(
+                f"first run: torch {first['torch']['seconds']:.1f} s, jax with compilation {first['jax']['seconds']:.1f} s"
+            )
             times, cpu_times = ({name: [] for name in systems} for _ in range(2))
-            began, busy = time.perf_counter(), busy_seconds() - sum(answer["cpu_total"] for answer in first.values())
+            began, busy = (
+                time.perf_counter(),
+                busy_seconds() - sum(answer["cpu_total"] for answer in first.values()),
+            )
             for _ in range(REPEATS.value):
                 for name, system in systems.items():
                     answer = system.run(row)
                     times[name].append(answer["seconds"])
                     cpu_times[name].append(answer["cpu_seconds"])
-                    first[name] |= {"peak_bytes": answer["peak_bytes"], "cpu_total": answer["cpu_total"]}
+                    first[name] |= {
+                        "peak_bytes": answer["peak_bytes"],
+                        "cpu_total": answer["cpu_total"],
+                    }
             busy = busy_seconds() - sum(answer["cpu_total"] for answer in first.values()) - busy
             medians = {name: statistics.median(seconds) for name, seconds in times.items()}
             outputs = [folder / f"{name} {row}.npy" for name in systems]
@@ -376,7 +548,9 @@ def measure(variant: str, report: Callable[[dict], None]) -> None:
                 "torch_over_jax": medians["torch"] / medians["jax"],
                 "gflop": first["torch"]["gflop"],
                 "cores_busy_with_others": max(0.0, busy) / (time.perf_counter() - began),
-                "error": largest_error(*map(np.load, outputs)) if all(map(Path.exists, outputs)) else None,
+                "error": largest_error(*map(np.load, outputs))
+                if all(map(Path.exists, outputs))
+                else None,
             }
             for name in systems:
                 result[name] = {
@@ -396,13 +570,19 @@ def measure(variant: str, report: Callable[[dict], None]) -> None:
 def largest_error(theirs: np.ndarray, ours: np.ndarray) -> float:
     """Largest deviation relative to the largest value."""
     if theirs.shape != ours.shape:
-        sys.exit(f"outputs of shapes {theirs.shape} (torch) and {ours.shape} (jax) cannot be compared")
+        sys.exit(
+            f"outputs of shapes {theirs.shape} (torch) and {ours.shape} (jax) cannot be compared"
+        )
     return float(np.abs(theirs - ours).max() / np.abs(theirs).max())
 
 
 def conditions() -> dict:
     """Everything a figure depends on."""
-    cpu = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     packages = ("jax", "jaxlib", "torch", "diffusers", "transformers", "numpy")
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
@@ -429,26 +609,51 @@ def conditions() -> dict:
 
 def markdown(report: dict) -> str:
     """The results as tables."""
-    lines = ["# helios-jax and PyTorch (diffusers) on a CPU", "", f"`{report['command']}`; how to read a row: `--help`.", ""]
+    lines = [
+        "# helios-jax and PyTorch (diffusers) on a CPU",
+        "",
+        f"`{report['command']}`; how to read a row: `--help`.",
+        "",
+    ]
     for variant in dict.fromkeys(result["variant"] for result in report["results"]):
-        rows = {result["row"]: result for result in report["results"] if result["variant"] == variant}
+        rows = {
+            result["row"]: result for result in report["results"] if result["variant"] == variant
+        }
         lines += [f"## {TITLES[variant]}", "", *TABLE_HEAD]
         for name, row in rows.items():
             error = "" if row["error"] is None else f"{row['error']:.0e}"
-            cells = [name, f"{row['gflop']:.1f}", *(f"{row[system]['median_s']:.3f}" for system in ("torch", "jax"))]
-            cells += [f"**{row['torch_over_jax']:.2f}**", *(f"{row[system]['gflop_per_s']:.0f}" for system in ("torch", "jax")), error]
+            cells = [
+                name,
+                f"{row['gflop']:.1f}",
+                *(f"{row[system]['median_s']:.3f}" for system in ("torch", "jax")),
+            ]
+            cells += [
+                f"**{row['torch_over_jax']:.2f}**",
+                *(f"{row[system]['gflop_per_s']:.0f}" for system in ("torch", "jax")),
+                error,
+            ]
             cells += [f"{row[system]['median_cpu_s']:.3f}" for system in ("torch", "jax")]
-            cells += [f"{row[system]['peak_bytes'] / 1e9:.2f}" for system in ("torch", "jax")] + [f"{row['cores_busy_with_others']:.2f}"]
+            cells += [f"{row[system]['peak_bytes'] / 1e9:.2f}" for system in ("torch", "jax")] + [
+                f"{row['cores_busy_with_others']:.2f}"
+            ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
         for name, row in rows.items():
             if name != "matmul" and "matmul" in rows and row["torch_over_jax"] < 1:
-                ours, theirs = (row[system]["gflop_per_s"] / rows["matmul"][system]["gflop_per_s"] for system in ("jax", "torch"))
+                ours, theirs = (
+                    row[system]["gflop_per_s"] / rows["matmul"][system]["gflop_per_s"]
+                    for system in ("jax", "torch")
+                )
                 lines += [
                     f"{name}: slower than PyTorch. JAX runs it at {ours:.0%} of its matmul rate, PyTorch at {theirs:.0%} of its own.",
                     "",
                 ]
-    lines += ["## Conditions", "", *(f"* {name}: {value}" for name, value in report["conditions"].items()), ""]
+    lines += [
+        "## Conditions",
+        "",
+        *(f"* {name}: {value}" for name, value in report["conditions"].items()),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -483,7 +688,9 @@ def main(argv: list[str]) -> None:
     report = {"command": command, "conditions": conditions(), "results": []}
 
     def add(result: dict) -> None:
-        log(f"torch {result['torch']['median_s']:.3f} s, jax {result['jax']['median_s']:.3f} s, ratio {result['torch_over_jax']:.2f}")
+        log(
+            f"torch {result['torch']['median_s']:.3f} s, jax {result['jax']['median_s']:.3f} s, ratio {result['torch_over_jax']:.2f}"
+        )
         report["results"].append(result)
         write(Path(f"{OUT.value}.json"), json.dumps(report, indent=2) + "\n")
         write(Path(f"{OUT.value}.md"), markdown(report))

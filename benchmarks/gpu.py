@@ -1,22 +1,26 @@
-"""How fast helios-jax is on one GPU: kernels, attention, one forward, the VAE, chunks and whole requests, on random weights and data.
+"""How fast helios-jax is on one GPU: kernels, attention, one forward, the VAE, chunks and whole
+requests, on random weights and data.
 
   python benchmarks/gpu.py                          # full size, about eight minutes; needs some 60 GB of GPU memory
   python benchmarks/gpu.py --budget_s=240           # then no further row begins; those left are listed as not measured
   python benchmarks/gpu.py --rows=kernel,attention  # some of the rows
   python benchmarks/gpu.py --size=toy               # every row at toy size on any device, to see that the script runs
 
-Each row is written to --out as soon as it is measured, so an interrupted run leaves what it has. How a row is timed:
+Each row is written to --out as soon as it is measured, so an interrupted run leaves what it has.
+How a row is timed:
 
-  copy            x + 1 over 1 GiB of bfloat16: the rate kernels are held against, bytes read and written
-  matmul          the widest product of the model: the rate the transformer is held against
-  kernel          a queue of calls over buffers that together exceed the L2 cache several times; bytes are those of operands and results, once each;
-                  `reference` is plain JAX, one operation after another, and `xla` the same as XLA fuses it
-  attention       4 N S d K operations
-  convolution     of the VAE, operations of the plain form whatever the form
-  block, forward  bfloat16, batch 1, history and text prepared, as the sampler calls them; operations of what PyTorch computes, without our savings
-  vae             one chunk of latents to 8-bit frames
-  chunk           seconds between the frames of two chunks in host memory, median of chunks 2 to 8; transformer, VAE and copy inside
-  request         prompt to the last frame, everything compiled; `first frames` is the wait for the first chunk
+  copy            x + 1 over 1 GiB of bfloat16: the rate kernels are held against, bytes read and
+  written matmul          the widest product of the model: the rate the transformer is held against
+  kernel          a queue of calls over buffers that together exceed the L2 cache several times;
+  bytes are those of operands and results, once each;
+                  `reference` is plain JAX, one operation after another, and `xla` the same as XLA
+                  fuses it
+  attention       4 N S d K operations convolution     of the VAE, operations of the plain form
+  whatever the form block, forward  bfloat16, batch 1, history and text prepared, as the sampler
+  calls them; operations of what PyTorch computes, without our savings vae             one chunk of
+  latents to 8-bit frames chunk           seconds between the frames of two chunks in host memory,
+  median of chunks 2 to 8; transformer, VAE and copy inside request         prompt to the last
+  frame, everything compiled; `first frames` is the wait for the first chunk
 """
 
 import datetime
@@ -38,6 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.diffusion.history import frame_indices, start_history
 from helios_jax.kernels import attention as attention_kernel
@@ -45,17 +50,28 @@ from helios_jax.kernels import gated_residual, modulated_norm, norm, norm_rope
 from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer, layer_params
-from helios_jax.models.vae_layers import conv3d, convolve, frames_as_channels, tap_by_tap, upsample_convolve
-from helios_jax.models.weights import abstract_params
+from helios_jax.models.vae_layers import (
+    conv3d,
+    convolve,
+    frames_as_channels,
+    tap_by_tap,
+    upsample_convolve,
+)
 from helios_jax.sampling.chunk import ChunkPlan, embed_chunk_history
 from helios_jax.sampling.pipeline import HeliosPipeline
 
 ROOT = Path(__file__).parents[1]
-SIZE = flags.DEFINE_enum("size", "full", ["full", "toy"], "The released model at 384 x 640, or the tiny preset.")
+SIZE = flags.DEFINE_enum(
+    "size", "full", ["full", "toy"], "The released model at 384 x 640, or the tiny preset."
+)
 BUDGET = flags.DEFINE_float("budget_s", 540, "Seconds after which no further row begins.")
 ROWS = flags.DEFINE_list("rows", [], "Rows to measure, by how their names begin; all by default.")
-REPEATS = flags.DEFINE_integer("repeats", 7, "Timed repeats of a row; medians are reported.", lower_bound=1)
-OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/gpu"), "Result files, without .json and .md.")
+REPEATS = flags.DEFINE_integer(
+    "repeats", 7, "Timed repeats of a row; medians are reported.", lower_bound=1
+)
+OUT = flags.DEFINE_string(
+    "out", str(Path(__file__).parent / "results/gpu"), "Result files, without .json and .md."
+)
 PROMPT = "a red ball rolls slowly over green grass while the camera follows it from the left; soft morning light, long shadows"
 
 
@@ -64,9 +80,11 @@ class Row(NamedTuple):
 
     Attributes:
       name: its first word is the kind of row.
-      make: makes what the row needs, when its turn comes, and returns what is timed: called once to compile, then ``REPEATS`` times, it returns
-        seconds, one number or several whose median is taken.
-      amount: what one second's worth is counted in: ("GB/s", bytes), ("TFLOP/s", operations) or ("frames/s", frames), or None.
+      make: makes what the row needs, when its turn comes, and returns what is timed: called once to
+        compile, then ``REPEATS`` times, it returns seconds, one number or several whose median is
+        taken.
+      amount: what one second's worth is counted in: ("GB/s", bytes), ("TFLOP/s", operations) or
+        ("frames/s", frames), or None.
       against: name of the row whose rate this one's is a share of.
     """
 
@@ -79,8 +97,12 @@ class Row(NamedTuple):
 UNITS = {"GB/s": 1e9, "TFLOP/s": 1e12, "frames/s": 1.0}
 
 
-def queued(fn: Callable[..., Any], draw: Callable[[], list[tuple]], calls: int) -> Callable[[], float]:
-    """Seconds a call of ``fn`` when many wait in the queue, so that starting them costs nothing; the inputs that ``draw`` makes take turns."""
+def queued(
+    fn: Callable[..., Any], draw: Callable[[], list[tuple]], calls: int
+) -> Callable[[], float]:
+    """Seconds a call of ``fn`` when many wait in the queue, so that starting them costs nothing;
+    the inputs that ``draw`` makes take turns.
+    """
     inputs = draw()
 
     def run():
@@ -94,7 +116,9 @@ def queued(fn: Callable[..., Any], draw: Callable[[], list[tuple]], calls: int) 
 
 
 def random_like(tree: Any, seed: int = 0) -> Any:
-    """Arrays of the shapes and dtypes of ``tree``, drawn on the device: norms at one, everything else normal with deviation 0.02."""
+    """Arrays of the shapes and dtypes of ``tree``, drawn on the device: norms at one, everything
+    else normal with deviation 0.02.
+    """
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def draw(key, shape, dtype):
@@ -106,7 +130,9 @@ def random_like(tree: Any, seed: int = 0) -> Any:
         return draw(jax.random.fold_in(jax.random.key(seed), number), leaf.shape, leaf.dtype)
 
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    return jax.tree.unflatten(structure, [make(number, path, leaf) for number, (path, leaf) in enumerate(leaves)])
+    return jax.tree.unflatten(
+        structure, [make(number, path, leaf) for number, (path, leaf) in enumerate(leaves)]
+    )
 
 
 def drawn(shapes: tuple, times: int = 1) -> list[tuple]:
@@ -131,7 +157,9 @@ class Size(NamedTuple):
 def read_size() -> Size:
     """The size that --size asks for."""
     name = {"full": "helios_distilled", "toy": "tiny"}[SIZE.value]
-    config = from_dict(HeliosConfig, runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]())
+    config = from_dict(
+        HeliosConfig, runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]()
+    )
     height, width = config.sample.height, config.sample.width
     cells = (height // 16) * (width // 16)
     long, mid, short = config.sample.history_sizes
@@ -140,7 +168,8 @@ def read_size() -> Size:
     return Size(config, history, noisy, height, width)
 
 
-# --------------------------------------------------------------------------------------------------------------------------------- rows
+# ---------------------------------------------------------------------------------------------------------------------------------
+# rows
 
 
 def rows(size: Size) -> Iterator[Row]:
@@ -154,25 +183,38 @@ def rows(size: Size) -> Iterator[Row]:
 
 def device_rows(size: Size) -> Iterator[Row]:
     elements = 2**29 if SIZE.value == "full" else 2**16
-    copy, draw = jax.jit(lambda x: x + jnp.bfloat16(1)), functools.partial(drawn, (array(elements),))
+    copy, draw = (
+        jax.jit(lambda x: x + jnp.bfloat16(1)),
+        functools.partial(drawn, (array(elements),)),
+    )
     yield Row("copy", functools.partial(queued, copy, draw, 10), ("GB/s", 4 * elements))
     cfg, tokens = size.config.transformer, size.history + size.noisy[-1]
     draw = functools.partial(drawn, (array(tokens, cfg.width), array(cfg.width, cfg.ffn_dim)))
     operations = 2 * tokens * cfg.width * cfg.ffn_dim
-    yield Row("matmul", functools.partial(queued, jax.jit(jnp.dot), draw, 10), ("TFLOP/s", operations))
+    yield Row(
+        "matmul", functools.partial(queued, jax.jit(jnp.dot), draw, 10), ("TFLOP/s", operations)
+    )
 
 
 def kernel_rows(size: Size) -> Iterator[Row]:
-    """Each fused operation by each implementation that serves here, at the tokens of the last stage."""
+    """Each fused operation by each implementation that serves here, at the tokens of the last
+    stage.
+    """
     cfg, h = size.config.transformer, size.history
     N, D, K, d = h + size.noisy[-1], cfg.width, cfg.num_attention_heads, cfg.attention_head_dim
     x, row, pair = array(1, N, D), array(D), array(1, 2, D, dtype=jnp.float32)
     angles = array(N, d // 2, dtype=jnp.float32)
     operations = {
-        "modulated layer norm": (functools.partial(modulated_norm.modulated_layer_norm, history=h, eps=1e-6), (x, pair, pair)),
+        "modulated layer norm": (
+            functools.partial(modulated_norm.modulated_layer_norm, history=h, eps=1e-6),
+            (x, pair, pair),
+        ),
         "layer norm": (functools.partial(norm.layer_norm, eps=1e-6), (x, row, row)),
         "RMS norm": (functools.partial(norm.rms_norm, eps=1e-6), (x, row)),
-        "gated residual": (functools.partial(gated_residual.gated_residual, history=h), (x, x, pair)),
+        "gated residual": (
+            functools.partial(gated_residual.gated_residual, history=h),
+            (x, x, pair),
+        ),
         "gated residual + norm": (
             functools.partial(gated_residual.gated_residual_norm, history=h, eps=1e-6),
             (x, x, pair, pair, pair),
@@ -183,9 +225,15 @@ def kernel_rows(size: Size) -> Iterator[Row]:
         ),
     }
     for name, (fn, shapes) in operations.items():
-        moved = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((shapes, jax.eval_shape(fn, *shapes))))
+        moved = sum(
+            leaf.size * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves((shapes, jax.eval_shape(fn, *shapes)))
+        )
         calls = {"reference": functools.partial(fn, implementation="xla")}
-        calls |= {name: jax.jit(functools.partial(fn, implementation=name)) for name in ("xla", "triton", "pallas")}
+        calls |= {
+            name: jax.jit(functools.partial(fn, implementation=name))
+            for name in ("xla", "triton", "pallas")
+        }
         for implementation, call in calls.items():
             make = functools.partial(queued, call, functools.partial(drawn, shapes, 3), 60)
             yield Row(f"kernel {name}, {implementation}", make, ("GB/s", moved), "copy")
@@ -195,31 +243,55 @@ def attention_rows(size: Size) -> Iterator[Row]:
     cfg = size.config.transformer
     K, d, S = cfg.num_attention_heads, cfg.attention_head_dim, 128
     for kind, shapes in (
-        *((f"self, {size.history + n} tokens", (size.history + n, size.history + n)) for n in size.noisy),
+        *(
+            (f"self, {size.history + n} tokens", (size.history + n, size.history + n))
+            for n in size.noisy
+        ),
         (f"text, {size.noisy[-1]} tokens on {S}", (size.noisy[-1], S)),
     ):
         queries, keys = (array(1, tokens, K, d) for tokens in shapes)
         bias = array(1, S, dtype=jnp.float32) if kind.startswith("text") else None
         operations = 4 * shapes[0] * shapes[1] * K * d
         for implementation in ("cudnn", "pallas") if SIZE.value == "full" else ("xla",):
-            call = jax.jit(functools.partial(attention_kernel.attention, implementation=implementation))
-            make = functools.partial(queued, call, functools.partial(drawn, (queries, keys, keys, bias)), 10)
-            yield Row(f"attention {kind}, {implementation}", make, ("TFLOP/s", operations), "matmul")
+            call = jax.jit(
+                functools.partial(attention_kernel.attention, implementation=implementation)
+            )
+            make = functools.partial(
+                queued, call, functools.partial(drawn, (queries, keys, keys, bias)), 10
+            )
+            yield Row(
+                f"attention {kind}, {implementation}", make, ("TFLOP/s", operations), "matmul"
+            )
 
 
 def convolution_rows(size: Size) -> Iterator[Row]:
-    """The VAE's widest convolution in each form, and its last upsampling by phases and by repetition, over the frames of three latent ones."""
+    """The VAE's widest convolution in each form, and its last upsampling by phases and by
+    repetition, over the frames of three latent ones.
+    """
     frames, C = 12, size.config.vae.base_dim
     given = dict(strides=(1, 1, 1), padding=((1, 1), (1, 1)))
-    draw = functools.partial(drawn, (array(1, frames + 2, size.height, size.width, C), array(3, 3, 3, C, C)))
+    draw = functools.partial(
+        drawn, (array(1, frames + 2, size.height, size.width, C), array(3, 3, 3, C, C))
+    )
     operations = 2 * 27 * C * C * frames * size.height * size.width
     for form in (conv3d, tap_by_tap, frames_as_channels):
         make = functools.partial(queued, jax.jit(functools.partial(form, **given)), draw, 5)
-        yield Row(f"convolution 3 x 3 x 3, {form.__name__}", make, ("TFLOP/s", operations), "matmul")
-    draw = functools.partial(drawn, (array(1, frames, size.height // 2, size.width // 2, 2 * C), array(1, 3, 3, 2 * C, C), array(C)))
+        yield Row(
+            f"convolution 3 x 3 x 3, {form.__name__}", make, ("TFLOP/s", operations), "matmul"
+        )
+    draw = functools.partial(
+        drawn,
+        (
+            array(1, frames, size.height // 2, size.width // 2, 2 * C),
+            array(1, 3, 3, 2 * C, C),
+            array(C),
+        ),
+    )
 
     def repeated(x, kernel, bias):
-        return convolve(x.repeat(2, axis=2).repeat(2, axis=3), kernel, bias, padding=((1, 1), (1, 1)))
+        return convolve(
+            x.repeat(2, axis=2).repeat(2, axis=3), kernel, bias, padding=((1, 1), (1, 1))
+        )
 
     operations = 2 * 9 * 2 * C * C * frames * size.height * size.width
     for name, form in {"phases": upsample_convolve, "repetition": repeated}.items():
@@ -232,18 +304,39 @@ def model_rows(size: Size) -> Iterator[Row]:
     parts, config = Parts(size), size.config
     rows = config.text_encoder.max_sequence_length
     operations = block_operations(size, size.noisy[-1], rows)
-    yield Row(f"block, {size.history + size.noisy[-1]} tokens", parts.block, ("TFLOP/s", operations), "matmul")
+    yield Row(
+        f"block, {size.history + size.noisy[-1]} tokens",
+        parts.block,
+        ("TFLOP/s", operations),
+        "matmul",
+    )
     for stage, n in enumerate(size.noisy):
         operations = forward_operations(size, n, rows)
-        yield Row(f"forward, {size.history + n} tokens", functools.partial(parts.forward, stage), ("TFLOP/s", operations), "matmul")
+        yield Row(
+            f"forward, {size.history + n} tokens",
+            functools.partial(parts.forward, stage),
+            ("TFLOP/s", operations),
+            "matmul",
+        )
     yield Row("vae decode of a chunk", parts.decode)
     frames = 1 + config.vae.temporal_factor * (config.sample.latent_frames_per_chunk - 1)
     for steps in ((1, 1, 1), (2, 2, 2)):
         make = functools.partial(parts.video, between_chunks, steps, 8 * frames)
         yield Row(f"chunk {'-'.join(map(str, steps))}", make, ("frames/s", frames))
-    first = "first chunk amplified" if config.sample.amplify_first_chunk else "first chunk as the others"
-    yield Row(f"request of 240 frames, 2-2-2, {first}", functools.partial(parts.video, whole_request, (2, 2, 2), 240), ("frames/s", 240))
-    yield Row(f"first frames, 2-2-2, {first}", functools.partial(parts.video, first_frames, (2, 2, 2), frames))
+    first = (
+        "first chunk amplified"
+        if config.sample.amplify_first_chunk
+        else "first chunk as the others"
+    )
+    yield Row(
+        f"request of 240 frames, 2-2-2, {first}",
+        functools.partial(parts.video, whole_request, (2, 2, 2), 240),
+        ("frames/s", 240),
+    )
+    yield Row(
+        f"first frames, 2-2-2, {first}",
+        functools.partial(parts.video, first_frames, (2, 2, 2), frames),
+    )
 
 
 class Parts:
@@ -252,14 +345,24 @@ class Parts:
     def __init__(self, size: Size):
         self.size, self.model = size, HeliosTransformer(size.config.transformer, jnp.bfloat16)
         vae, T = size.config.vae, size.config.sample.latent_frames_per_chunk
-        self.latent_shape = (1, T, size.height // vae.spatial_factor, size.width // vae.spatial_factor, vae.z_dim)
+        self.latent_shape = (
+            1,
+            T,
+            size.height // vae.spatial_factor,
+            size.width // vae.spatial_factor,
+            vae.z_dim,
+        )
         self.indices = frame_indices(size.config.sample.history_sizes, T)
 
     @functools.cached_property
     def pipeline(self) -> HeliosPipeline:
         config = self.size.config
         params = random_like(abstract_params(config, jnp.bfloat16, jnp.bfloat16))
-        words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
+        words = [
+            "a red ball rolls over green grass",
+            "the quick brown fox jumps over the lazy dog",
+            "0123456789 .,;:!?'()-",
+        ]
         tokenizer = train_tokenizer(words, config.text_encoder.vocab_size)
         return HeliosPipeline(config, params, tokenizer, dtype=jnp.bfloat16, vae_dtype=jnp.bfloat16)
 
@@ -277,41 +380,74 @@ class Parts:
         """The history before a first chunk, prepared as the sampler does once a chunk."""
         B, T, H, W, C = self.latent_shape
         state = start_history((B, H, W, C), self.size.config.sample.history_sizes)
-        prepare = functools.partial(embed_chunk_history, frames=T, model=self.model, plan=ChunkPlan((1,), False))
+        prepare = functools.partial(
+            embed_chunk_history, frames=T, model=self.model, plan=ChunkPlan((1,), False)
+        )
         return jax.jit(prepare)(self.params, state)
 
     @functools.cached_property
     def time(self) -> Any:
-        embed = jax.jit(lambda params, time: self.model.apply({"params": params}, time, method="embed_time"))
+        embed = jax.jit(
+            lambda params, time: self.model.apply({"params": params}, time, method="embed_time")
+        )
         return embed(self.params, jnp.full((1,), 500.0))
 
     @functools.cached_property
     def denoise(self) -> Callable[..., Any]:
         def apply(params, latents, time, text, history):
-            return self.model.apply({"params": params}, latents, time, text, history, self.indices.noisy, method="denoise")
+            return self.model.apply(
+                {"params": params},
+                latents,
+                time,
+                text,
+                history,
+                self.indices.noisy,
+                method="denoise",
+            )
 
         return jax.jit(apply)
 
     def block(self) -> Callable[[], float]:
         cfg, tokens = self.size.config.transformer, self.size.history + self.size.noisy[-1]
-        block, angles = Block(cfg, jnp.bfloat16, parent=None), array(tokens, cfg.attention_head_dim // 2, dtype=jnp.float32)
+        block, angles = (
+            Block(cfg, jnp.bfloat16, parent=None),
+            array(tokens, cfg.attention_head_dim // 2, dtype=jnp.float32),
+        )
         middle = layer_params(self.params["blocks"], cfg.num_layers // 2)
         cache = TextCache(self.text.key[0], self.text.value[0], self.text.bias)
-        x, modulation, *angles = random_like((array(1, tokens, cfg.width), array(1, 2, 6, cfg.width), angles, angles))
-        run = jax.jit(lambda params, x, *rest: block.apply({"params": params}, x, *rest, history=self.size.history))
+        x, modulation, *angles = random_like(
+            (array(1, tokens, cfg.width), array(1, 2, 6, cfg.width), angles, angles)
+        )
+        run = jax.jit(
+            lambda params, x, *rest: block.apply(
+                {"params": params}, x, *rest, history=self.size.history
+            )
+        )
         return queued(run, lambda: [(middle, x, modulation, Rope(*angles), cache)], 10)
 
     def forward(self, stage: int) -> Callable[[], float]:
         B, T, H, W, C = self.latent_shape
-        latents = random_like(array(B, T, H // 2 ** (2 - stage), W // 2 ** (2 - stage), C, dtype=jnp.float32))
-        return queued(self.denoise, lambda: [(self.params, latents, self.time, self.text, self.history)], 2)
+        latents = random_like(
+            array(B, T, H // 2 ** (2 - stage), W // 2 ** (2 - stage), C, dtype=jnp.float32)
+        )
+        return queued(
+            self.denoise, lambda: [(self.params, latents, self.time, self.text, self.history)], 2
+        )
 
     def decode(self) -> Callable[[], float]:
-        return queued(self.pipeline.decode, functools.partial(drawn, (array(*self.latent_shape, dtype=jnp.float32),)), 2)
+        return queued(
+            self.pipeline.decode,
+            functools.partial(drawn, (array(*self.latent_shape, dtype=jnp.float32),)),
+            2,
+        )
 
-    def video(self, timed: Callable[..., Any], steps: tuple[int, ...], num_frames: int) -> Callable[[], float | list[float]]:
+    def video(
+        self, timed: Callable[..., Any], steps: tuple[int, ...], num_frames: int
+    ) -> Callable[[], float | list[float]]:
         """What ``timed`` says of a video as it streams."""
-        stream = functools.partial(self.pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1)
+        stream = functools.partial(
+            self.pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1
+        )
         return functools.partial(timed, functools.partial(stream, num_frames=num_frames))
 
 
@@ -335,25 +471,37 @@ def first_frames(stream: Callable[[], Iterator[np.ndarray]]) -> float:
 
 
 def block_operations(size: Size, n: int, S: int) -> float:
-    """Operations of a block as PyTorch computes it: ``n`` noisy tokens, all ``S`` text rows, nothing prepared; multiply and add are two."""
+    """Operations of a block as PyTorch computes it: ``n`` noisy tokens, all ``S`` text rows,
+    nothing prepared; multiply and add are two.
+    """
     cfg = size.config.transformer
     D, F, N = cfg.width, cfg.ffn_dim, size.history + n
-    return 8.0 * N * D**2 + 4 * N**2 * D + 4 * N * D * F + 4 * n * D**2 + 4 * n * S * D + 4 * S * D**2
+    return (
+        8.0 * N * D**2 + 4 * N**2 * D + 4 * N * D * F + 4 * n * D**2 + 4 * n * S * D + 4 * S * D**2
+    )
 
 
 def forward_operations(size: Size, n: int, S: int) -> float:
     """Operations of a forward: all blocks, patches, text and time embeddings, output head."""
     cfg, D = size.config.transformer, size.config.transformer.width
     cells = int(cfg.in_channels * np.prod(cfg.patch_size))
-    outside = 4 * n * cells * D + 2 * size.history * cells * D + 2 * S * (cfg.text_dim * D + D**2) + 4 * (cfg.freq_dim * D + 7 * D**2)
+    outside = (
+        4 * n * cells * D
+        + 2 * size.history * cells * D
+        + 2 * S * (cfg.text_dim * D + D**2)
+        + 4 * (cfg.freq_dim * D + 7 * D**2)
+    )
     return cfg.num_layers * block_operations(size, n, S) + outside
 
 
-# ------------------------------------------------------------------------------------------------------------------------------- report
+# -------------------------------------------------------------------------------------------------------------------------------
+# report
 
 
 def measure(row: Row, rates: dict[str, float], deadline: float) -> dict[str, Any]:
-    """Time a row, at least once, and no more after the deadline; its rate is kept for those that are held against it."""
+    """Time a row, at least once, and no more after the deadline; its rate is kept for those that
+    are held against it.
+    """
     began = time.perf_counter()
     run = row.make()
     run()
@@ -382,9 +530,13 @@ def measure(row: Row, rates: dict[str, float], deadline: float) -> dict[str, Any
 
 
 def peak_bytes() -> int:
-    """Most memory that was in use on the device, or, where the device keeps no count, by this process."""
+    """Most memory that was in use on the device, or, where the device keeps no count, by this
+    process.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     return stats.get("peak_bytes_in_use", process)
 
 
@@ -395,7 +547,9 @@ def conditions() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"one {device.device_kind}",
-        "platform": getattr(device.client, "platform_version", device.platform).strip().splitlines()[0],
+        "platform": getattr(device.client, "platform_version", device.platform)
+        .strip()
+        .splitlines()[0],
         "python": platform.python_version(),
         **installed,
         "size": SIZE.value,
@@ -404,7 +558,9 @@ def conditions() -> dict[str, Any]:
         "video": f"{sample.width} x {sample.height}, batch 1, no guidance; a chunk is begun before the one before it is copied to the host",
         "prompt": PROMPT,
         "statistic": f"median of {REPEATS.value} repeats after one that compiles, or of as many as the budget of {BUDGET.value:g} s left time for",
-        "peak memory": "of the device" if device.memory_stats() else "of the process, for the device keeps no count",
+        "peak memory": "of the device"
+        if device.memory_stats()
+        else "of the process, for the device keeps no count",
     }
 
 
@@ -418,8 +574,16 @@ def has(package: str) -> bool:
 
 def markdown(report: dict[str, Any]) -> str:
     """The results as a table."""
-    lines = ["# helios-jax on a GPU", "", f"`{report['command']}`; how to read a row: `--help`.", ""]
-    lines += ["| row | median | rate | share | min .. max, samples | peak GB so far |", "|---|---|---|---|---|---|"]
+    lines = [
+        "# helios-jax on a GPU",
+        "",
+        f"`{report['command']}`; how to read a row: `--help`.",
+        "",
+    ]
+    lines += [
+        "| row | median | rate | share | min .. max, samples | peak GB so far |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in report["results"]:
         rate = f"{row['rate']:.4g} {row['unit']}" if "rate" in row else ""
         share = f"{row['share']:.0%} of {row['against']}" if "share" in row else ""
@@ -428,8 +592,19 @@ def markdown(report: dict[str, Any]) -> str:
             lines.append(f"| {row['row']} | not measured: {row['not_measured']} | | | | |")
             continue
         spread = f"{milliseconds(row['min_s'])} .. {milliseconds(row['max_s'])}, {row['samples']}"
-        lines.append(f"| {row['row']} | {milliseconds(row['median_s'])} | {rate} | {share} | {spread} | {peak} |")
-    return "\n".join([*lines, "", "## Conditions", "", *(f"* {name}: {value}" for name, value in report["conditions"].items()), ""])
+        lines.append(
+            f"| {row['row']} | {milliseconds(row['median_s'])} | {rate} | {share} | {spread} | {peak} |"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "## Conditions",
+            "",
+            *(f"* {name}: {value}" for name, value in report["conditions"].items()),
+            "",
+        ]
+    )
 
 
 def milliseconds(seconds: float) -> str:
@@ -448,16 +623,30 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]!r}: see --help")
     deadline, rates = time.monotonic() + BUDGET.value, {}
-    report = {"command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]), "conditions": conditions(), "results": []}
+    report = {
+        "command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]),
+        "conditions": conditions(),
+        "results": [],
+    }
     for row in rows(read_size()):
-        if ROWS.value and not row.name.startswith(tuple(ROWS.value)) and row.name not in ("copy", "matmul"):
+        if (
+            ROWS.value
+            and not row.name.startswith(tuple(ROWS.value))
+            and row.name not in ("copy", "matmul")
+        ):
             continue
         if time.monotonic() > deadline:
-            result = {"row": row.name, "not_measured": f"the budget of {BUDGET.value:g} s was spent"}
+            result = {
+                "row": row.name,
+                "not_measured": f"the budget of {BUDGET.value:g} s was spent",
+            }
         else:
             try:
                 result = measure(row, rates, deadline)
-            except (ValueError, jax.errors.JaxRuntimeError) as error:  # refused, or more memory than there is: the other rows still count
+            except (
+                ValueError,
+                jax.errors.JaxRuntimeError,
+            ) as error:  # refused, or more memory than there is: the other rows still count
                 result = {"row": row.name, "not_measured": " ".join(str(error).split())[:300]}
         print(markdown({**report, "results": [result]}).splitlines()[6], flush=True)
         report["results"].append(result)

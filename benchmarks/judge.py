@@ -1,9 +1,11 @@
-"""How often the judge reads clips of the procedural world rightly: true ones, and ones damaged as models, files and a VAE damage them.
+"""How often the judge reads clips of the procedural world rightly: true ones, and ones damaged as
+models, files and a VAE damage them.
 
   python benchmarks/judge.py                  # a quarter of an hour on a laptop
   python benchmarks/judge.py --clips 20
 
-Half of the clips have held-out objects. Each begins at a random moment of its first two minutes. The judge is shown frames, never the scene.
+Half of the clips have held-out objects. Each begins at a random moment of its first two minutes.
+The judge is shown frames, never the scene.
 """
 
 import datetime
@@ -22,23 +24,29 @@ from absl import app, flags
 from tqdm import tqdm
 
 from helios_jax import nano
+from helios_jax.commands.world import SPLITS, render, sample_scene
 from helios_jax.compile_cache import use_compile_cache
-from helios_jax.data.world import SPLITS, render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
 from helios_jax.evaluation.nano import reconstruction
 from helios_jax.media import open_video_writer, read_video
 from helios_jax.sampling.pipeline import HeliosPipeline
 
 CLIPS = flags.DEFINE_integer("clips", 100, "Clips for each damage.", lower_bound=2)
-FRAMES = flags.DEFINE_integer("frames", 33, "Frames of a clip; files are read from 33 on.", lower_bound=33)
+FRAMES = flags.DEFINE_integer(
+    "frames", 33, "Frames of a clip; files are read from 33 on.", lower_bound=33
+)
 SEED = flags.DEFINE_integer("seed", 1000, "Of scenes, beginnings and noise.")
 EDITION = flags.DEFINE_integer("edition", 1, "Of the world.")
-OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/judge"), "Result files, without .json and .md.")
+OUT = flags.DEFINE_string(
+    "out", str(Path(__file__).parent / "results/judge"), "Result files, without .json and .md."
+)
 
 
 def noise(sigma: float) -> Callable:
     """Gaussian, of ``sigma`` out of 255."""
-    return lambda clip, rng: np.clip(np.round(clip + sigma * rng.standard_normal(clip.shape)), 0, 255).astype(np.uint8)
+    return lambda clip, rng: np.clip(
+        np.round(clip + sigma * rng.standard_normal(clip.shape)), 0, 255
+    ).astype(np.uint8)
 
 
 def blur(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -48,7 +56,10 @@ def blur(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     clip = clip.astype(float)
     for axis in (1, 2):
         padded = np.pad(clip, [(3, 3) if i == axis else (0, 0) for i in range(4)], mode="edge")
-        clip = sum(weight * np.take(padded, np.arange(i, i + clip.shape[axis]), axis) for i, weight in enumerate(weights))
+        clip = sum(
+            weight * np.take(padded, np.arange(i, i + clip.shape[axis]), axis)
+            for i, weight in enumerate(weights)
+        )
     return np.round(clip).astype(np.uint8)
 
 
@@ -57,7 +68,9 @@ def h264(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         with open_video_writer(Path(folder, "clip.mp4"), 24) as writer:
             writer.write(clip)
-        return read_video(Path(folder, "clip.mp4"), *clip.shape[1:3], 24, piece=len(clip), pieces=1).tail
+        return read_video(
+            Path(folder, "clip.mp4"), *clip.shape[1:3], 24, piece=len(clip), pieces=1
+        ).tail
 
 
 def faded(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -87,7 +100,9 @@ CONDITIONS = {
 
 
 def measure(size: tuple[int, int], damage: Callable) -> tuple[dict, dict, float]:
-    """Counts (right, of how many) by attribute, those of all attributes by number of objects, and seconds of processor time a reading."""
+    """Counts (right, of how many) by attribute, those of all attributes by number of objects, and
+    seconds of processor time a reading.
+    """
     rng = np.random.default_rng(SEED.value)
     scores, seconds = [], 0.0
     for index in tqdm(range(CLIPS.value), leave=False):
@@ -97,7 +112,10 @@ def measure(size: tuple[int, int], damage: Callable) -> tuple[dict, dict, float]
         reading = read_clip(clip, edition=EDITION.value)
         seconds += time.process_time() - begun
         scores.append((len(scene.objects), score(reading, scene)))
-    by_number = {number: accuracy([each for count, each in scores if count == number])["all"] for number in (1, 2, 3)}
+    by_number = {
+        number: accuracy([each for count, each in scores if count == number])["all"]
+        for number in (1, 2, 3)
+    }
     return accuracy([each for _, each in scores]), by_number, seconds / CLIPS.value
 
 
@@ -113,26 +131,53 @@ def main(argv: list[str]) -> None:
         print(name, attributes["all"], numbers, f"{seconds:.2f} s", flush=True)
     percent = lambda counts: f"{counts[0] / counts[1]:.1%}" if counts[1] else "-"
     names = [*ATTRIBUTES, "all"]
-    lines = ["# The judge's own accuracy", "", f"`{' '.join(['python benchmarks/judge.py', *sys.argv[1:]])}`", ""]
-    lines += [f"| clips | {' | '.join(names)} | 95 % interval of all |", f"|---|{'---|' * len(names)}---|"]
+    lines = [
+        "# The judge's own accuracy",
+        "",
+        f"`{' '.join(['python benchmarks/judge.py', *sys.argv[1:]])}`",
+        "",
+    ]
+    lines += [
+        f"| clips | {' | '.join(names)} | 95 % interval of all |",
+        f"|---|{'---|' * len(names)}---|",
+    ]
     for name, result in results.items():
         counts = result["attributes"]
         low, high = interval(*counts["all"])
-        lines.append(f"| {name} | {' | '.join(percent(counts[each]) for each in names)} | {low:.1%} to {high:.1%} |")
-    lines += ["", "All attributes, by number of objects:", "", "| clips | one | two | three |", "|---|---|---|---|"]
-    lines += [f"| {name} | {' | '.join(percent(counts) for counts in result['objects'].values())} |" for name, result in results.items()]
+        lines.append(
+            f"| {name} | {' | '.join(percent(counts[each]) for each in names)} | {low:.1%} to {high:.1%} |"
+        )
+    lines += [
+        "",
+        "All attributes, by number of objects:",
+        "",
+        "| clips | one | two | three |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {' | '.join(percent(counts) for counts in result['objects'].values())} |"
+        for name, result in results.items()
+    ]
     conditions = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "clips": f"{CLIPS.value} a line, {FRAMES.value} frames at 24 a second, 64x128 pixels where no other size is given; seed {SEED.value}",
         "edition of the world": EDITION.value,
         "scenes": "half of the training split, half held-out; each begins at a random frame of the first 2880",
         "faded": "a fifth of the colour and a tenth of the contrast lost",
-        "processor time of a reading": ", ".join(f"{name} {result['seconds']:.2f} s" for name, result in results.items()),
+        "processor time of a reading": ", ".join(
+            f"{name} {result['seconds']:.2f} s" for name, result in results.items()
+        ),
         "machine": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "numpy": importlib.metadata.version("numpy"),
     }
-    lines += ["", "## Conditions", "", *(f"* {name}: {value}" for name, value in conditions.items()), ""]
+    lines += [
+        "",
+        "## Conditions",
+        "",
+        *(f"* {name}: {value}" for name, value in conditions.items()),
+        "",
+    ]
     text = json.dumps({"conditions": conditions, "results": results}, indent=2) + "\n"
     Path(f"{OUT.value}.json").write_text(text, encoding="utf-8")
     Path(f"{OUT.value}.md").write_text("\n".join(lines), encoding="utf-8")

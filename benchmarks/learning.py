@@ -1,10 +1,13 @@
-"""Both stages learn: training from nothing on the procedural world, with the loss on scenes of combinations that are not trained on.
+"""Both stages learn: training from nothing on the procedural world, with the loss on scenes of
+combinations that are not trained on.
 
   python benchmarks/learning.py          # about half an hour on two cores; goes on where it was stopped
 
-The loss is always that of the same clips with the same draws, with the averaged weights. Beside it stand those with the captions, and with the
-histories, of other clips: a model that made no use of them would not mind. Latents stand in for a VAE's: the sixteen principal components of cells of
-4 x 8 x 8 pixels, at a mean variance of one. Text features are those of a small text encoder with random weights.
+The loss is always that of the same clips with the same draws, with the averaged weights. Beside it
+stand those with the captions, and with the histories, of other clips: a model that made no use of
+them would not mind. Latents stand in for a VAE's: the sixteen principal components of cells of 4 x
+8 x 8 pixels, at a mean variance of one. Text features are those of a small text encoder with random
+weights.
 """
 
 import datetime
@@ -24,18 +27,22 @@ from absl import app, flags
 from einops import rearrange
 from tqdm import tqdm
 
+from helios_jax.checkpoint.params import random_params
+from helios_jax.commands.world import caption, render, sample_scene
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.data.records import Facts, Record, has_shard, open_shard, write_facts
-from helios_jax.data.world import caption, render, sample_scene
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
-from helios_jax.models.weights import random_params
 from helios_jax.sampling.statistics import save_curves
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "configs/train/world.py"
 FOLDER = flags.DEFINE_string("folder", "runs/learning", "Records and runs.")
-OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/learning"), "Result files, without .json, .md and .svg.")
+OUT = flags.DEFINE_string(
+    "out",
+    str(Path(__file__).parent / "results/learning"),
+    "Result files, without .json, .md and .svg.",
+)
 CLIPS = flags.DEFINE_integer("clips", 480, "Clips to train on.")
 STEPS = flags.DEFINE_integer("steps", 400, "Steps of each stage.")
 
@@ -45,9 +52,15 @@ CURVES = ("validation_loss", "validation_loss_other_captions", "validation_loss_
 
 
 def cells(video: np.ndarray) -> np.ndarray:
-    """Frames as one vector for each cell of each latent frame; a section's first latent frame is its first frame, four times."""
+    """Frames as one vector for each cell of each latent frame; a section's first latent frame is
+    its first frame, four times.
+    """
     sections = video.reshape(SECTIONS, 33, HEIGHT, WIDTH, 3)
-    sections = np.concatenate([np.repeat(sections[:, :1], 3, axis=1), sections], axis=1).astype(np.float32) / 127.5 - 1
+    sections = (
+        np.concatenate([np.repeat(sections[:, :1], 3, axis=1), sections], axis=1).astype(np.float32)
+        / 127.5
+        - 1
+    )
     return rearrange(sections, "s (f t) (h y) (w x) c -> s f h w (t y x c)", t=4, y=8, x=8)
 
 
@@ -62,24 +75,47 @@ def make_records(folder: Path) -> None:
     """The clips to train on, and those to validate with."""
     if all(has_shard(folder / split, "00000") for split in COUNTS):
         return
-    first = np.concatenate([x[:, ::3].reshape(-1, x.shape[-1])[::5] for _, x in clips("train", 100)])
+    first = np.concatenate(
+        [x[:, ::3].reshape(-1, x.shape[-1])[::5] for _, x in clips("train", 100)]
+    )
     mean = first.mean(0)
     variances, components = np.linalg.eigh(np.cov(first.T))
     components = components[:, ::-1][:, :CHANNELS] / np.sqrt(variances[::-1][:CHANNELS].mean())
-    print(f"{CHANNELS} components hold {variances[::-1][:CHANNELS].sum() / variances.sum():.1%} of the variance of cells", flush=True)
+    print(
+        f"{CHANNELS} components hold {variances[::-1][:CHANNELS].sum() / variances.sum():.1%} of the variance of cells",
+        flush=True,
+    )
 
     model = from_dict(HeliosConfig, runpy.run_path(str(RECIPE))["get_config"]().model)
     counts = {split: count or CLIPS.value for split, count in COUNTS.items()}
-    tokenizer = train_tokenizer([caption(sample_scene(0, i), i) for i in range(counts["train"])], model.text_encoder.vocab_size)
-    encoder, params = UMT5Encoder(model.text_encoder), random_params(model, 0, jnp.float32)["text_encoder"]
+    tokenizer = train_tokenizer(
+        [caption(sample_scene(0, i), i) for i in range(counts["train"])],
+        model.text_encoder.vocab_size,
+    )
+    encoder, params = (
+        UMT5Encoder(model.text_encoder),
+        random_params(model, 0, jnp.float32)["text_encoder"],
+    )
     for split, count in counts.items():
         write_facts(
-            folder / split, Facts(section_frames=9, latent_channels=CHANNELS, text_width=model.text_encoder.d_model, text_dtype="float32")
+            folder / split,
+            Facts(
+                section_frames=9,
+                latent_channels=CHANNELS,
+                text_width=model.text_encoder.d_model,
+                text_dtype="float32",
+            ),
         )
         with open_shard(folder / split, "00000") as shard:
             for index, (prompt, x) in enumerate(clips(split, count)):
-                features, [length] = encode_text(encoder, params, *tokenizer([prompt], model.text_encoder.max_sequence_length))
-                known = {"id": f"{split}{index}", "frames": 33 * SECTIONS, "source": f"scene {index} of {split}"}
+                features, [length] = encode_text(
+                    encoder, params, *tokenizer([prompt], model.text_encoder.max_sequence_length)
+                )
+                known = {
+                    "id": f"{split}{index}",
+                    "frames": 33 * SECTIONS,
+                    "source": f"scene {index} of {split}",
+                }
                 latents = ((x - mean) @ components).astype(np.float32)
                 shard.write(Record(latents, np.asarray(features)[0, :length], prompt, known))
 
@@ -87,8 +123,17 @@ def make_records(folder: Path) -> None:
 def train(folder: Path, objective: str) -> list[dict]:
     """Train a stage, or go on with it; what was written of every validation."""
     run = folder / objective
-    data = [f"--config.data.train={folder / 'train'}", f"--config.data.validation={folder / 'heldout'}"]
-    command = [sys.executable, ROOT / "train.py", f"--config={RECIPE}:{objective}", *data, f"--run={run}"]
+    data = [
+        f"--config.data.train={folder / 'train'}",
+        f"--config.data.validation={folder / 'heldout'}",
+    ]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        f"--config={RECIPE}:{objective}",
+        *data,
+        f"--run={run}",
+    ]
     subprocess.run([*map(str, command), f"--config.steps={STEPS.value}"], check=True)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     seconds = sum(line.get("step_seconds", 0.0) for line in lines)
@@ -115,27 +160,39 @@ def main(_) -> None:
                 "curve": [{name: line[name] for name in ("step", *CURVES)} for line in lines],
             }
         )
-        curves += [{"chunk": line["step"], "video": number} | {name: line[name] for name in CURVES} for line in lines]
+        curves += [
+            {"chunk": line["step"], "video": number} | {name: line[name] for name in CURVES}
+            for line in lines
+        ]
     write(rows)
     save_curves(f"{OUT.value}.svg", curves)
 
 
 def write(rows: list[dict]) -> None:
     """The table and the numbers."""
-    cpus = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpus = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     conditions = {
         "command": "python benchmarks/learning.py",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{len(os.sched_getaffinity(0))} cores of {cpus[0]}",
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "optax", "grain", "numpy")},
+        **{
+            package: importlib.metadata.version(package)
+            for package in ("jax", "jaxlib", "optax", "grain", "numpy")
+        },
         "load average of the last 15 minutes": f"{os.getloadavg()[2]:.1f}; above the number of cores, minutes are upper bounds",
         "recipe": "configs/train/world.py, every parameter trained from random weights",
         "clips": f"{CLIPS.value} of {33 * SECTIONS} frames of {HEIGHT}x{WIDTH}, and {COUNTS['heldout']} of held-out combinations",
     }
     out = Path(OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
+    out.with_suffix(".json").write_text(
+        json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n"
+    )
     lines = ["# Both stages learn", "", "| stage | steps | minutes | loss at first | at last | fall | with other captions | with other histories |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     lines += [
@@ -143,7 +200,13 @@ def write(rows: list[dict]) -> None:
         f"{row['other_captions']:+.1%} | {row['other_histories']:+.1%} |"
         for row in rows
     ]
-    lines += ["", "Curves (the first stage red, the second cyan): [learning.svg](learning.svg).", "", "## Conditions", ""]
+    lines += [
+        "",
+        "Curves (the first stage red, the second cyan): [learning.svg](learning.svg).",
+        "",
+        "## Conditions",
+        "",
+    ]
     lines += [f"* {name}: {value}" for name, value in conditions.items()]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 

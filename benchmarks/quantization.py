@@ -3,8 +3,9 @@
   python benchmarks/quantization.py                                        # random weights, a minute or two on a laptop
   python benchmarks/quantization.py --checkpoint checkpoints/helios-distilled --height 384 --width 640   # the real ones, on a GPU
 
-Each form makes the same chunk from the same noise and prompt. Deviations are root mean squares, relative to that of the latents: from the chunk
-made in bfloat16, and of that from the one made in float32.
+Each form makes the same chunk from the same noise and prompt. Deviations are root mean squares,
+relative to that of the latents: from the chunk made in bfloat16, and of that from the one made in
+float32.
 """
 
 import dataclasses
@@ -22,18 +23,33 @@ import numpy as np
 from absl import app, flags
 
 from helios_jax import HeliosPipeline
-from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from helios_jax.config import (
+    HeliosConfig,
+    SampleConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory; without one, random weights.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Checkpoint directory; without one, random weights."
+)
 HEIGHT = flags.DEFINE_integer("height", 64, "Pixels.")
 WIDTH = flags.DEFINE_integer("width", 128, "Pixels.")
-OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/quantization"), "Result files, without .json and .md.")
+OUT = flags.DEFINE_string(
+    "out",
+    str(Path(__file__).parent / "results/quantization"),
+    "Result files, without .json and .md.",
+)
 
 PROMPT = "a red ball rolls slowly over green grass while the camera follows it from the left"
 CONFIG = HeliosConfig(
     transformer=TransformerConfig(num_attention_heads=4, num_layers=4, ffn_dim=1408, text_dim=64),
     vae=VAEConfig(base_dim=16, dim_mult=(1, 1, 1, 1), num_res_blocks=1),
-    text_encoder=TextEncoderConfig(vocab_size=256, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4),
+    text_encoder=TextEncoderConfig(
+        vocab_size=256, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4
+    ),
     scheduler=SchedulerConfig(solver="dmd", time_shift_type="linear"),
     sample=SampleConfig(num_frames=33, steps=(2, 2, 2), guidance_scale=1.0),
 )
@@ -46,12 +62,20 @@ FORMS = {
 
 
 def load(dtype: jnp.dtype) -> HeliosPipeline:
-    return HeliosPipeline.from_checkpoint(CHECKPOINT.value, dtype=dtype) if CHECKPOINT.value else HeliosPipeline.random(CONFIG, dtype=dtype)
+    return (
+        HeliosPipeline.from_checkpoint(CHECKPOINT.value, dtype=dtype)
+        if CHECKPOINT.value
+        else HeliosPipeline.random(CONFIG, dtype=dtype)
+    )
 
 
 def latents(pipeline: HeliosPipeline) -> np.ndarray:
     """One chunk."""
-    return next(pipeline.stream(PROMPT, num_frames=33, height=HEIGHT.value, width=WIDTH.value, output="latent"))
+    return next(
+        pipeline.stream(
+            PROMPT, num_frames=33, height=HEIGHT.value, width=WIDTH.value, output="latent"
+        )
+    )
 
 
 def deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -84,10 +108,26 @@ def main(argv: list[str]) -> None:
     }
     command = " ".join(["python benchmarks/quantization.py", *sys.argv[1:]])
     rows = [f"| {name} | {value:.2%} |" for name, value in results.items()]
-    lines = ["# Eight-bit weights: deviation of a chunk's latents", "", f"`{command}`", "", "| form | deviation |", "|---|---|", *rows, ""]
-    lines += ["## Conditions", "", *(f"* {name}: {value}" for name, value in conditions.items()), ""]
+    lines = [
+        "# Eight-bit weights: deviation of a chunk's latents",
+        "",
+        f"`{command}`",
+        "",
+        "| form | deviation |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
+    lines += [
+        "## Conditions",
+        "",
+        *(f"* {name}: {value}" for name, value in conditions.items()),
+        "",
+    ]
     Path(f"{OUT.value}.json").write_text(
-        json.dumps({"command": command, "conditions": conditions, "results": results}, indent=2) + "\n", encoding="utf-8"
+        json.dumps({"command": command, "conditions": conditions, "results": results}, indent=2)
+        + "\n",
+        encoding="utf-8",
     )
     Path(f"{OUT.value}.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))

@@ -1,11 +1,13 @@
-"""A training step of a 20 M-parameter transformer: helios-jax and PyTorch (diffusers, eager), side by side on one machine.
+"""A training step of a 20 M-parameter transformer: helios-jax and PyTorch (diffusers, eager), side
+by side on one machine.
 
   python benchmarks/train_vs_torch.py                       # about five minutes on two cores
   python benchmarks/train_vs_torch.py --products=bfloat16   # both told to round the factors of float32 products
 
-Both train every parameter in float32 on the same batch, with the same random weights and noise: forward, backward, AdamW. Each has a process of its
-own, and they take turns; nothing else should run meanwhile, which the column "others" tells. One step is compared for its loss and gradient before
-any is timed.
+Both train every parameter in float32 on the same batch, with the same random weights and noise:
+forward, backward, AdamW. Each has a process of its own, and they take turns; nothing else should
+run meanwhile, which the column "others" tells. One step is compared for its loss and gradient
+before any is timed.
 """
 
 import datetime
@@ -26,8 +28,17 @@ from absl import app, flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 REPEATS = flags.DEFINE_integer("repeats", 5, "Times each step is run after the one that compiles.")
-PRODUCTS = flags.DEFINE_enum("products", "float32", ["float32", "bfloat16"], "What matrix products multiply; all else is float32.")
-OUT = flags.DEFINE_string("out", str(Path(__file__).parent / "results/train_vs_torch"), "Result files, without .json and .md.")
+PRODUCTS = flags.DEFINE_enum(
+    "products",
+    "float32",
+    ["float32", "bfloat16"],
+    "What matrix products multiply; all else is float32.",
+)
+OUT = flags.DEFINE_string(
+    "out",
+    str(Path(__file__).parent / "results/train_vs_torch"),
+    "Result files, without .json and .md.",
+)
 WORKER = flags.DEFINE_enum("worker", None, ["torch", "jax"], "Used by the script itself.")
 FOLDER = flags.DEFINE_string("folder", None, "Used by the script itself.")
 
@@ -36,8 +47,13 @@ LATENT, TEXT = (9, 16, 32, 16), 64
 
 def run_config(objective: str):
     """The run whose step is timed."""
-    from helios_jax.config import HeliosConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig
-    from helios_jax.data.pipeline import DataConfig
+    from helios_jax.config import (
+        HeliosConfig,
+        SchedulerConfig,
+        TextEncoderConfig,
+        TransformerConfig,
+    )
+    from helios_jax.data.batches import DataConfig
     from helios_jax.training.config import TrainableConfig, TrainConfig
     from helios_jax.training.optimizer import OptimizerConfig
 
@@ -68,13 +84,20 @@ def run_config(objective: str):
 
 def random_batch(config):
     """A batch of noise."""
-    from helios_jax.data.pipeline import TrainBatch
+    from helios_jax.data.batches import TrainBatch
 
     rng, (T, *cells) = np.random.default_rng(0), LATENT
     normal = lambda *shape: rng.standard_normal(shape, np.float32)
     text = normal(1, TEXT, config.model.text_encoder.d_model)
     length = np.array([TEXT], np.int32)
-    return TrainBatch(normal(1, T, *cells), normal(1, 19, *cells), normal(1, 1, *cells), text, length, np.zeros((1, 2), np.uint32))
+    return TrainBatch(
+        normal(1, T, *cells),
+        normal(1, 19, *cells),
+        normal(1, 1, *cells),
+        text,
+        length,
+        np.zeros((1, 2), np.uint32),
+    )
 
 
 def prepared(config, batch):
@@ -96,7 +119,9 @@ def jax_rows(folder: Path) -> dict:
 
     if PRODUCTS.value == "bfloat16":
         jax.config.update("jax_default_matmul_precision", "bfloat16")
-    params = unflatten_dict({name: jnp.asarray(leaf) for name, leaf in np.load(folder / "params.npz").items()}, sep="/")
+    params = unflatten_dict(
+        {name: jnp.asarray(leaf) for name, leaf in np.load(folder / "params.npz").items()}, sep="/"
+    )
 
     def row(objective):
         config = run_config(objective)
@@ -106,7 +131,9 @@ def jax_rows(folder: Path) -> dict:
 
         def once():
             if "state" not in kept:
-                kept["state"] = jax.device_put(jax.jit(functools.partial(start_state, config))(params), place)
+                kept["state"] = jax.device_put(
+                    jax.jit(functools.partial(start_state, config))(params), place
+                )
             kept["state"], numbers = step(kept["state"], {}, batch)
             jax.block_until_ready(kept["state"])
             return [float(numbers["loss"]), float(numbers["gradient_norm"])]
@@ -140,13 +167,28 @@ def torch_rows(folder: Path) -> dict:
             "freq_dim",
             "ffn_dim",
         )
-        fields = {name: getattr(cfg, name) for name in (*names, "num_layers", "eps", "rope_dim", "rope_theta", "guidance_cross_attn")}
+        fields = {
+            name: getattr(cfg, name)
+            for name in (
+                *names,
+                "num_layers",
+                "eps",
+                "rope_dim",
+                "rope_theta",
+                "guidance_cross_attn",
+            )
+        }
 
         def start():
             model = HeliosTransformer3DModel(**fields)
             weights = dict(np.load(folder / "torch.npz"))
-            model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, strict=True)
-            kept.update(model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4))
+            model.load_state_dict(
+                {name: torch.from_numpy(value) for name, value in weights.items()}, strict=True
+            )
+            kept.update(
+                model=model,
+                optimizer=torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4),
+            )
             questions = dict(np.load(folder / f"{objective}.npz"))
             kept["questions"] = {name: torch.from_numpy(value) for name, value in questions.items()}
 
@@ -189,24 +231,35 @@ def make_folder(folder: Path) -> int:
     import jax.numpy as jnp
 
     from helios_jax.checkpoint.names import transformer_slots
-    from helios_jax.models.weights import random_params
+    from helios_jax.checkpoint.params import random_params
 
     config = run_config("flow")
     flat = {
-        name: np.asarray(leaf) for name, leaf in flatten_dict(random_params(config.model, 0, jnp.float32)["transformer"], sep="/").items()
+        name: np.asarray(leaf)
+        for name, leaf in flatten_dict(
+            random_params(config.model, 0, jnp.float32)["transformer"], sep="/"
+        ).items()
     }
     np.savez(folder / "params.npz", **flat)
     np.savez(
         folder / "torch.npz",
-        **{slot.name: slot.to_torch(flat[slot.path][slot.index]) for slot in transformer_slots(config.model.transformer)},
+        **{
+            slot.name: slot.to_torch(flat[slot.path][slot.index])
+            for slot in transformer_slots(config.model.transformer)
+        },
     )
     channels_first = lambda x: np.moveaxis(np.asarray(x), -1, 1)
     for objective in ("flow", "pyramid"):
         config = run_config(objective)
         questions = prepared(config, random_batch(config))
-        arrays = {name: channels_first(part) for name, part in questions.history._asdict().items()} | {"text": np.asarray(questions.text)}
+        arrays = {
+            name: channels_first(part) for name, part in questions.history._asdict().items()
+        } | {"text": np.asarray(questions.text)}
         for number, item in enumerate(questions.items):
-            arrays |= {f"latents{number}": channels_first(item.latents), f"velocity{number}": channels_first(item.velocity)}
+            arrays |= {
+                f"latents{number}": channels_first(item.latents),
+                f"velocity{number}": channels_first(item.velocity),
+            }
             arrays |= {f"timestep{number}": np.asarray(item.timestep)}
         np.savez(folder / f"{objective}.npz", **arrays)
     return sum(leaf.size for leaf in flat.values())
@@ -219,7 +272,11 @@ def worker(folder: Path) -> None:
     for line in sys.stdin:
         began = time.perf_counter()
         result = rows[line.strip()]()
-        answer = {"seconds": time.perf_counter() - began, "result": result, "cpu": time.process_time()}
+        answer = {
+            "seconds": time.perf_counter() - began,
+            "result": result,
+            "cpu": time.process_time(),
+        }
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -227,8 +284,16 @@ class System:
     """A worker process."""
 
     def __init__(self, name: str, folder: str):
-        command = [sys.executable, __file__, f"--worker={name}", f"--folder={folder}", f"--products={PRODUCTS.value}"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            __file__,
+            f"--worker={name}",
+            f"--folder={folder}",
+            f"--products={PRODUCTS.value}",
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def run(self, row: str) -> dict:
         """Seconds, result and CPU time so far of one step."""
@@ -242,7 +307,9 @@ class System:
 
 def busy_seconds() -> float:
     """CPU time that all processes of the machine have used."""
-    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().split()[1:11]
+    )
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
@@ -256,9 +323,15 @@ def main(_) -> None:
         systems = {name: System(name, folder) for name in ("torch", "jax")}
         for objective in ("flow", "pyramid"):
             first = {name: system.run(objective) for name, system in systems.items()}
-            errors = [abs(theirs - ours) / abs(theirs) for theirs, ours in zip(first["torch"]["result"], first["jax"]["result"])]
+            errors = [
+                abs(theirs - ours) / abs(theirs)
+                for theirs, ours in zip(first["torch"]["result"], first["jax"]["result"])
+            ]
             times = {name: [] for name in systems}
-            began, cpu = time.perf_counter(), {name: answer["cpu"] for name, answer in first.items()}
+            began, cpu = (
+                time.perf_counter(),
+                {name: answer["cpu"] for name, answer in first.items()},
+            )
             busy = busy_seconds()
             for _ in range(REPEATS.value):
                 for name, system in systems.items():
@@ -290,21 +363,33 @@ def main(_) -> None:
 
 def write(rows: list[dict], parameters: int) -> None:
     """The table and the numbers, so far."""
-    cpus = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpus = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     conditions = {
         "command": f"python benchmarks/train_vs_torch.py --repeats={REPEATS.value} --products={PRODUCTS.value}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{len(cpus)} cores of {cpus[0]}",
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "torch", "diffusers", "numpy")},
+        **{
+            package: importlib.metadata.version(package)
+            for package in ("jax", "jaxlib", "torch", "diffusers", "numpy")
+        },
         "parameters": f"{parameters:,}, all of them trained",
-        "latents": "x".join(map(str, LATENT)) + ", 19 + 1 frames of history, 64 text tokens, one clip",
-        "dtype": "float32" if PRODUCTS.value == "float32" else "float32, matrix products of factors rounded to bfloat16",
+        "latents": "x".join(map(str, LATENT))
+        + ", 19 + 1 frames of history, 64 text tokens, one clip",
+        "dtype": "float32"
+        if PRODUCTS.value == "float32"
+        else "float32, matrix products of factors rounded to bfloat16",
         "statistic": f"median of {REPEATS.value} steps after one that compiles, taking turns",
     }
     out = Path(OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
+    out.with_suffix(".json").write_text(
+        json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n"
+    )
     lines = ["# A training step: helios-jax and PyTorch (diffusers, eager) on a CPU", "", "| step | PyTorch s | helios-jax s | PyTorch / helios-jax |"
              " loss apart | gradient norm apart | others |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     names = {"flow": "stage 1", "pyramid": "stage 2, three levels"}
@@ -313,7 +398,13 @@ def write(rows: list[dict], parameters: int) -> None:
             f"| {names[row['step']]} | {row['median']['torch']:.2f} | {row['median']['jax']:.2f} | {row['torch_over_jax']:.2f} | "
             f"{row['loss_error']:.1e} | {row['gradient_norm_error']:.1e} | {row['cores_busy_with_others']:.2f} |"
         )
-    lines += ["", "Stage 2 of PyTorch runs a forward for each level and one backward pass through all.", "", "## Conditions", ""]
+    lines += [
+        "",
+        "Stage 2 of PyTorch runs a forward for each level and one backward pass through all.",
+        "",
+        "## Conditions",
+        "",
+    ]
     lines += [f"* {name}: {value}" for name, value in conditions.items()]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 

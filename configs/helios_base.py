@@ -9,6 +9,7 @@ from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, to_co
 def get_config():
     return to_config_dict(
         HeliosConfig(
-            scheduler=SchedulerConfig(stages=1, stage_range=(0.0, 1.0)), sample=SampleConfig(num_frames=99, steps=(50,), guidance_scale=5.0)
+            scheduler=SchedulerConfig(stages=1, stage_range=(0.0, 1.0)),
+            sample=SampleConfig(num_frames=99, steps=(50,), guidance_scale=5.0),
         )
     )

@@ -10,6 +10,8 @@ def get_config():
     return to_config_dict(
         HeliosConfig(
             scheduler=SchedulerConfig(solver="dmd", time_shift_type="linear"),
-            sample=SampleConfig(num_frames=240, steps=(2, 2, 2), guidance_scale=1.0, amplify_first_chunk=True),
+            sample=SampleConfig(
+                num_frames=240, steps=(2, 2, 2), guidance_scale=1.0, amplify_first_chunk=True
+            ),
         )
     )

@@ -8,5 +8,13 @@ from helios_jax.config import HeliosConfig, SampleConfig, to_config_dict
 
 def get_config():
     return to_config_dict(
-        HeliosConfig(sample=SampleConfig(num_frames=99, steps=(20, 20, 20), guidance_scale=5.0, cfg_zero_star=True, zero_init_steps=2))
+        HeliosConfig(
+            sample=SampleConfig(
+                num_frames=99,
+                steps=(20, 20, 20),
+                guidance_scale=5.0,
+                cfg_zero_star=True,
+                zero_init_steps=2,
+            )
+        )
     )

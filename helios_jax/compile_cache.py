@@ -1,8 +1,9 @@
 """Compiled programs kept on disk, so that the next process does not compile them again.
 
-JAX does the work: it looks a program up by its text, by the versions of JAX and of the compiler, by the compiler's flags and by the device, and
-compiles whatever it does not find. So the folder can be copied: to another machine of the same kind, with the same versions, it brings compiled
-programs. Importing the library changes nothing; scripts call :func:`use_compile_cache`.
+JAX does the work: it looks a program up by its text, by the versions of JAX and of the compiler, by
+the compiler's flags and by the device, and compiles whatever it does not find. So the folder can be
+copied: to another machine of the same kind, with the same versions, it brings compiled programs.
+Importing the library changes nothing; scripts call :func:`use_compile_cache`.
 """
 
 import contextlib
@@ -16,11 +17,12 @@ import jax
 
 
 def use_compile_cache(directory: str | None = None) -> None:
-    """Look compiled programs up in a folder, and keep new ones there; XLA's own caches, which would lie in it, are off.
+    """Look compiled programs up in a folder, and keep new ones there; XLA's own caches, which would
+    lie in it, are off.
 
     Args:
-      directory: where; "" for nowhere. None: the folder that ``JAX_COMPILATION_CACHE_DIR`` names, otherwise one in the user's cache folder, or
-        nowhere if that cannot be written.
+      directory: where; "" for nowhere. None: the folder that ``JAX_COMPILATION_CACHE_DIR`` names,
+        otherwise one in the user's cache folder, or nowhere if that cannot be written.
 
     Raises:
       OSError: if ``directory`` cannot be made.
@@ -34,7 +36,8 @@ def use_compile_cache(directory: str | None = None) -> None:
         if "://" not in directory:
             os.makedirs(directory, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", directory)
-    # XLA's own cache lies in this folder, too, and JAX 0.10 counts its path among the flags: a folder that was moved would serve no program.
+    # XLA's own cache lies in this folder, too, and JAX 0.10 counts its path among the flags: a
+    # folder that was moved would serve no program.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     # All of them: the small ones are many, and a GPU's compiler takes a tenth of a second for each.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -43,7 +46,11 @@ def use_compile_cache(directory: str | None = None) -> None:
 def _default_directory() -> str | None:
     """``helios-jax/programs`` in the user's cache folder, if it can be made."""
     try:
-        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "helios-jax" / "programs"
+        path = (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            / "helios-jax"
+            / "programs"
+        )
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
@@ -52,11 +59,15 @@ def _default_directory() -> str | None:
 
 @contextlib.contextmanager
 def count_programs(tell: Callable[[], Any] = lambda: None) -> Iterator[Counter[str]]:
-    """Count the programs that are ``"needed"`` inside, and of those the ones that were ``"cached"`` on disk; ``tell`` is called after each."""
+    """Count the programs that are ``"needed"`` inside, and of those the ones that were ``"cached"``
+    on disk; ``tell`` is called after each.
+    """
     counter = Counter()
 
     def count_needed(event: str, seconds: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":  # reported whether the program was compiled or found
+        if (
+            event == "/jax/core/compile/backend_compile_duration"
+        ):  # reported whether the program was compiled or found
             counter["needed"] += 1
             tell()
 

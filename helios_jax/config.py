@@ -1,7 +1,9 @@
-"""Configuration: frozen dataclasses, made from plain dictionaries or ``ml_collections.ConfigDict``s, strictly.
+"""Configuration: frozen dataclasses, made from plain dictionaries or
+``ml_collections.ConfigDict``s, strictly.
 
-A preset in ``configs/`` is a ``ConfigDict`` with the sections of :class:`HeliosConfig`; a checkpoint directory stores the same
-sections as JSON. Both become the dataclasses below through :func:`from_dict`, where an unknown field or a value of another type is an error.
+A preset in ``configs/`` is a ``ConfigDict`` with the sections of :class:`HeliosConfig`; a
+checkpoint directory stores the same sections as JSON. Both become the dataclasses below through
+:func:`from_dict`, where an unknown field or a value of another type is an error.
 """
 
 import dataclasses
@@ -12,22 +14,27 @@ from typing import Any, Literal, TypeVar
 
 import ml_collections
 
+from helios_jax.errors import HeliosError
+
 Section = TypeVar("Section")
 
 
-class ConfigError(ValueError):
+class ConfigError(HeliosError, ValueError):
     """A configuration that cannot be used; the message names the field and what it should be."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """The Helios transformer. Names and defaults are those of the released 14B checkpoints' ``transformer/config.json``.
+    """The Helios transformer. Names and defaults are those of the released 14B checkpoints'
+    ``transformer/config.json``.
 
-    The last five say how it is computed and not what: what the backward pass computes again (None nothing; ``"blocks"`` all but the blocks'
-    inputs; ``"products"`` all but these and the results of products with weights; ``"offload"`` as ``"blocks"``, with the inputs in host memory);
-    whether the program has the blocks one by one, not in a loop, which takes longer to compile and spares a small model on a CPU the copying to and
-    from the loop; which implementation of the fused operations and of attention runs, None being the best that serves; and, where weights have
-    eight bits, whether activations do, too.
+    The last five say how it is computed and not what: what the backward pass computes again (None
+      nothing; ``"blocks"`` all but the blocks'
+    inputs; ``"products"`` all but these and the results of products with weights; ``"offload"`` as
+    ``"blocks"``, with the inputs in host memory); whether the program has the blocks one by one,
+    not in a loop, which takes longer to compile and spares a small model on a CPU the copying to
+    and from the loop; which implementation of the fused operations and of attention runs, None
+    being the best that serves; and, where weights have eight bits, whether activations do, too.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -54,7 +61,9 @@ class TransformerConfig:
 
     def __post_init__(self):
         if self.patch_size[0] != 1:
-            raise ConfigError(f"transformer.patch_size={self.patch_size} must begin with 1: patches span one latent frame")
+            raise ConfigError(
+                f"transformer.patch_size={self.patch_size} must begin with 1: patches span one latent frame"
+            )
         if sum(self.rope_dim) != self.attention_head_dim or any(size % 2 for size in self.rope_dim):
             raise ConfigError(
                 f"transformer.rope_dim={self.rope_dim} must be three even numbers that sum to attention_head_dim={self.attention_head_dim}"
@@ -90,7 +99,9 @@ class VAEConfig:
 
     def __post_init__(self):
         if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
-            raise ConfigError(f"vae.latents_mean and vae.latents_std need z_dim={self.z_dim} values each")
+            raise ConfigError(
+                f"vae.latents_mean and vae.latents_std need z_dim={self.z_dim} values each"
+            )
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             raise ConfigError("vae.temperal_downsample needs one value fewer than vae.dim_mult")
 
@@ -123,10 +134,12 @@ class TextEncoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """Noise schedule and solver. One stage is Helios-Base; three stages are the pyramid of Helios-Mid and Helios-Distilled.
+    """Noise schedule and solver. One stage is Helios-Base; three stages are the pyramid of
+    Helios-Mid and Helios-Distilled.
 
-    ``shift_tokens`` says whose grid sets the dynamic shift of a pyramid stage: ``"previous_stage"`` (the latents before they are upsampled,
-    as Diffusers does) or ``"own_stage"`` (after, as the original implementation does).
+    ``shift_tokens`` says whose grid sets the dynamic shift of a pyramid stage: ``"previous_stage"``
+    (the latents before they are upsampled, as Diffusers does) or ``"own_stage"`` (after, as the
+    original implementation does).
     """
 
     num_train_timesteps: int = 1000
@@ -145,18 +158,24 @@ class SchedulerConfig:
 
     def __post_init__(self):
         if len(self.stage_range) != self.stages + 1:
-            raise ConfigError(f"scheduler.stage_range needs {self.stages + 1} values for {self.stages} stages, got {len(self.stage_range)}")
+            raise ConfigError(
+                f"scheduler.stage_range needs {self.stages + 1} values for {self.stages} stages, got {len(self.stage_range)}"
+            )
         if self.use_dynamic_shifting and self.shift != 1.0:
-            raise ConfigError("scheduler.shift must be 1.0 when scheduler.use_dynamic_shifting is on")
+            raise ConfigError(
+                "scheduler.shift must be 1.0 when scheduler.use_dynamic_shifting is on"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """What a request asks for unless the caller says otherwise: size and length of the video, steps, guidance.
+    """What a request asks for unless the caller says otherwise: size and length of the video,
+    steps, guidance.
 
     Attributes:
-      guidance_interval: least and greatest noise level (timestep / 1000) of the steps with guidance; the others follow the prompt alone, at half the
-        cost (Kynkäänniemi et al. 2024). The reference guides them all.
+      guidance_interval: least and greatest noise level (timestep / 1000) of the steps with
+        guidance; the others follow the prompt alone, at half the cost (Kynkäänniemi et al. 2024).
+        The reference guides them all.
     """
 
     height: int = 384
@@ -175,7 +194,9 @@ class SampleConfig:
 
     def __post_init__(self):
         if not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
-            raise ConfigError(f"sample.guidance_interval={self.guidance_interval} must be two noise levels, 0 <= least <= greatest <= 1")
+            raise ConfigError(
+                f"sample.guidance_interval={self.guidance_interval} must be two noise levels, 0 <= least <= greatest <= 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,17 +211,24 @@ class HeliosConfig:
 
     def __post_init__(self):
         if self.transformer.text_dim != self.text_encoder.d_model:
-            raise ConfigError(f"transformer.text_dim={self.transformer.text_dim} is not text_encoder.d_model={self.text_encoder.d_model}")
+            raise ConfigError(
+                f"transformer.text_dim={self.transformer.text_dim} is not text_encoder.d_model={self.text_encoder.d_model}"
+            )
         if self.transformer.in_channels != self.vae.z_dim:
-            raise ConfigError(f"transformer.in_channels={self.transformer.in_channels} is not vae.z_dim={self.vae.z_dim}")
+            raise ConfigError(
+                f"transformer.in_channels={self.transformer.in_channels} is not vae.z_dim={self.vae.z_dim}"
+            )
 
 
-def from_dict(section: type[Section], values: Mapping[str, Any] | ml_collections.ConfigDict, path: str = "") -> Section:
+def from_dict(
+    section: type[Section], values: Mapping[str, Any] | ml_collections.ConfigDict, path: str = ""
+) -> Section:
     """Build a configuration dataclass from a mapping; fields left out keep their defaults.
 
     Args:
       section: the dataclass, e.g. :class:`HeliosConfig`.
-      values: a dict or ``ConfigDict``; lists are accepted where tuples are expected, integers where floats are.
+      values: a dict or ``ConfigDict``; lists are accepted where tuples are expected, integers where
+        floats are.
       path: prefix for messages, e.g. ``"transformer"``.
 
     Raises:
@@ -211,25 +239,39 @@ def from_dict(section: type[Section], values: Mapping[str, Any] | ml_collections
     for name, value in values.items():
         where = f"{path}.{name}" if path else name
         if name not in hints:
-            raise ConfigError(f"unknown configuration field {where!r}; known here: {', '.join(hints)}")
+            raise ConfigError(
+                f"unknown configuration field {where!r}; known here: {', '.join(hints)}"
+            )
         fields[name] = _coerce(hints[name], value, where)
     return section(**fields)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The nested dictionary that :func:`from_dict` reads back, JSON-ready save that tuples stay tuples."""
+    """The nested dictionary that :func:`from_dict` reads back, JSON-ready save that tuples stay
+    tuples.
+    """
     return dataclasses.asdict(config)
 
 
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-    """The ``ConfigDict`` of a configuration: locked and typed, so that ``--config.section.field=value`` is checked."""
+    """The ``ConfigDict`` of a configuration: locked and typed, so that
+    ``--config.section.field=value`` is checked.
+    """
     return ml_collections.ConfigDict(_open_names(to_dict(config)))
 
 
 def _open_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dictionary where each None, which stands for a name that was not chosen, can be given one on a command line."""
-    opened = {name: _open_names(value) if isinstance(value, dict) else value for name, value in values.items()}
-    return {name: ml_collections.config_dict.placeholder(str) if value is None else value for name, value in opened.items()}
+    """The nested dictionary where each None, which stands for a name that was not chosen, can be
+    given one on a command line.
+    """
+    opened = {
+        name: _open_names(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
+    return {
+        name: ml_collections.config_dict.placeholder(str) if value is None else value
+        for name, value in opened.items()
+    }
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
@@ -247,7 +289,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             if args[-1] is not Ellipsis and len(value) != len(args):
                 raise ConfigError(f"{where}={value!r} must have {len(args)} values")
             kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-            return tuple(_coerce(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+            return tuple(
+                _coerce(kind, item, f"{where}[{i}]")
+                for i, (kind, item) in enumerate(zip(kinds, value))
+            )
     elif origin in (typing.Union, types.UnionType):
         for kind in args:
             if value is None and kind is types.NoneType:
@@ -257,4 +302,6 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where}={value!r} must be of type {getattr(hint, '__name__', hint)}, not {type(value).__name__}")
+    raise ConfigError(
+        f"{where}={value!r} must be of type {getattr(hint, '__name__', hint)}, not {type(value).__name__}"
+    )

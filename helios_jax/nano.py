@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from helios_jax.data.captions import WORDS
-from helios_jax.data.scenes import BACKGROUND_COLORS, COLORS, SHAPES
 from helios_jax.models.tokenizer import Tokenizer
+from helios_jax.world.captions import WORDS
+from helios_jax.world.scenes import BACKGROUND_COLORS, COLORS, SHAPES
 
 ASSETS = Path(__file__).parent / "assets"
 CHECKPOINT = ASSETS / "nano"
-"""Distilled. Beside it lie ``nano-base`` and ``nano-mid``, which it learned from, with links to its VAE and text encoder."""
+"""Distilled. Beside it lie ``nano-base`` and ``nano-mid``, which it learned from, with links to its
+VAE and text encoder.
+"""
 
 EXAMPLES = (  # in the words of its captions
     "A large red star glides slowly to the right, against a plain navy background. The camera stays still.",
@@ -19,8 +21,12 @@ EXAMPLES = (  # in the words of its captions
 
 
 def advice(prompts: Iterable[str], tokenizer: Tokenizer) -> str:
-    """What to say to somebody whose prompts have words that it never saw; empty where there are none."""
-    unknown = list(dict.fromkeys(word for prompt in prompts for word in tokenizer.words_in_pieces(prompt)))
+    """What to say to somebody whose prompts have words that it never saw; empty where there are
+    none.
+    """
+    unknown = list(
+        dict.fromkeys(word for prompt in prompts for word in tokenizer.words_in_pieces(prompt))
+    )
     if not unknown:
         return ""
     return "\n".join(

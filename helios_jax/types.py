@@ -1,6 +1,7 @@
 """The alphabet of array shapes used in every signature of the project.
 
-Signatures name axes with these letters, in jaxtyping's notation; a letter means the same thing everywhere.
+Signatures name axes with these letters, in jaxtyping's notation; a letter means the same thing
+everywhere.
 
 ======  =======================================================================
 letter  axis
@@ -20,7 +21,8 @@ letter  axis
 ``M``   solver steps of one stage
 ======  =======================================================================
 
-Video is channels-last everywhere inside the library: ``[B, F, Y, X, 3]`` pixels and ``[B, T, H, W, C]`` latents.
+Video is channels-last everywhere inside the library: ``[B, F, Y, X, 3]`` pixels and ``[B, T, H, W,
+C]`` latents.
 """
 
 from collections.abc import Mapping
@@ -43,11 +45,24 @@ class FrameIndices(NamedTuple):
 
 
 class History(NamedTuple):
-    """The latent frames before a chunk, at full resolution: anchor and newest frame, then two older ones, then the oldest sixteen."""
+    """The latent frames before a chunk, at full resolution: anchor and newest frame, then two older
+    ones, then the oldest sixteen.
+    """
 
     short: Float[Array, "B T_short H W C"]
     mid: Float[Array, "B T_mid H W C"]
     long: Float[Array, "B T_long H W C"]
 
 
-__all__ = ["Array", "Bool", "DTypeLike", "Float", "FrameIndices", "History", "Int", "Key", "PRNGKeyArray", "Params"]
+__all__ = [
+    "Array",
+    "Bool",
+    "DTypeLike",
+    "Float",
+    "FrameIndices",
+    "History",
+    "Int",
+    "Key",
+    "PRNGKeyArray",
+    "Params",
+]

@@ -1,4 +1,6 @@
-"""Which implementation of an operation runs: the one that is named, or the best that serves these arguments on this device."""
+"""Which implementation of an operation runs: the one that is named, or the best that serves these
+arguments on this device.
+"""
 
 import functools
 import logging
@@ -7,15 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 
+from helios_jax.errors import HeliosError
+
 log = logging.getLogger("helios_jax.kernels")
 
 
-class UnsupportedError(ValueError):
+class UnsupportedError(HeliosError, ValueError):
     """A named implementation cannot serve these arguments on this device; the message says why."""
 
 
 class Target(NamedTuple):
-    """What a program that is traced now will run on: a platform ("cpu", "cuda", ...) and the device's name."""
+    """What a program that is traced now will run on: a platform ("cpu", "cuda", ...) and the
+    device's name.
+    """
 
     platform: str
     kind: str
@@ -23,7 +29,9 @@ class Target(NamedTuple):
     @property
     def is_hopper(self) -> bool:
         """Whether it is an NVIDIA GPU of compute capability 9.0."""
-        return self.platform == "cuda" and any(name in self.kind for name in ("H100", "H200", "H800", "H20", "GH200"))
+        return self.platform == "cuda" and any(
+            name in self.kind for name in ("H100", "H200", "H800", "H20", "GH200")
+        )
 
 
 class Implementation(NamedTuple):
@@ -39,15 +47,25 @@ class Implementation(NamedTuple):
 
 
 def target() -> Target:
-    """The device of the abstract mesh in scope, as when a program is compiled for a GPU that is not there; otherwise the default backend's first."""
+    """The device of the abstract mesh in scope, as when a program is compiled for a GPU that is not
+    there; otherwise the default backend's first.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is not None:
-        return Target("cuda" if device.platform in ("gpu", "cuda") else device.platform, device.device_kind)
+        return Target(
+            "cuda" if device.platform in ("gpu", "cuda") else device.platform, device.device_kind
+        )
     device = jax.local_devices()[0]
     return Target("cuda" if device.platform == "gpu" else device.platform, device.device_kind)
 
 
-def dispatch(operation: str, implementations: Mapping[str, Implementation], named: str | None, *args: Any, **kwargs: Any) -> Any:
+def dispatch(
+    operation: str,
+    implementations: Mapping[str, Implementation],
+    named: str | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     """Run the implementation that is named, or the first that does not refuse.
 
     Args:
@@ -62,7 +80,9 @@ def dispatch(operation: str, implementations: Mapping[str, Implementation], name
     device = target()
     if named is not None:
         if named not in implementations:
-            raise UnsupportedError(f"{operation} has no implementation {named!r}; there are {', '.join(implementations)}")
+            raise UnsupportedError(
+                f"{operation} has no implementation {named!r}; there are {', '.join(implementations)}"
+            )
         if reason := implementations[named].refuses(device, *args, **kwargs):
             raise UnsupportedError(f"{operation}: {named} cannot serve: {reason}")
         return implementations[named].run(*args, **kwargs)

@@ -8,12 +8,12 @@ import pytest
 from helios_jax import nano
 from helios_jax.checkpoint import load_config, load_params
 from helios_jax.checkpoint.files import check_digests, read_digests
-from helios_jax.data.captions import caption
-from helios_jax.data.readings import world_tokenizer
-from helios_jax.data.world import render, sample_scene
+from helios_jax.commands.world import render, sample_scene
 from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.models.vae import VAE
 from helios_jax.training.reconstruction import psnr, to_pixels
+from helios_jax.world.captions import caption
+from helios_jax.world.readings import world_tokenizer
 
 NANO = nano.CHECKPOINT
 
@@ -32,7 +32,10 @@ def test_the_vae_shows_held_out_clips_as_they_were():
             jnp.sqrt(mean.var() + jnp.exp(logvar).mean()),
         )
 
-    clips = [render(sample_scene(2000, number, "heldout"), 33, 64, 128, start=number) for number in range(3)]
+    clips = [
+        render(sample_scene(2000, number, "heldout"), 33, 64, 128, start=number)
+        for number in range(3)
+    ]
     seen = np.mean([look(clip[None]) for clip in clips], axis=0)
     assert seen[0] > 27
     np.testing.assert_allclose(seen[1:], [0, 1], atol=0.2)
@@ -41,7 +44,9 @@ def test_the_vae_shows_held_out_clips_as_they_were():
 def test_the_text_encoder_and_its_tokenizer_are_there():
     tokenizer, words = Tokenizer.from_file(NANO / "tokenizer"), caption(sample_scene(0, 5))
     np.testing.assert_array_equal(tokenizer([words], 64)[0], world_tokenizer()([words], 64)[0])
-    assert load_params(NANO, "text_encoder", lambda path: jnp.float32)["token_embedding"]["embedding"].shape == (512, 128)
+    assert load_params(NANO, "text_encoder", lambda path: jnp.float32)["token_embedding"][
+        "embedding"
+    ].shape == (512, 128)
 
 
 @pytest.mark.parametrize(("folder", "steps"), [("nano-base", 1), ("nano-mid", 3), ("nano", 3)])
@@ -55,9 +60,13 @@ def test_every_stage_is_there(folder, steps):
 
 
 def test_it_says_what_it_knows_to_who_asks_for_more():
-    """Words that its captions never had are named, each once; of those in its examples and captions there are none."""
+    """Words that its captions never had are named, each once; of those in its examples and captions
+    there are none.
+    """
     tokenizer = Tokenizer.from_file(NANO / "tokenizer")
-    told = nano.advice(["A red ball rolls (slowly) over green grass, to the RIGHT!", "a tiny ball"], tokenizer)
+    told = nano.advice(
+        ["A red ball rolls (slowly) over green grass, to the RIGHT!", "a tiny ball"], tokenizer
+    )
     assert told.startswith("helios-nano has never seen ball, rolls, grass: ")
     assert all(example in told for example in nano.EXAMPLES)
     captions = [caption(sample_scene(1, number), number) for number in range(100)]

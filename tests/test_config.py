@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from helios_jax.config import ConfigError, HeliosConfig, SchedulerConfig, from_dict, to_config_dict, to_dict
+from helios_jax.config import (
+    ConfigError,
+    HeliosConfig,
+    SchedulerConfig,
+    from_dict,
+    to_config_dict,
+    to_dict,
+)
 
 
 def test_json_and_config_dict_round_trip():
@@ -16,16 +23,34 @@ def test_json_and_config_dict_round_trip():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"scheduler": {"flavour": 1}}, "unknown configuration field 'scheduler.flavour'; known here: num_train_timesteps"),
+        (
+            {"scheduler": {"flavour": 1}},
+            "unknown configuration field 'scheduler.flavour'; known here: num_train_timesteps",
+        ),
         ({"transformer": {"num_layers": 2.5}}, "transformer.num_layers=2.5 must be of type int"),
         ({"transformer": {"num_layers": True}}, "transformer.num_layers=True must be of type int"),
-        ({"scheduler": {"solver": "ddim"}}, "scheduler.solver='ddim' must be one of 'unipc', 'euler', 'dmd'"),
-        ({"transformer": {"patch_size": [1, 2]}}, r"transformer.patch_size=\[1, 2\] must have 3 values"),
+        (
+            {"scheduler": {"solver": "ddim"}},
+            "scheduler.solver='ddim' must be one of 'unipc', 'euler', 'dmd'",
+        ),
+        (
+            {"transformer": {"patch_size": [1, 2]}},
+            r"transformer.patch_size=\[1, 2\] must have 3 values",
+        ),
         ({"sample": {"steps": [2, "2"]}}, r"sample.steps\[1\]='2' must be of type int"),
-        ({"transformer": {"rope_dim": [44, 42, 40]}}, "must be three even numbers that sum to attention_head_dim=128"),
-        ({"transformer": {"patch_size": [2, 2, 2]}}, "must begin with 1: patches span one latent frame"),
+        (
+            {"transformer": {"rope_dim": [44, 42, 40]}},
+            "must be three even numbers that sum to attention_head_dim=128",
+        ),
+        (
+            {"transformer": {"patch_size": [2, 2, 2]}},
+            "must begin with 1: patches span one latent frame",
+        ),
         ({"scheduler": {"stages": 2}}, "scheduler.stage_range needs 3 values for 2 stages"),
-        ({"text_encoder": {"d_model": 64}}, "transformer.text_dim=4096 is not text_encoder.d_model=64"),
+        (
+            {"text_encoder": {"d_model": 64}},
+            "transformer.text_dim=4096 is not text_encoder.d_model=64",
+        ),
     ],
 )
 def test_unknown_and_ill_typed_fields_are_errors(values, says):

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_kernels_do_not_hide_hugging_faces(tmp_path):
-    """In the repository's root, ``import kernels`` is Hugging Face's package if that is installed, and ours is helios_jax.kernels."""
+    """In the repository's root, ``import kernels`` is Hugging Face's package if that is installed,
+    and ours is helios_jax.kernels.
+    """
     package = tmp_path / "kernels"
     package.mkdir()
     (package / "__init__.py").write_text("get_kernel = 'theirs'")
@@ -23,7 +25,9 @@ def test_kernels_do_not_hide_hugging_faces(tmp_path):
 
 
 def test_diffusers_finds_no_kernels_package_in_ours():
-    """With ours in sight and Hugging Face's not installed, diffusers knows that it has none, and its Helios imports."""
+    """With ours in sight and Hugging Face's not installed, diffusers knows that it has none, and
+    its Helios imports.
+    """
     code = (
         "from diffusers.utils import is_kernels_available\n"
         "from diffusers import HeliosTransformer3DModel, HeliosPyramidPipeline\n"
@@ -33,7 +37,9 @@ def test_diffusers_finds_no_kernels_package_in_ours():
 
 
 def test_runtime_imports_neither_torch_nor_transformers():
-    """The library, with every module loaded, leaves PyTorch, Transformers, TensorFlow and hub clients alone."""
+    """The library, with every module loaded, leaves PyTorch, Transformers, TensorFlow and hub
+    clients alone.
+    """
     code = (
         "import pkgutil, sys, helios_jax, importlib\n"
         "for module in pkgutil.walk_packages(helios_jax.__path__, 'helios_jax.'): importlib.import_module(module.name)\n"
@@ -56,8 +62,13 @@ def test_every_preset_is_a_configuration():
 
     from helios_jax.config import HeliosConfig, from_dict
 
-    presets = {path.stem: from_dict(HeliosConfig, runpy.run_path(str(path))["get_config"]()) for path in (ROOT / "configs").glob("*.py")}
-    assert {name: (preset.scheduler.stages, preset.scheduler.solver) for name, preset in presets.items()} == {
+    presets = {
+        path.stem: from_dict(HeliosConfig, runpy.run_path(str(path))["get_config"]())
+        for path in (ROOT / "configs").glob("*.py")
+    }
+    assert {
+        name: (preset.scheduler.stages, preset.scheduler.solver) for name, preset in presets.items()
+    } == {
         "helios_base": (1, "unipc"),
         "helios_mid": (3, "unipc"),
         "helios_distilled": (3, "dmd"),

@@ -1,12 +1,21 @@
-"""helios-nano: the whole of Helios in miniature, for frames of 64 x 128, learned from the procedural world.
+"""helios-nano: the whole of Helios in miniature, for frames of 64 x 128, learned from the
+procedural world.
 
-Its latents are of 8 x 16 cells, and its three pyramid levels of 18, 72 and 288 tokens, 30 times fewer than the 14B model's: lengths divided by 30
-give it the same dynamic shifts, 0.548, 0.822 and 1.919.
+Its latents are of 8 x 16 cells, and its three pyramid levels of 18, 72 and 288 tokens, 30 times
+fewer than the 14B model's: lengths divided by 30 give it the same dynamic shifts, 0.548, 0.822 and
+1.919.
 """
 
 import dataclasses
 
-from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from helios_jax.config import (
+    HeliosConfig,
+    SampleConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 
 TRANSFORMER = TransformerConfig(
     num_attention_heads=4,
@@ -18,18 +27,45 @@ TRANSFORMER = TransformerConfig(
     num_layers=6,
     unroll=True,
 )
-VAE = VAEConfig(base_dim=8, dim_mult=(1, 2, 4, 8), num_res_blocks=1, latents_mean=(0.0,) * 16, latents_std=(1.0,) * 16)
+VAE = VAEConfig(
+    base_dim=8,
+    dim_mult=(1, 2, 4, 8),
+    num_res_blocks=1,
+    latents_mean=(0.0,) * 16,
+    latents_std=(1.0,) * 16,
+)
 """Its latents have mean 0 and deviation 1: training.export sees to it."""
-TEXT_ENCODER = TextEncoderConfig(vocab_size=512, d_model=128, d_kv=32, d_ff=256, num_layers=3, num_heads=4, max_sequence_length=64)
-"""Captions have 60 tokens at most. Of 512 rows nearly all would be padding, and would take most of what a query attends to."""
+TEXT_ENCODER = TextEncoderConfig(
+    vocab_size=512,
+    d_model=128,
+    d_kv=32,
+    d_ff=256,
+    num_layers=3,
+    num_heads=4,
+    max_sequence_length=64,
+)
+"""Captions have 60 tokens at most. Of 512 rows nearly all would be padding, and would take most of
+what a query attends to.
+"""
 
 _BASE = 9
 _SLOPE = 30 * (1.15 - 0.5) / (4096 - 256)
 _SHIFT = 0.5 + (_BASE - 256 / 30) * _SLOPE
-PYRAMID = SchedulerConfig(base_image_seq_len=_BASE, max_image_seq_len=_BASE + 128, base_shift=_SHIFT, max_shift=_SHIFT + 128 * _SLOPE)
+PYRAMID = SchedulerConfig(
+    base_image_seq_len=_BASE,
+    max_image_seq_len=_BASE + 128,
+    base_shift=_SHIFT,
+    max_shift=_SHIFT + 128 * _SLOPE,
+)
 ONE_STAGE = dataclasses.replace(PYRAMID, stages=1, stage_range=(0.0, 1.0))
 
 
 def model(scheduler: SchedulerConfig, sample: SampleConfig) -> HeliosConfig:
     """helios-nano with a scheduler and what it is asked for by default."""
-    return HeliosConfig(transformer=TRANSFORMER, vae=VAE, text_encoder=TEXT_ENCODER, scheduler=scheduler, sample=sample)
+    return HeliosConfig(
+        transformer=TRANSFORMER,
+        vae=VAE,
+        text_encoder=TEXT_ENCODER,
+        scheduler=scheduler,
+        sample=sample,
+    )

@@ -1,19 +1,22 @@
-"""helios-nano Base, stage 1: from a text-to-video model without a past to one that continues its own, all weights trained.
+"""helios-nano Base, stage 1: from a text-to-video model without a past to one that continues its
+own, all weights trained.
 
   python train.py --config configs/nano/base.py --config.checkpoint=checkpoints/nano-wan \\
-      "--config.data.train=('data/nano','data/nano','data/nano-sections')" --config.data.validation=data/nano-heldout
+      "--config.data.train=('data/nano','data/nano','data/nano-sections')"
+      --config.data.validation=data/nano-heldout
   python -m helios_jax.training.export --run runs/base --out checkpoints/nano-base
 
-Clips that are long enough to have a past count twice; the others keep alive what was learned from many scenes.
+Clips that are long enough to have a past count twice; the others keep alive what was learned from
+many scenes.
 """
 
 import dataclasses
 
-from configs.nano import t2v
-from configs.nano._model import ONE_STAGE, model
-from configs.train import stage1_init
 from helios_jax.config import SampleConfig, to_config_dict
-from helios_jax.data.pipeline import DataConfig
+from helios_jax.configs.nano import t2v
+from helios_jax.configs.nano._model import ONE_STAGE, model
+from helios_jax.configs.train import stage1_init
+from helios_jax.data.batches import DataConfig
 from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig
 from helios_jax.training.optimizer import OptimizerConfig
 
@@ -21,10 +24,21 @@ TASK = dataclasses.replace(stage1_init.TASK["corrected"], text=0.1)
 """More than half of what is drawn has no past to drop."""
 
 TIMESTEPS = dataclasses.replace(t2v.TIMESTEPS, logit_mean=-0.5, logit_std=1.5)
-"""Half of the levels are above 0.918. Where a thing goes is decided there; at low levels its place can be seen, and little is learned of motion."""
+"""Half of the levels are above 0.918. Where a thing goes is decided there; at low levels its place
+can be seen, and little is learned of motion.
+"""
 
-SAMPLE = SampleConfig(height=64, width=128, num_frames=99, steps=(30,), guidance_scale=6.0, guidance_interval=(0.7, 1.0))
-"""Guidance decides what is shown. That is settled at low levels, where it only leads away from the picture a video begins with (see the card)."""
+SAMPLE = SampleConfig(
+    height=64,
+    width=128,
+    num_frames=99,
+    steps=(30,),
+    guidance_scale=6.0,
+    guidance_interval=(0.7, 1.0),
+)
+"""Guidance decides what is shown. That is settled at low levels, where it only leads away from the
+picture a video begins with (see the card).
+"""
 
 
 def get_config():
@@ -37,7 +51,13 @@ def get_config():
             timesteps=TIMESTEPS,
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=1.5e-3, schedule="cosine", warmup_steps=30, decay_steps=6000, b2=0.98, weight_decay=0.01
+                method="muon",
+                learning_rate=1.5e-3,
+                schedule="cosine",
+                warmup_steps=30,
+                decay_steps=6000,
+                b2=0.98,
+                weight_decay=0.01,
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, text_rows=64, read_threads=1, min_sections=1),

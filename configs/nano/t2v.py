@@ -1,11 +1,13 @@
-"""The text-to-video model that helios-nano starts from, as Helios does from Wan 2.1, second part: whole sections, where what moves is learned.
+"""The text-to-video model that helios-nano starts from, as Helios does from Wan 2.1, second part:
+whole sections, where what moves is learned.
 
-  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=4160 --seed=2 --world_frames=33 --min_frames=33 \\
+  python -m helios_jax.commands.encode --checkpoint checkpoints/nano-parts --world=4160 --seed=2 --world_frames=33 --min_frames=33 \\
       --world_uncaptioned=0.1 --out data/nano-sections
-  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=3424 --seed=3 --world_frames=99 --world_uncaptioned=0.1 --out data/nano
-  python -m helios_jax.data.encode --checkpoint checkpoints/nano-parts --world=48 --world_frames=99 --world_split=heldout --out data/nano-heldout
+  python -m helios_jax.commands.encode --checkpoint checkpoints/nano-parts --world=3424 --seed=3 --world_frames=99 --world_uncaptioned=0.1 --out data/nano
+  python -m helios_jax.commands.encode --checkpoint checkpoints/nano-parts --world=48 --world_frames=99 --world_split=heldout --out data/nano-heldout
   python train.py --config configs/nano/t2v.py --config.checkpoint=checkpoints/nano-t2i \\
-      "--config.data.train=('data/nano-sections','data/nano')" --config.data.validation=data/nano-heldout
+      "--config.data.train=('data/nano-sections','data/nano')"
+      --config.data.validation=data/nano-heldout
   python -m helios_jax.training.export --run runs/t2v --out checkpoints/nano-t2v
 
 It goes out as a Wan and comes back as a Helios, with the history patches that training starts from:
@@ -16,11 +18,13 @@ It goes out as a Wan and comes back as a Helios, with the history patches that t
 
 import dataclasses
 
-from configs.nano import t2i
 from helios_jax.config import to_config_dict
+from helios_jax.configs.nano import t2i
 
 TIMESTEPS = dataclasses.replace(t2i.TIMESTEPS, logit_mean=0.5)
-"""Sections have nine times the tokens of a still, and their levels are shifted that much more: half of them are below 0.805."""
+"""Sections have nine times the tokens of a still, and their levels are shifted that much more: half
+of them are below 0.805.
+"""
 
 
 def get_config():

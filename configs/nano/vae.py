@@ -1,4 +1,5 @@
-"""The VAE of helios-nano, second half: from single frames to clips of the procedural world, reconstructed.
+"""The VAE of helios-nano, second half: from single frames to clips of the procedural world,
+reconstructed.
 
   python train.py --config configs/nano/vae.py --config.checkpoint=checkpoints/nano-vae-images
   python -m helios_jax.training.export --run runs/vae --out checkpoints/nano-vae --dtype bfloat16
@@ -6,7 +7,7 @@
 A step sees four cut-outs of 9 frames of 48 x 48 pixels.
 """
 
-from configs.nano import vae_images
+from helios_jax.configs.nano import vae_images
 
 
 def get_config():

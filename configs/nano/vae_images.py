@@ -1,4 +1,5 @@
-"""The VAE of helios-nano, first half, from nothing: single frames of the procedural world, reconstructed.
+"""The VAE of helios-nano, first half, from nothing: single frames of the procedural world,
+reconstructed.
 
   python train.py --config configs/nano/vae_images.py
   python -m helios_jax.training.export --run runs/vae_images --out checkpoints/nano-vae-images
@@ -6,12 +7,12 @@
 A step sees 16 cut-outs of 48 x 48 pixels, each of a scene of its own.
 """
 
-from configs.nano._model import ONE_STAGE, model
 from helios_jax.config import SampleConfig, to_config_dict
-from helios_jax.data.clips import ClipConfig
-from helios_jax.data.pipeline import DataConfig
+from helios_jax.configs.nano._model import ONE_STAGE, model
+from helios_jax.data.batches import DataConfig
 from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig
 from helios_jax.training.optimizer import OptimizerConfig
+from helios_jax.world.clips import ClipConfig
 
 
 def get_config():
@@ -23,7 +24,13 @@ def get_config():
             clips=ClipConfig(frames=1, window=(48, 48), validation_frames=1),
             trainable=TrainableConfig(rank=0, full=".*"),
             optimizer=OptimizerConfig(
-                method="muon", learning_rate=2e-3, schedule="cosine", warmup_steps=50, decay_steps=1500, b2=0.99, weight_decay=0.0
+                method="muon",
+                learning_rate=2e-3,
+                schedule="cosine",
+                warmup_steps=50,
+                decay_steps=1500,
+                b2=0.99,
+                weight_decay=0.0,
             ),
             ema=EMAConfig(decay=0.99),
             data=DataConfig(batch_size=16, read_threads=1),

@@ -2,12 +2,19 @@
 
   python train.py --config configs/train/stage1_init.py --config.checkpoint=checkpoints/wan2.1 --config.data.train=data/clips --run runs/stage1_init
 
-The published run: 5,500 steps of 128 clips, two on each of 64 GPUs. `configs/train/stage1_init.py:corrected` is the same with the corruption that its
-authors recommend for all stages, as all recipes here have it.
+The published run: 5,500 steps of 128 clips, two on each of 64 GPUs.
+`configs/train/stage1_init.py:corrected` is the same with the corruption that its authors recommend
+for all stages, as all recipes here have it.
 """
 
-from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TransformerConfig, to_config_dict
-from helios_jax.data.pipeline import DataConfig
+from helios_jax.config import (
+    HeliosConfig,
+    SampleConfig,
+    SchedulerConfig,
+    TransformerConfig,
+    to_config_dict,
+)
+from helios_jax.data.batches import DataConfig
 from helios_jax.diffusion.corruption import CorruptionConfig, TaskConfig
 from helios_jax.models.lora import LINEARS
 from helios_jax.training.config import TrainableConfig, TrainConfig
@@ -36,8 +43,17 @@ def get_config(variant: str = "published"):
             task=TASK[variant],
             corruption=CORRUPTION[variant],
             timesteps=TimestepConfig(density="logit_normal"),
-            trainable=TrainableConfig(rank=128, lora=f"{LINEARS}|patch_embedding", full="patch_(short|mid|long)/.*"),
-            optimizer=OptimizerConfig(learning_rate=5e-5, schedule="constant", b1=0.9, b2=0.999, weight_decay=1e-4, clip_norm=1.0),
+            trainable=TrainableConfig(
+                rank=128, lora=f"{LINEARS}|patch_embedding", full="patch_(short|mid|long)/.*"
+            ),
+            optimizer=OptimizerConfig(
+                learning_rate=5e-5,
+                schedule="constant",
+                b1=0.9,
+                b2=0.999,
+                weight_decay=1e-4,
+                clip_norm=1.0,
+            ),
             data=DataConfig(batch_size=2),
             steps=5500,
             seed=43,

@@ -1,9 +1,10 @@
-"""Stage 1, second half: on from the merged first half, with new adapters. What comes out is Helios-Base. Published: 7,500 steps of 128 clips.
+"""Stage 1, second half: on from the merged first half, with new adapters. What comes out is
+Helios-Base. Published: 7,500 steps of 128 clips.
 
 python train.py --config configs/train/stage1_post.py --config.checkpoint=checkpoints/stage1_init --config.data.train=data/clips
 """
 
-from configs.train import stage1_init
+from helios_jax.configs.train import stage1_init
 
 
 def get_config(variant: str = "published"):

@@ -1,9 +1,10 @@
-"""Stage 2, second half: on from the merged first half, patches included. What comes out is Helios-Mid. Published: 20,000 steps of 64 clips.
+"""Stage 2, second half: on from the merged first half, patches included. What comes out is
+Helios-Mid. Published: 20,000 steps of 64 clips.
 
 python train.py --config configs/train/stage2_post.py --config.checkpoint=checkpoints/stage2_init --config.data.train=data/clips
 """
 
-from configs.train import stage2_init
+from helios_jax.configs.train import stage2_init
 from helios_jax.models.lora import LINEARS
 
 

@@ -1,15 +1,24 @@
-"""Stage 3, first half: from Helios-Mid to a student of two steps a stage, on its teacher's trajectories. Published: 3,759 steps of 128 videos.
+"""Stage 3, first half: from Helios-Mid to a student of two steps a stage, on its teacher's
+trajectories. Published: 3,759 steps of 128 videos.
 
   python -m helios_jax.sampling.ode_pairs --checkpoint checkpoints/helios-mid --prompt_file prompts.txt --out data/ode
   python train.py --config configs/train/stage3_ode.py --config.checkpoint=checkpoints/helios-mid --config.data.train=data/ode
 
-The published run clips gradients at 10 in its settings and at 1 in effect. Its timesteps are those of a stage's own grid; for a teacher whose
-scheduler says otherwise add --config.model.scheduler.shift_tokens=previous_stage, here and in what follows. Frozen blocks stay in host memory, so
-that one GPU of 80 GB holds the rest; where parameters are spread over several, add --config.offload=False.
+The published run clips gradients at 10 in its settings and at 1 in effect. Its timesteps are those
+of a stage's own grid; for a teacher whose scheduler says otherwise add
+--config.model.scheduler.shift_tokens=previous_stage, here and in what follows. Frozen blocks stay
+in host memory, so that one GPU of 80 GB holds the rest; where parameters are spread over several,
+add --config.offload=False.
 """
 
-from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TransformerConfig, to_config_dict
-from helios_jax.data.pipeline import DataConfig
+from helios_jax.config import (
+    HeliosConfig,
+    SampleConfig,
+    SchedulerConfig,
+    TransformerConfig,
+    to_config_dict,
+)
+from helios_jax.data.batches import DataConfig
 from helios_jax.models.lora import LINEARS
 from helios_jax.training.config import DistillationConfig, EMAConfig, TrainableConfig, TrainConfig
 from helios_jax.training.optimizer import OptimizerConfig
@@ -21,11 +30,17 @@ def get_config():
             objective="ode",
             model=HeliosConfig(
                 transformer=TransformerConfig(remat="blocks"),
-                scheduler=SchedulerConfig(solver="dmd", time_shift_type="linear", shift_tokens="own_stage"),
-                sample=SampleConfig(num_frames=240, steps=(2, 2, 2), guidance_scale=1.0, amplify_first_chunk=True),
+                scheduler=SchedulerConfig(
+                    solver="dmd", time_shift_type="linear", shift_tokens="own_stage"
+                ),
+                sample=SampleConfig(
+                    num_frames=240, steps=(2, 2, 2), guidance_scale=1.0, amplify_first_chunk=True
+                ),
             ),
             trainable=TrainableConfig(rank=256, lora=f"{LINEARS}|patch_(short|mid|long)"),
-            optimizer=OptimizerConfig(learning_rate=2e-6, b1=0.0, b2=0.999, weight_decay=1e-3, clip_norm=1.0),
+            optimizer=OptimizerConfig(
+                learning_rate=2e-6, b1=0.0, b2=0.999, weight_decay=1e-3, clip_norm=1.0
+            ),
             distillation=DistillationConfig(regression_weight=80.0),
             ema=EMAConfig(decay=0.99, start=250),
             data=DataConfig(batch_size=1),

@@ -1,4 +1,6 @@
-"""Whole conversions, tensor by tensor: PyTorch folder to checkpoint directory, and checkpoint directory to Diffusers folder."""
+"""Whole conversions, tensor by tensor: PyTorch folder to checkpoint directory, and checkpoint
+directory to Diffusers folder.
+"""
 
 import dataclasses
 import functools
@@ -16,9 +18,21 @@ from tqdm import tqdm
 
 from helios_jax.checkpoint import arrays, wan
 from helios_jax.checkpoint.diffusers_config import PIPELINE, write_configs, write_wan_configs
-from helios_jax.checkpoint.directory import load_config, write_component, write_config, write_tokenizer
+from helios_jax.checkpoint.directory import (
+    load_config,
+    write_component,
+    write_config,
+    write_tokenizer,
+)
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.checkpoint.files import check_digests, new_directory, read_digests, read_json, write_digests, write_json
+from helios_jax.checkpoint.files import (
+    check_digests,
+    new_directory,
+    read_digests,
+    read_json,
+    write_digests,
+    write_json,
+)
 from helios_jax.checkpoint.layout import Slot, leaves
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.checkpoint.safetensors_files import DTYPE_NAMES, DTYPES, TorchTensor, write_folder
@@ -27,9 +41,15 @@ from helios_jax.checkpoint.source import TIED, read_source
 Precision = Literal["keep", "bfloat16", "float32"]
 
 TORCH_NAMES = "torch.json"
-"""File of a converted checkpoint: dtype by torch name of each component, so that the way back gives the same tensors."""
+"""File of a converted checkpoint: dtype by torch name of each component, so that the way back gives
+the same tensors.
+"""
 
-STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+STEMS = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
 """File names that Diffusers and Transformers expect."""
 
 
@@ -42,7 +62,10 @@ class Summary:
     seconds: float
 
     def __str__(self) -> str:
-        size, rate = (tqdm.format_sizeof(number, "B", 1024) for number in (self.nbytes, self.nbytes / max(self.seconds, 1e-9)))
+        size, rate = (
+            tqdm.format_sizeof(number, "B", 1024)
+            for number in (self.nbytes, self.nbytes / max(self.seconds, 1e-9))
+        )
         return f"{self.tensors} tensors, {size} in {self.seconds:.1f} s ({rate}/s)"
 
 
@@ -65,7 +88,8 @@ def from_torch(
       lora: LoRA file to merge into the transformer.
       partial: file of whole tensors to merge into the transformer.
       init_from_wan: the source is Wan's; add the history patches Helios starts from.
-      dtype: of the transformer and the text encoder; ``"keep"`` is the source's. The VAE keeps its own.
+      dtype: of the transformer and the text encoder; ``"keep"`` is the source's. The VAE keeps its
+        own.
       overwrite: replace ``out`` if it exists.
       progress: show a bar on a terminal.
 
@@ -76,7 +100,11 @@ def from_torch(
     lora, partial = (Path(file) if file else None for file in (lora, partial))
     found = read_source(Path(source), init_from_wan, lora, partial)
     tensors = {
-        component: {name: _cast(tensor, component, dtype) for name, tensor in found.tensors[component].items()} for component in COMPONENTS
+        component: {
+            name: _cast(tensor, component, dtype)
+            for name, tensor in found.tensors[component].items()
+        }
+        for component in COMPONENTS
     }
     count, size = _count(tensors)
     with new_directory(out, overwrite) as root:
@@ -109,36 +137,52 @@ def to_diffusers(
     Args:
       checkpoint: the checkpoint directory; all its digests are checked first.
       out: the folder to make; it appears when it is complete.
-      dtype: of the transformer and the text encoder; ``"keep"`` is what the checkpoint was converted from.
+      dtype: of the transformer and the text encoder; ``"keep"`` is what the checkpoint was
+        converted from.
       as_wan: write the pipeline of Wan 2.1, without the history patches, which it does not know.
       max_shard_bytes: largest safetensors file, unless one tensor is larger.
       overwrite: replace ``out`` if it exists.
       progress: show a bar on a terminal.
 
     Raises:
-      CheckpointError: if the checkpoint is incomplete or damaged or ``out`` exists; nothing is written then.
+      CheckpointError: if the checkpoint is incomplete or damaged or ``out`` exists; nothing is
+        written then.
     """
     start = time.perf_counter()
     root = Path(checkpoint)
     config = load_config(root)
     digests = read_digests(root)
-    if as_wan and (own := config.transformer.rope_dim) != (theirs := wan.rope_dim(config.transformer.attention_head_dim)):
-        raise CheckpointError(f"{root}: transformer.rope_dim is {own}, and Wan's is {theirs} for heads of as many channels")
+    if as_wan and (own := config.transformer.rope_dim) != (
+        theirs := wan.rope_dim(config.transformer.attention_head_dim)
+    ):
+        raise CheckpointError(
+            f"{root}: transformer.rope_dim is {own}, and Wan's is {theirs} for heads of as many channels"
+        )
     if absent := [name for name in (*COMPONENTS, "tokenizer") if not (root / name).is_dir()]:
-        raise CheckpointError(f"{root} has no {', '.join(absent)}: only a whole pipeline makes a Diffusers folder")
+        raise CheckpointError(
+            f"{root} has no {', '.join(absent)}: only a whole pipeline makes a Diffusers folder"
+        )
     with _bar(sum(entry["size"] for entry in digests.values()), "checking", progress) as bar:
         check_digests(root, digests, digests, bar.update)
     names = read_json(root / TORCH_NAMES) if TORCH_NAMES in digests else {}
     tensors = {}
     for component in COMPONENTS:
-        stored = _stored_tensors(root / component, component_slots(config, component), names.get(component, {}))
+        stored = _stored_tensors(
+            root / component, component_slots(config, component), names.get(component, {})
+        )
         kept = wan.without_history(stored) if as_wan and component == "transformer" else stored
         tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in kept}
     count, size = _count(tensors)
     with new_directory(out, overwrite, marker=PIPELINE) as folder:
         with _bar(size, "converting", progress) as bar:
             for component in COMPONENTS:
-                write_folder(folder / component, STEMS[component], tensors[component], max_shard_bytes, bar.update)
+                write_folder(
+                    folder / component,
+                    STEMS[component],
+                    tensors[component],
+                    max_shard_bytes,
+                    bar.update,
+                )
         shutil.copytree(root / "tokenizer", folder / "tokenizer")
         (write_wan_configs if as_wan else write_configs)(folder, config)
     return Summary(count, size, time.perf_counter() - start)
@@ -152,7 +196,9 @@ def _cast(tensor: TorchTensor, component: str, dtype: Precision) -> TorchTensor:
 
 
 def _leaf_dtypes(slots: list[Slot], tensors: Mapping[str, TorchTensor]) -> dict[str, np.dtype]:
-    """The dtype of each leaf: the narrowest that holds the values of all its tensors, should their dtypes differ."""
+    """The dtype of each leaf: the narrowest that holds the values of all its tensors, should their
+    dtypes differ.
+    """
     dtypes: dict[str, np.dtype] = {}
     for slot in slots:
         dtype = tensors[slot.name].dtype
@@ -160,26 +206,42 @@ def _leaf_dtypes(slots: list[Slot], tensors: Mapping[str, TorchTensor]) -> dict[
     return dtypes
 
 
-def _read_part(tensors: Mapping[str, TorchTensor], dtypes: Mapping[str, np.dtype], slot: Slot) -> np.ndarray:
+def _read_part(
+    tensors: Mapping[str, TorchTensor], dtypes: Mapping[str, np.dtype], slot: Slot
+) -> np.ndarray:
     return slot.to_jax(tensors[slot.name].read()).astype(dtypes[slot.path], copy=False)
 
 
-def _torch_names(tensors: Mapping[str, Mapping[str, TorchTensor]], tied: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """The content of ``torch.json``; ``tied`` are the names under which the source had the text encoder's embedding."""
-    names = {component: {name: DTYPE_NAMES[tensor.dtype] for name, tensor in held.items()} for component, held in tensors.items()}
+def _torch_names(
+    tensors: Mapping[str, Mapping[str, TorchTensor]], tied: tuple[str, ...]
+) -> dict[str, dict[str, str]]:
+    """The content of ``torch.json``; ``tied`` are the names under which the source had the text
+    encoder's embedding.
+    """
+    names = {
+        component: {name: DTYPE_NAMES[tensor.dtype] for name, tensor in held.items()}
+        for component, held in tensors.items()
+    }
     embedding = names["text_encoder"].pop(TIED[0])
     return names | {"text_encoder": dict.fromkeys(tied, embedding) | names["text_encoder"]}
 
 
-def _stored_tensors(folder: Path, slots: list[Slot], names: Mapping[str, str]) -> Iterator[tuple[str, TorchTensor]]:
-    """The torch tensors of a component, under the names and in the dtypes of ``torch.json``, else the slots' and the arrays'."""
+def _stored_tensors(
+    folder: Path, slots: list[Slot], names: Mapping[str, str]
+) -> Iterator[tuple[str, TorchTensor]]:
+    """The torch tensors of a component, under the names and in the dtypes of ``torch.json``, else
+    the slots' and the arrays'.
+    """
     opened = {path: arrays.open_array(folder, path) for path in leaves(slots)}
     for slot in slots:
         array = opened[slot.path]
         aliases = [name for name in TIED if name in names] if slot.name in TIED else []
         for name in aliases or [slot.name]:
             dtype = DTYPES[names[name]] if name in names else array.dtype.numpy_dtype
-            yield name, TorchTensor(dtype, slot.shape, functools.partial(_read_stored, array, slot, dtype))
+            yield (
+                name,
+                TorchTensor(dtype, slot.shape, functools.partial(_read_stored, array, slot, dtype)),
+            )
 
 
 def _read_stored(array: ts.TensorStore, slot: Slot, dtype: np.dtype) -> np.ndarray:
@@ -193,4 +255,11 @@ def _count(tensors: Mapping[str, Mapping[str, TorchTensor]]) -> tuple[int, int]:
 
 
 def _bar(size: int, label: str, progress: bool) -> tqdm:
-    return tqdm(total=size, unit="B", unit_scale=True, unit_divisor=1024, desc=label, disable=None if progress else True)
+    return tqdm(
+        total=size,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        desc=label,
+        disable=None if progress else True,
+    )

@@ -1,7 +1,9 @@
-"""The JSON configurations of a Diffusers folder, read into :class:`HeliosConfig` and written from it.
+"""The JSON configurations of a Diffusers folder, read into :class:`HeliosConfig` and written from
+it.
 
-A key is either a field of ours by the same name, or one that has a single value we support (the tables below), or unknown: an unknown
-option that is switched on is an error, since it may change the model.
+A key is either a field of ours by the same name, or one that has a single value we support (the
+tables below), or unknown: an unknown option that is switched on is an error, since it may change
+the model.
 """
 
 import dataclasses
@@ -76,20 +78,32 @@ OUR_OWN = {
 """Fields of ours that PyTorch's configurations do not keep."""
 
 IRRELEVANT = {
-    TransformerConfig: ("rope_max_seq_len",),  # the length of a table that is computed here as needed
+    TransformerConfig: (
+        "rope_max_seq_len",
+    ),  # the length of a table that is computed here as needed
     VAEConfig: (),
     SchedulerConfig: ("scheduler_type",),
 }
-"""Keys that change nothing here. Of a text encoder every other key is: Transformers writes some sixty."""
+"""Keys that change nothing here. Of a text encoder every other key is: Transformers writes some
+sixty.
+"""
 
-UMT5_DEFAULTS = {"vocab_size": 250112, "d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6}
+UMT5_DEFAULTS = {
+    "vocab_size": 250112,
+    "d_model": 512,
+    "d_ff": 1024,
+    "num_layers": 8,
+    "num_heads": 6,
+}
 """Where the defaults of ``UMT5Config``, for absent keys, are not umt5-xxl's."""
 
 SCHEDULER_DEFAULTS = {"use_dynamic_shifting": False}
 """Where the defaults of both scheduler classes, for absent keys, are not ours."""
 
 PIPELINE_READS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-"""Fields that Diffusers' pipelines look up in the scheduler's configuration, but its class does not know: written only if unusual."""
+"""Fields that Diffusers' pipelines look up in the scheduler's configuration, but its class does not
+know: written only if unusual.
+"""
 
 HISTORY_FIELDS = (
     "rope_dim", "guidance_cross_attn", "zero_history_timestep", "is_amplify_history", "history_scale_mode", "has_multi_term_memory_patch",
@@ -108,12 +122,19 @@ def read_config(folder: Path, pipeline: Mapping[str, Any]) -> HeliosConfig:
       pipeline: its ``model_index.json``.
 
     Raises:
-      CheckpointError: if a file is missing, or asks for something that is not supported, naming the file and the key.
+      CheckpointError: if a file is missing, or asks for something that is not supported, naming the
+        file and the key.
     """
     transformer, defaults = folder / "transformer/config.json", {}
     if pipeline.get("_class_name") == "WanPipeline":
         scheduler = BASE_SCHEDULER
-        defaults = {"rope_dim": wan.rope_dim(read_json(transformer).get("attention_head_dim", TransformerConfig.attention_head_dim))}
+        defaults = {
+            "rope_dim": wan.rope_dim(
+                read_json(transformer).get(
+                    "attention_head_dim", TransformerConfig.attention_head_dim
+                )
+            )
+        }
     else:
         scheduler = _read_scheduler(folder / "scheduler/scheduler_config.json")
     return checked(
@@ -128,39 +149,87 @@ def read_config(folder: Path, pipeline: Mapping[str, Any]) -> HeliosConfig:
 
 
 def sample_defaults(scheduler: SchedulerConfig, pipeline: Mapping[str, Any]) -> SampleConfig:
-    """The settings the authors recommend for each kind of model: Distilled (``dmd``), Base (one stage), Mid (a pyramid)."""
+    """The settings the authors recommend for each kind of model: Distilled (``dmd``), Base (one
+    stage), Mid (a pyramid).
+    """
     if scheduler.solver == "dmd":
-        return SampleConfig(num_frames=240, steps=(2,) * scheduler.stages, guidance_scale=1.0, amplify_first_chunk=True)
+        return SampleConfig(
+            num_frames=240,
+            steps=(2,) * scheduler.stages,
+            guidance_scale=1.0,
+            amplify_first_chunk=True,
+        )
     if scheduler.stages == 1:
         return SampleConfig(num_frames=99, steps=(50,))
     zero_star = bool(pipeline.get("is_cfg_zero_star", True))
-    return SampleConfig(num_frames=99, steps=(20,) * scheduler.stages, cfg_zero_star=zero_star, zero_init_steps=2 if zero_star else 0)
+    return SampleConfig(
+        num_frames=99,
+        steps=(20,) * scheduler.stages,
+        cfg_zero_star=zero_star,
+        zero_init_steps=2 if zero_star else 0,
+    )
 
 
 def write_configs(folder: Path, config: HeliosConfig) -> None:
-    """Write ``model_index.json`` and the components' configurations, for Diffusers and Transformers to load; the tokenizer is there already."""
+    """Write ``model_index.json`` and the components' configurations, for Diffusers and Transformers
+    to load; the tokenizer is there already.
+    """
     distilled, pyramid = config.scheduler.solver == "dmd", config.scheduler.stages > 1
-    pipeline = {"_class_name": "HeliosPyramidPipeline" if pyramid or distilled else "HeliosPipeline"}
+    pipeline = {
+        "_class_name": "HeliosPyramidPipeline" if pyramid or distilled else "HeliosPipeline"
+    }
     if pyramid or distilled:
         pipeline |= {"is_cfg_zero_star": config.sample.cfg_zero_star, "is_distilled": distilled}
-    fixed = {key: value for key, value in FIXED[SchedulerConfig].items() if not distilled or key in DMD_ONLY_KEYS}
+    fixed = {
+        key: value
+        for key, value in FIXED[SchedulerConfig].items()
+        if not distilled or key in DMD_ONLY_KEYS
+    }
     solver = {} if distilled else {"scheduler_type": config.scheduler.solver}
     schedule = _ours(config.scheduler)
     for name in PIPELINE_READS:
         if schedule[name] == getattr(SchedulerConfig, name):
             del schedule[name]
-    scheduler = {"_class_name": "HeliosDMDScheduler" if distilled else "HeliosScheduler", **schedule, **fixed, **solver}
-    _write(folder, config, pipeline, scheduler, {"_class_name": "HeliosTransformer3DModel", **_written(config.transformer)})
+    scheduler = {
+        "_class_name": "HeliosDMDScheduler" if distilled else "HeliosScheduler",
+        **schedule,
+        **fixed,
+        **solver,
+    }
+    _write(
+        folder,
+        config,
+        pipeline,
+        scheduler,
+        {"_class_name": "HeliosTransformer3DModel", **_written(config.transformer)},
+    )
 
 
 def write_wan_configs(folder: Path, config: HeliosConfig) -> None:
     """The same for the pipeline of Wan 2.1, whose transformer has no history."""
-    transformer = {name: value for name, value in _written(config.transformer).items() if name not in HISTORY_FIELDS}
-    scheduler = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-    _write(folder, config, {"_class_name": "WanPipeline"}, scheduler, {"_class_name": "WanTransformer3DModel", **transformer})
+    transformer = {
+        name: value
+        for name, value in _written(config.transformer).items()
+        if name not in HISTORY_FIELDS
+    }
+    scheduler = {
+        "_class_name": "UniPCMultistepScheduler",
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": 3.0,
+    }
+    _write(
+        folder,
+        config,
+        {"_class_name": "WanPipeline"},
+        scheduler,
+        {"_class_name": "WanTransformer3DModel", **transformer},
+    )
 
 
-def _write(folder: Path, config: HeliosConfig, pipeline: dict, scheduler: dict, transformer: dict) -> None:
+def _write(
+    folder: Path, config: HeliosConfig, pipeline: dict, scheduler: dict, transformer: dict
+) -> None:
     """The files of a pipeline, with what all have in common."""
     components = {
         "scheduler": ["diffusers", scheduler["_class_name"]],
@@ -169,12 +238,18 @@ def _write(folder: Path, config: HeliosConfig, pipeline: dict, scheduler: dict, 
         "transformer": ["diffusers", transformer["_class_name"]],
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
-    factors = {"scale_factor_temporal": config.vae.temporal_factor, "scale_factor_spatial": config.vae.spatial_factor}
+    factors = {
+        "scale_factor_temporal": config.vae.temporal_factor,
+        "scale_factor_spatial": config.vae.spatial_factor,
+    }
     files = {
         PIPELINE: pipeline | components,
         "transformer/config.json": transformer,
         "vae/config.json": {"_class_name": "AutoencoderKLWan", **_written(config.vae), **factors},
-        "text_encoder/config.json": {"architectures": ["UMT5EncoderModel"], **_written(config.text_encoder)},
+        "text_encoder/config.json": {
+            "architectures": ["UMT5EncoderModel"],
+            **_written(config.text_encoder),
+        },
         "scheduler/scheduler_config.json": scheduler,
     }
     for name, values in files.items():
@@ -183,20 +258,27 @@ def _write(folder: Path, config: HeliosConfig, pipeline: dict, scheduler: dict, 
 
 
 def _tokenizer_class(path: Path) -> str:
-    """The tokenizer's own idea of its class; where it has none, it is written down to be read as it stands."""
+    """The tokenizer's own idea of its class; where it has none, it is written down to be read as it
+    stands.
+    """
     if not path.is_file():
         write_json(path, _TOKENIZER)
     return str(read_json(path).get("tokenizer_class", "T5TokenizerFast"))
 
 
-_TOKENIZER = {"tokenizer_class": "PreTrainedTokenizerFast", **dict(zip(("pad_token", "eos_token", "unk_token"), SPECIAL_TOKENS))}
+_TOKENIZER = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    **dict(zip(("pad_token", "eos_token", "unk_token"), SPECIAL_TOKENS)),
+}
 
 
 def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) -> Section:
     return _section(path, section, read_json(path), defaults)
 
 
-def _section(path: Path, section: type[Section], values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Section:
+def _section(
+    path: Path, section: type[Section], values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Section:
     fields = {field.name for field in dataclasses.fields(section)} - {*OUR_OWN[section]}
     kept = dict(defaults)
     for key, value in values.items():
@@ -204,9 +286,18 @@ def _section(path: Path, section: type[Section], values: Mapping[str, Any], defa
             kept[key] = value
         elif key in FIXED[section]:
             if value != FIXED[section][key]:
-                raise CheckpointError(f"{path}: {key}={value!r} is not supported, only {FIXED[section][key]!r} is")
-        elif not key.startswith("_") and section in IRRELEVANT and key not in IRRELEVANT[section] and value:
-            raise CheckpointError(f"{path}: unknown option {key}={value!r}, which may change the model: it is not supported")
+                raise CheckpointError(
+                    f"{path}: {key}={value!r} is not supported, only {FIXED[section][key]!r} is"
+                )
+        elif (
+            not key.startswith("_")
+            and section in IRRELEVANT
+            and key not in IRRELEVANT[section]
+            and value
+        ):
+            raise CheckpointError(
+                f"{path}: unknown option {key}={value!r}, which may change the model: it is not supported"
+            )
     return checked(path, from_dict, section, kept)
 
 
@@ -216,10 +307,17 @@ def _read_vae(path: Path) -> VAEConfig:
     stated = {name: values.pop(f"scale_factor_{name}", None) for name in ("temporal", "spatial")}
     config = _section(path, VAEConfig, values, {})
     if decoder not in (None, config.base_dim):
-        raise CheckpointError(f"{path}: decoder_base_dim={decoder} is not supported, only that of the encoder, {config.base_dim}, is")
-    for name, factor in {"temporal": config.temporal_factor, "spatial": config.spatial_factor}.items():
+        raise CheckpointError(
+            f"{path}: decoder_base_dim={decoder} is not supported, only that of the encoder, {config.base_dim}, is"
+        )
+    for name, factor in {
+        "temporal": config.temporal_factor,
+        "spatial": config.spatial_factor,
+    }.items():
         if stated[name] not in (None, factor):
-            raise CheckpointError(f"{path}: scale_factor_{name}={stated[name]} does not fit its blocks, which give {factor}")
+            raise CheckpointError(
+                f"{path}: scale_factor_{name}={stated[name]} does not fit its blocks, which give {factor}"
+            )
     return config
 
 
@@ -231,7 +329,9 @@ def _read_scheduler(path: Path) -> SchedulerConfig:
     elif kind == "HeliosScheduler":
         own = {"solver": values.get("scheduler_type", "unipc"), "time_shift_type": "exponential"}
     else:
-        raise CheckpointError(f"{path}: _class_name={kind!r} is not a Helios scheduler (HeliosScheduler or HeliosDMDScheduler)")
+        raise CheckpointError(
+            f"{path}: _class_name={kind!r} is not a Helios scheduler (HeliosScheduler or HeliosDMDScheduler)"
+        )
     return _section(path, SchedulerConfig, values, SCHEDULER_DEFAULTS | own)
 
 
@@ -245,7 +345,11 @@ def checked(where: Path, make: Callable[..., Section], *args: Any, **kwargs: Any
 
 def _ours(section: Any) -> dict[str, Any]:
     """The fields of a section that PyTorch's configuration has too."""
-    return {name: value for name, value in to_dict(section).items() if name not in OUR_OWN[type(section)]}
+    return {
+        name: value
+        for name, value in to_dict(section).items()
+        if name not in OUR_OWN[type(section)]
+    }
 
 
 def _written(section: Any) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 ::
 
     config.json                  format, version, and the sections of HeliosConfig
-    tokenizer/tokenizer.json     and whatever other files the tokenizer came with
-    transformer/ vae/ text_encoder/   one zarr array a leaf, restorable by Orbax
-    torch.json                   of a converted checkpoint: name and dtype of each torch tensor, for the way back
-    digests.json                 size and sha256 of every other file, written last
+    tokenizer/tokenizer.json     and whatever other files the tokenizer came with transformer/ vae/
+    text_encoder/   one zarr array a leaf, restorable by Orbax torch.json                   of a
+    converted checkpoint: name and dtype of each torch tensor, for the way back digests.json
+    size and sha256 of every other file, written last
 """
 
 import os
@@ -52,25 +52,38 @@ def save(
     Args:
       path: the directory to make; it appears when it is complete.
       config: the configuration whose geometry the parameters have.
-      components: parameter trees by component, any of ``"transformer"``, ``"vae"``, ``"text_encoder"``.
-      tokenizer: a ``tokenizers.Tokenizer``, the path of a ``tokenizer.json``, or the folder of one; None leaves it out.
+      components: parameter trees by component, any of ``"transformer"``, ``"vae"``,
+        ``"text_encoder"``.
+      tokenizer: a ``tokenizers.Tokenizer``, the path of a ``tokenizer.json``, or the folder of one;
+        None leaves it out.
       overwrite: replace ``path`` if it exists.
 
     Raises:
-      CheckpointError: if a tree does not have the leaves its configuration asks for, or ``path`` exists.
+      CheckpointError: if a tree does not have the leaves its configuration asks for, or ``path``
+        exists.
     """
     flat = {component: flatten(tree) for component, tree in components.items()}
     slots = {component: _slots(config, component) for component in components}
     for component, tree in flat.items():
         expected = {leaf: slot.leaf_shape for leaf, slot in leaves(slots[component]).items()}
-        check_tensors(f"the {component} tree", expected, {leaf: tuple(array.shape) for leaf, array in tree.items()})
+        check_tensors(
+            f"the {component} tree",
+            expected,
+            {leaf: tuple(array.shape) for leaf, array in tree.items()},
+        )
     with new_directory(path, overwrite) as root:
         write_config(root, config)
         if tokenizer is not None:
             write_tokenizer(root, tokenizer)
         for component, tree in flat.items():
             dtypes = {leaf: np.dtype(array.dtype) for leaf, array in tree.items()}
-            write_component(root, component, slots[component], dtypes, lambda slot, tree=tree: np.asarray(tree[slot.path][slot.index]))
+            write_component(
+                root,
+                component,
+                slots[component],
+                dtypes,
+                lambda slot, tree=tree: np.asarray(tree[slot.path][slot.index]),
+            )
         write_digests(root)
 
 
@@ -78,7 +91,8 @@ def load_config(path: str | os.PathLike) -> HeliosConfig:
     """The configuration of a checkpoint directory.
 
     Raises:
-      CheckpointError: if there is no such checkpoint, it is unfinished, or its ``config.json`` is damaged or of another format.
+      CheckpointError: if there is no such checkpoint, it is unfinished, or its ``config.json`` is
+        damaged or of another format.
     """
     root = _root(path)
     digests = read_digests(root)
@@ -87,9 +101,13 @@ def load_config(path: str | os.PathLike) -> HeliosConfig:
     check_digests(root, digests, ["config.json"])
     values = read_json(root / "config.json")
     if values.pop("format", None) != FORMAT:
-        raise CheckpointError(f'{root / "config.json"} does not say "format": "{FORMAT}": not a helios-jax checkpoint')
+        raise CheckpointError(
+            f'{root / "config.json"} does not say "format": "{FORMAT}": not a helios-jax checkpoint'
+        )
     if (version := values.pop("version", None)) != VERSION:
-        raise CheckpointError(f"{root} has format version {version}; this helios-jax reads version {VERSION}: convert it again")
+        raise CheckpointError(
+            f"{root} has format version {version}; this helios-jax reads version {VERSION}: convert it again"
+        )
     try:
         return from_dict(HeliosConfig, values)
     except ConfigError as error:
@@ -104,22 +122,26 @@ def load_params(
     sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding] | None = None,
     progress: Callable[[int], Any] = lambda size: None,
 ) -> Params:
-    """Read a component's parameters, leaf by leaf, so that the host holds one leaf at a time beside what is already placed.
+    """Read a component's parameters, leaf by leaf, so that the host holds one leaf at a time beside
+    what is already placed.
 
     Args:
       path: the checkpoint directory.
       component: ``"transformer"``, ``"vae"`` or ``"text_encoder"``.
-      dtypes: dtype of each leaf given its path (``"blocks/attn1/qkv/kernel"``), converted while reading; None keeps what is stored.
-      verify: check each leaf's files against their digests before they are used. Sizes are checked in any case.
-      sharding: where to place the leaves: one sharding for all or a function of the leaf's path; each device reads its own part. None: the
-        default device.
+      dtypes: dtype of each leaf given its path (``"blocks/attn1/qkv/kernel"``), converted while
+        reading; None keeps what is stored.
+      verify: check each leaf's files against their digests before they are used. Sizes are checked
+        in any case.
+      sharding: where to place the leaves: one sharding for all or a function of the leaf's path;
+        each device reads its own part. None: the default device.
       progress: told the bytes of each leaf that is in place.
 
     Returns:
       The nested dictionary of arrays.
 
     Raises:
-      CheckpointError: if the component is absent, or a file is missing, truncated or altered (naming it).
+      CheckpointError: if the component is absent, or a file is missing, truncated or altered
+        (naming it).
     """
     root = _root(path)
     expected = leaves(_slots(load_config(root), component))
@@ -133,9 +155,13 @@ def load_params(
     absent = sorted(leaf for leaf, names in files.items() if not names)
     if len(absent) == len(files):
         held = [name for name in COMPONENTS if any(file.startswith(f"{name}/") for file in digests)]
-        raise CheckpointError(f"{root} has no {component}; it has: {', '.join(held) or 'no component'}")
+        raise CheckpointError(
+            f"{root} has no {component}; it has: {', '.join(held) or 'no component'}"
+        )
     if absent:
-        raise CheckpointError(f"{root / component} does not fit its config.json; missing: {', '.join(absent)}")
+        raise CheckpointError(
+            f"{root / component} does not fit its config.json; missing: {', '.join(absent)}"
+        )
     check_sizes(root, digests, [name for names in files.values() for name in names])
 
     loaded = {}
@@ -154,7 +180,9 @@ def write_config(root: Path, config: HeliosConfig) -> None:
 
 
 def write_tokenizer(root: Path, tokenizer: Any) -> None:
-    """Write ``tokenizer/``: a copy of a ``tokenizer.json`` or of the files beside one in a folder, or what a tokenizer object saves."""
+    """Write ``tokenizer/``: a copy of a ``tokenizer.json`` or of the files beside one in a folder,
+    or what a tokenizer object saves.
+    """
     target = root / "tokenizer"
     if not isinstance(tokenizer, str | os.PathLike):
         target.mkdir()
@@ -201,7 +229,11 @@ def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
     """The leaves of a nested dictionary by path, keys joined with ``/``."""
     flat = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= (
+            flatten(value, f"{prefix}{key}/")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -217,18 +249,28 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
     return tree
 
 
-def _load_leaf(folder: Path, slot: Slot, dtype: Any, sharding: jax.sharding.Sharding | None) -> jax.Array:
+def _load_leaf(
+    folder: Path, slot: Slot, dtype: Any, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
     try:
         array = arrays.open_array(folder, slot.path)
         if tuple(array.shape) != slot.leaf_shape:
-            raise CheckpointError(f"{folder}: {slot.path} has shape {list(array.shape)}, config.json asks for {list(slot.leaf_shape)}")
+            raise CheckpointError(
+                f"{folder}: {slot.path} has shape {list(array.shape)}, config.json asks for {list(slot.leaf_shape)}"
+            )
         if dtype is not None:
             array = ts.cast(array, ts.dtype(np.dtype(dtype)))
         if sharding is None:
             return jnp.asarray(array.read().result())
-        return jax.make_array_from_callback(slot.leaf_shape, sharding, lambda index: array[index].read().result())
+        return jax.make_array_from_callback(
+            slot.leaf_shape, sharding, lambda index: array[index].read().result()
+        )
     except (ValueError, OSError) as error:
-        raise error if isinstance(error, CheckpointError) else CheckpointError(f"cannot read {folder / slot.path}: {error}") from error
+        raise (
+            error
+            if isinstance(error, CheckpointError)
+            else CheckpointError(f"cannot read {folder / slot.path}: {error}")
+        ) from error
 
 
 def _slots(config: HeliosConfig, component: str) -> list[Slot]:
@@ -242,5 +284,7 @@ def _root(path: str | os.PathLike) -> Path:
     if not root.is_dir():
         raise CheckpointError(f"{root} is not a directory: no checkpoint there")
     if (root / "model_index.json").is_file():
-        raise CheckpointError(f"{root} is a Diffusers folder: convert it first with convert_torch_weights.py --source {root} --out DIR")
+        raise CheckpointError(
+            f"{root} is a Diffusers folder: convert it first with convert_torch_weights.py --source {root} --out DIR"
+        )
     return root

@@ -4,9 +4,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from helios_jax.errors import HeliosError
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, written or converted; the message is one line that says what, where and what to do."""
+
+class CheckpointError(HeliosError, ValueError):
+    """A checkpoint that cannot be read, written or converted; the message is one line that says
+    what, where and what to do.
+    """
 
 
 def check_tensors(
@@ -21,14 +25,19 @@ def check_tensors(
       what: the file or folder, for the message.
       expected: shape by name.
       found: shape by name.
-      likely_cause: given the missing and the unexpected names, a sentence that explains them, or None.
+      likely_cause: given the missing and the unexpected names, a sentence that explains them, or
+        None.
 
     Raises:
-      CheckpointError: naming every missing, unexpected and misshaped tensor at once. Equal names of successive layers are written as
-        ``blocks.{0-39}.norm2.weight``.
+      CheckpointError: naming every missing, unexpected and misshaped tensor at once. Equal names of
+        successive layers are written as ``blocks.{0-39}.norm2.weight``.
     """
     missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
-    wrong = {name: f" is {list(found[name])}, not {list(shape)}" for name, shape in expected.items() if found.get(name, shape) != shape}
+    wrong = {
+        name: f" is {list(found[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    }
     problems = [
         f"{label}: {', '.join(summarise(names))}"
         for label, names in (
@@ -40,12 +49,16 @@ def check_tensors(
     ]
     if problems:
         cause = likely_cause(missing, unexpected)
-        message = f"{what} does not have the tensors its configuration asks for; {'; '.join(problems)}"
+        message = (
+            f"{what} does not have the tensors its configuration asks for; {'; '.join(problems)}"
+        )
         raise CheckpointError(f"{message}. {cause}" if cause else message)
 
 
 def summarise(names: Mapping[str, str]) -> list[str]:
-    """Names, each followed by its remark, in order, where those that differ in the first number and nothing else share one entry."""
+    """Names, each followed by its remark, in order, where those that differ in the first number and
+    nothing else share one entry.
+    """
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for name, remark in names.items():
         number = re.search(r"(?<=\.)\d+(?=\.)", name)

@@ -20,15 +20,19 @@ Progress = Callable[[int], Any]
 
 
 @contextlib.contextmanager
-def new_directory(path: str | os.PathLike, overwrite: bool = False, marker: str = DIGESTS) -> Iterator[Path]:
+def new_directory(
+    path: str | os.PathLike, overwrite: bool = False, marker: str = DIGESTS
+) -> Iterator[Path]:
     """A directory that appears under its name only when the block has ended well.
 
-    Yields a hidden sibling ``.<name>.partial-*`` to be filled. Leaving the block renames it to ``path``; an exception (SIGINT, and SIGTERM
-    where the script turns it into one) removes it. Killed outright, it leaves the sibling, which nothing takes for a checkpoint.
+    Yields a hidden sibling ``.<name>.partial-*`` to be filled. Leaving the block renames it to
+    ``path``; an exception (SIGINT, and SIGTERM where the script turns it into one) removes it.
+    Killed outright, it leaves the sibling, which nothing takes for a checkpoint.
 
     Args:
       path: the directory to make.
-      overwrite: replace ``path`` if it holds a file named ``marker``; nothing else is ever replaced.
+      overwrite: replace ``path`` if it holds a file named ``marker``; nothing else is ever
+        replaced.
       marker: a file that only directories of this kind have.
 
     Raises:
@@ -36,9 +40,13 @@ def new_directory(path: str | os.PathLike, overwrite: bool = False, marker: str 
     """
     path = Path(path).absolute()
     if path.exists() and not overwrite:
-        raise CheckpointError(f"{path} exists already: choose another name or pass --overwrite (overwrite=True)")
+        raise CheckpointError(
+            f"{path} exists already: choose another name or pass --overwrite (overwrite=True)"
+        )
     if path.exists() and not (path / marker).is_file():
-        raise CheckpointError(f"{path} has no {marker}, so it is something else: it is not replaced, choose another name")
+        raise CheckpointError(
+            f"{path} has no {marker}, so it is something else: it is not replaced, choose another name"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
@@ -83,11 +91,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_digests(root: Path, progress: Progress = lambda done: None) -> None:
-    """Write ``digests.json``: size and sha256 of every file under ``root``. Always the last file written.
+    """Write ``digests.json``: size and sha256 of every file under ``root``. Always the last file
+    written.
 
     ``progress`` is told the bytes of each file.
     """
-    names = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file() and file.name != DIGESTS)
+    names = sorted(
+        str(file.relative_to(root))
+        for file in root.rglob("*")
+        if file.is_file() and file.name != DIGESTS
+    )
     with ThreadPoolExecutor() as threads:
         digests = {}
         for name, sha256 in zip(names, threads.map(lambda name: _sha256(root / name), names)):
@@ -103,12 +116,19 @@ def read_digests(root: Path) -> dict[str, dict[str, Any]]:
       CheckpointError: if ``digests.json`` is absent or damaged.
     """
     if not (root / DIGESTS).is_file():
-        raise CheckpointError(f"{root} is not a finished helios-jax checkpoint: {DIGESTS} is missing")
+        raise CheckpointError(
+            f"{root} is not a finished helios-jax checkpoint: {DIGESTS} is missing"
+        )
     try:
         files = read_json(root / DIGESTS)["files"]
-        return {name: {"size": entry["size"], "sha256": entry["sha256"]} for name, entry in files.items()}
+        return {
+            name: {"size": entry["size"], "sha256": entry["sha256"]}
+            for name, entry in files.items()
+        }
     except (TypeError, KeyError, AttributeError):
-        raise CheckpointError(f"{root / DIGESTS} is altered: it does not list the files' sizes and digests") from None
+        raise CheckpointError(
+            f"{root / DIGESTS} is altered: it does not list the files' sizes and digests"
+        ) from None
 
 
 def check_sizes(root: Path, digests: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> None:
@@ -129,9 +149,13 @@ def check_sizes(root: Path, digests: Mapping[str, Mapping[str, Any]], names: Ite
 
 
 def check_digests(
-    root: Path, digests: Mapping[str, Mapping[str, Any]], names: Iterable[str], progress: Progress = lambda done: None
+    root: Path,
+    digests: Mapping[str, Mapping[str, Any]],
+    names: Iterable[str],
+    progress: Progress = lambda done: None,
 ) -> None:
-    """Check the contents of files against their digests, several at once; ``progress`` is told the bytes of each.
+    """Check the contents of files against their digests, several at once; ``progress`` is told the
+    bytes of each.
 
     Raises:
       CheckpointError: naming each file that was altered.
@@ -148,7 +172,9 @@ def check_digests(
 
 def _raise(problems: list[str]) -> None:
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more files" if len(problems) > 8 else "")
+        shown = "; ".join(problems[:8]) + (
+            f"; and {len(problems) - 8} more files" if len(problems) > 8 else ""
+        )
         raise CheckpointError(f"damaged checkpoint: {shown}. Copy or convert it again")
 
 

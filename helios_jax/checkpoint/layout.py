@@ -1,8 +1,10 @@
-"""Where a PyTorch tensor lives in our parameter trees: one :class:`Slot` a tensor, read in both directions.
+"""Where a PyTorch tensor lives in our parameter trees: one :class:`Slot` a tensor, read in both
+directions.
 
-A slot names the torch tensor and its shape, the leaf of our tree, the part of that leaf it fills (layer ``i`` of a stack, q, k or v of a
-joined projection) and the axis order that turns one into the other. From the slots of a component follow all the rest: the names and
-shapes a PyTorch file must have, those of our tree, the chunks of the arrays on disk, and the conversion both ways.
+A slot names the torch tensor and its shape, the leaf of our tree, the part of that leaf it fills
+(layer ``i`` of a stack, q, k or v of a joined projection) and the axis order that turns one into
+the other. From the slots of a component follow all the rest: the names and shapes a PyTorch file
+must have, those of our tree, the chunks of the arrays on disk, and the conversion both ways.
 """
 
 import dataclasses
@@ -22,8 +24,10 @@ class Slot:
       shape: the torch shape.
       path: the leaf, e.g. ``"blocks/attn1/qkv/kernel"``.
       leaf_shape: shape of the whole leaf.
-      index: the part of the leaf that is this tensor: an integer or a full slice for each leading axis.
-      axes: order in which the torch axes appear in the leaf; the permuted tensor is then reshaped to the part's shape.
+      index: the part of the leaf that is this tensor: an integer or a full slice for each leading
+        axis.
+      axes: order in which the torch axes appear in the leaf; the permuted tensor is then reshaped
+        to the part's shape.
     """
 
     name: str
@@ -42,7 +46,9 @@ class Slot:
     @property
     def chunk_shape(self) -> Shape:
         """The smallest box of the leaf that holds this tensor and nothing else."""
-        boxed = [1 if isinstance(at, int) else size for size, at in zip(self.leaf_shape, self.index)]
+        boxed = [
+            1 if isinstance(at, int) else size for size, at in zip(self.leaf_shape, self.index)
+        ]
         return (*boxed, *self.leaf_shape[len(self.index) :])
 
     def to_jax(self, tensor: np.ndarray) -> np.ndarray:
@@ -51,13 +57,17 @@ class Slot:
 
     def to_torch(self, part: np.ndarray) -> np.ndarray:
         """``leaf[index]`` as the torch tensor: the inverse of :meth:`to_jax`."""
-        return _permute(part.reshape([self.shape[axis] for axis in self.axes]), tuple(np.argsort(self.axes).tolist()))
+        return _permute(
+            part.reshape([self.shape[axis] for axis in self.axes]),
+            tuple(np.argsort(self.axes).tolist()),
+        )
 
 
 def _permute(array: np.ndarray, axes: Shape) -> np.ndarray:
     """``array.transpose(axes)`` in C order.
 
-    numpy moves unsigned integers faster than bfloat16, and a copy in strips of 64 columns stays in cache: 4 times faster for large kernels.
+    numpy moves unsigned integers faster than bfloat16, and a copy in strips of 64 columns stays in
+      cache: 4 times faster for large kernels.
     """
     if axes == tuple(range(array.ndim)):
         return np.ascontiguousarray(array)
@@ -68,28 +78,55 @@ def _permute(array: np.ndarray, axes: Shape) -> np.ndarray:
     return result.view(array.dtype)
 
 
-def tensor(name: str, path: str, torch_shape: Shape, shape: Shape | None = None, axes: Shape | None = None) -> list[Slot]:
+def tensor(
+    name: str, path: str, torch_shape: Shape, shape: Shape | None = None, axes: Shape | None = None
+) -> list[Slot]:
     """A tensor that keeps its memory order (``axes`` None), perhaps in another ``shape``."""
     shape = torch_shape if shape is None else shape
     return [Slot(name, torch_shape, path, shape, (), axes or tuple(range(len(torch_shape))))]
 
 
-def linear(name: str, path: str, ins: Shape, outs: Shape, part: tuple[int, int] | None = None, bias: bool = True) -> list[Slot]:
+def linear(
+    name: str,
+    path: str,
+    ins: Shape,
+    outs: Shape,
+    part: tuple[int, int] | None = None,
+    bias: bool = True,
+) -> list[Slot]:
     """``torch.nn.Linear``, weight ``[out, in]``, as kernel ``[*ins, *outs]`` and bias ``[*outs]``.
 
-    ``part=(j, n)`` makes it the ``j``-th of ``n`` projections joined in one leaf: kernel ``[*ins, n, *outs]``, bias ``[n, *outs]``.
+    ``part=(j, n)`` makes it the ``j``-th of ``n`` projections joined in one leaf: kernel ``[*ins,
+    n, *outs]``, bias ``[n, *outs]``.
     """
     index, joined = ((), ()) if part is None else ((part[0],), (part[1],))
     kernel_index = (*[slice(None)] * len(ins), *index) if index else ()
     rows, columns = math.prod(outs), math.prod(ins)
-    slots = [Slot(f"{name}.weight", (rows, columns), f"{path}/kernel", (*ins, *joined, *outs), kernel_index, (1, 0))]
-    return slots + ([Slot(f"{name}.bias", (rows,), f"{path}/bias", (*joined, *outs), index, (0,))] if bias else [])
+    slots = [
+        Slot(
+            f"{name}.weight",
+            (rows, columns),
+            f"{path}/kernel",
+            (*ins, *joined, *outs),
+            kernel_index,
+            (1, 0),
+        )
+    ]
+    return slots + (
+        [Slot(f"{name}.bias", (rows,), f"{path}/bias", (*joined, *outs), index, (0,))]
+        if bias
+        else []
+    )
 
 
 def conv(name: str, path: str, outs: int, ins: int, *kernel: int) -> list[Slot]:
-    """``torch.nn.Conv2d`` or ``Conv3d``, weight ``[out, in, *kernel]``, as kernel ``[*kernel, in, out]`` and bias ``[out]``."""
+    """``torch.nn.Conv2d`` or ``Conv3d``, weight ``[out, in, *kernel]``, as kernel ``[*kernel, in,
+    out]`` and bias ``[out]``.
+    """
     axes = (*range(2, 2 + len(kernel)), 1, 0)
-    weight = tensor(f"{name}.weight", f"{path}/kernel", (outs, ins, *kernel), (*kernel, ins, outs), axes)
+    weight = tensor(
+        f"{name}.weight", f"{path}/kernel", (outs, ins, *kernel), (*kernel, ins, outs), axes
+    )
     return weight + tensor(f"{name}.bias", f"{path}/bias", (outs,))
 
 
@@ -100,9 +137,16 @@ def norm(name: str, path: str, width: int, bias: bool = False) -> list[Slot]:
 
 
 def stack(prefix: str, layers: int, block: list[Slot]) -> list[Slot]:
-    """The slots of ``layers`` equal blocks named ``prefix.{i}.*``, stacked along a new first axis of every leaf."""
+    """The slots of ``layers`` equal blocks named ``prefix.{i}.*``, stacked along a new first axis
+    of every leaf.
+    """
     return [
-        dataclasses.replace(slot, name=f"{prefix}.{i}.{slot.name}", leaf_shape=(layers, *slot.leaf_shape), index=(i, *slot.index))
+        dataclasses.replace(
+            slot,
+            name=f"{prefix}.{i}.{slot.name}",
+            leaf_shape=(layers, *slot.leaf_shape),
+            index=(i, *slot.index),
+        )
         for i in range(layers)
         for slot in block
     ]

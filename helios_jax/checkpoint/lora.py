@@ -1,8 +1,11 @@
-"""Merging what was trained into a base transformer: a LoRA file, and a partial file of whole tensors.
+"""Merging what was trained into a base transformer: a LoRA file, and a partial file of whole
+tensors.
 
-A LoRA holds ``A [r, in]`` and ``B [out, r]`` for each adapted weight, ``W <- W + (alpha / r) B A``; for a convolution, ``A`` has the
-kernel's shape behind its ``r``. A partial file holds tensors trained in full. First the partial file replaces, then the LoRA adds; where both have a
-history patch (``patch_short``, ``patch_mid``, ``patch_long``), only the LoRA applies, as in the original implementation.
+A LoRA holds ``A [r, in]`` and ``B [out, r]`` for each adapted weight, ``W <- W + (alpha / r) B A``;
+for a convolution, ``A`` has the kernel's shape behind its ``r``. A partial file holds tensors
+trained in full. First the partial file replaces, then the LoRA adds; where both have a history
+patch (``patch_short``, ``patch_mid``, ``patch_long``), only the LoRA applies, as in the original
+implementation.
 """
 
 import json
@@ -22,13 +25,16 @@ Tensors = Mapping[str, TorchTensor]
 
 PREFIXES = ("transformer.", "diffusion_model.")
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<factor>A|B|down|up)(\.default)?\.weight$")
-_WAN_MODULE = re.compile(r"\.(self_attn|cross_attn|ffn\.[02])\.|^(time|text)_embedding\.|^time_projection\.|^head\.")
+_WAN_MODULE = re.compile(
+    r"\.(self_attn|cross_attn|ffn\.[02])\.|^(time|text)_embedding\.|^time_projection\.|^head\."
+)
 _DISCRIMINATOR = re.compile(r"^gan_(heads|final_head)\.")
 _PATCH = re.compile(r"^(patch_(?:short|mid|long))\.")
 
 
 def merge(tensors: Tensors, lora: Path | None, partial: Path | None) -> dict[str, TorchTensor]:
-    """The transformer's tensors with a partial file and a LoRA merged in; each is computed, in float32, when it is read.
+    """The transformer's tensors with a partial file and a LoRA merged in; each is computed, in
+    float32, when it is read.
 
     Args:
       tensors: the base, in Diffusers' names.
@@ -39,7 +45,8 @@ def merge(tensors: Tensors, lora: Path | None, partial: Path | None) -> dict[str
       The tensors in the base's dtypes, and ``history_key_scale`` where the partial file has it.
 
     Raises:
-      CheckpointError: if a file cannot be read, or holds tensors the base has no place for or of another shape.
+      CheckpointError: if a file cannot be read, or holds tensors the base has no place for or of
+        another shape.
     """
     merged = dict(tensors)
     adapters, weights = _read_lora(lora) if lora else ({}, {})
@@ -56,8 +63,12 @@ def merge(tensors: Tensors, lora: Path | None, partial: Path | None) -> dict[str
     return merged
 
 
-def _read_lora(path: Path) -> tuple[dict[str, tuple[TorchTensor, TorchTensor, float]], dict[str, tuple[Path, TorchTensor]]]:
-    """The factors ``(A, B, alpha / r)`` by the name of the weight they change, and the weights stored in full (norms)."""
+def _read_lora(
+    path: Path,
+) -> tuple[dict[str, tuple[TorchTensor, TorchTensor, float]], dict[str, tuple[Path, TorchTensor]]]:
+    """The factors ``(A, B, alpha / r)`` by the name of the weight they change, and the weights
+    stored in full (norms).
+    """
     tensors, metadata = read_file(path)
     tensors = {wan.rename(_strip(name), wan.MUSUBI): tensor for name, tensor in tensors.items()}
     if any(_WAN_MODULE.search(name) for name in tensors):
@@ -73,20 +84,31 @@ def _read_lora(path: Path) -> tuple[dict[str, tuple[TorchTensor, TorchTensor, fl
         else:
             weights[name] = (path, tensor)
     if single := [module for module, pair in factors.items() if len(pair) == 1]:
-        raise CheckpointError(f"{path}: only one of lora_A and lora_B of {', '.join(summarise(dict.fromkeys(single, '')))}")
+        raise CheckpointError(
+            f"{path}: only one of lora_A and lora_B of {', '.join(summarise(dict.fromkeys(single, '')))}"
+        )
     adapter = _adapter_config(path, metadata)
     return {
-        f"{module}.weight": (pair["A"], pair["B"], _scale(module, pair["A"].shape[0], alphas, adapter)) for module, pair in factors.items()
+        f"{module}.weight": (
+            pair["A"],
+            pair["B"],
+            _scale(module, pair["A"].shape[0], alphas, adapter),
+        )
+        for module, pair in factors.items()
     }, weights
 
 
 def _adapter_config(path: Path, metadata: Mapping[str, str]) -> dict:
-    """PEFT's settings, which Diffusers stores as JSON in the file's metadata, prefixed like the tensors; empty if absent."""
+    """PEFT's settings, which Diffusers stores as JSON in the file's metadata, prefixed like the
+    tensors; empty if absent.
+    """
     try:
         settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
         settings = {_strip(name): value for name, value in settings.items()}
     except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its lora_adapter_metadata is not a JSON dictionary") from error
+        raise CheckpointError(
+            f"{path}: its lora_adapter_metadata is not a JSON dictionary"
+        ) from error
     if settings.get("use_dora"):
         raise CheckpointError(f"{path} is a DoRA, which cannot be merged as a LoRA")
     return settings
@@ -95,7 +117,9 @@ def _adapter_config(path: Path, metadata: Mapping[str, str]) -> dict:
 def _scale(module: str, rank: int, alphas: Mapping[str, float], adapter: Mapping) -> float:
     """``alpha / r``: of the module's own ``alpha``, else of the adapter's settings, else 1."""
     patterns = adapter.get("alpha_pattern") or {}
-    named = [alpha for pattern, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)]
+    named = [
+        alpha for pattern, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)
+    ]
     alpha = alphas.get(module, named[0] if named else adapter.get("lora_alpha", rank))
     return alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
 
@@ -103,7 +127,11 @@ def _scale(module: str, rank: int, alphas: Mapping[str, float], adapter: Mapping
 def _read_partial(path: Path) -> dict[str, TorchTensor]:
     tensors = read_file(path)[0] if path.suffix == ".safetensors" else read_pth(path)
     # The discriminator's heads are trained along with the generator and are no part of it.
-    return {_strip(name): tensor for name, tensor in tensors.items() if not _DISCRIMINATOR.match(_strip(name))}
+    return {
+        _strip(name): tensor
+        for name, tensor in tensors.items()
+        if not _DISCRIMINATOR.match(_strip(name))
+    }
 
 
 def _strip(name: str) -> str:
@@ -117,13 +145,16 @@ def _check(base: Tensors, weights: Mapping, adapters: Mapping, lora: Path | None
         if name not in base and not name.endswith(".attn1.history_key_scale"):
             problems[f"{path}: {name}"] = " has no place in the base"
         elif name in base and value.shape != base[name].shape:
-            problems[f"{path}: {name}"] = f" is {list(value.shape)}, the base's is {list(base[name].shape)}"
+            problems[f"{path}: {name}"] = (
+                f" is {list(value.shape)}, the base's is {list(base[name].shape)}"
+            )
     for name, (down, up, _) in adapters.items():
         if name not in base:
             problems[f"{lora}: LoRA of {name}"] = " has no place in the base"
-        elif (up.shape[0], math.prod(down.shape[1:])) != (base[name].shape[0], math.prod(base[name].shape[1:])) or up.shape[
-            1
-        ] != down.shape[0]:
+        elif (up.shape[0], math.prod(down.shape[1:])) != (
+            base[name].shape[0],
+            math.prod(base[name].shape[1:]),
+        ) or up.shape[1] != down.shape[0]:
             problems[f"{lora}: LoRA of {name}"] = (
                 f" is {list(up.shape)} x {list(down.shape)}, the base's weight is {list(base[name].shape)}"
             )

@@ -1,6 +1,8 @@
-"""The name tables: every tensor of the transformer, the VAE and the text encoder, in the names of Diffusers and Transformers and in ours.
+"""The name tables: every tensor of the transformer, the VAE and the text encoder, in the names of
+Diffusers and Transformers and in ours.
 
-Each table is a function of the component's configuration, so it also says which tensors and which shapes a checkpoint must have.
+Each table is a function of the component's configuration, so it also says which tensors and which
+shapes a checkpoint must have.
 """
 
 import re
@@ -13,7 +15,11 @@ COMPONENTS = ("transformer", "vae", "text_encoder")
 
 def component_slots(config: HeliosConfig, component: str) -> list[Slot]:
     """The name table of one of :data:`COMPONENTS`."""
-    table = {"transformer": transformer_slots, "vae": vae_slots, "text_encoder": text_encoder_slots}[component]
+    table = {
+        "transformer": transformer_slots,
+        "vae": vae_slots,
+        "text_encoder": text_encoder_slots,
+    }[component]
     return table(getattr(config, component))
 
 
@@ -27,7 +33,9 @@ def transformer_slots(config: TransformerConfig) -> list[Slot]:
     def attention(name: str, joined: dict[str, tuple[str, tuple[int, int] | None]]) -> list[Slot]:
         path = f"blocks/{name}"
         projections = [
-            slot for torch, (ours, part) in joined.items() for slot in linear(f"{name}.{torch}", f"{path}/{ours}", (D,), heads, part)
+            slot
+            for torch, (ours, part) in joined.items()
+            for slot in linear(f"{name}.{torch}", f"{path}/{ours}", (D,), heads, part)
         ]
         return [
             *projections,
@@ -38,7 +46,9 @@ def transformer_slots(config: TransformerConfig) -> list[Slot]:
 
     block = [
         *tensor("scale_shift_table", "blocks/scale_shift_table", (1, 6, D), (6, D)),
-        *attention("attn1", {"to_q": ("qkv", (0, 3)), "to_k": ("qkv", (1, 3)), "to_v": ("qkv", (2, 3))}),
+        *attention(
+            "attn1", {"to_q": ("qkv", (0, 3)), "to_k": ("qkv", (1, 3)), "to_v": ("qkv", (2, 3))}
+        ),
         *attention("attn2", {"to_q": ("q", None), "to_k": ("kv", (0, 2)), "to_v": ("kv", (1, 2))}),
         *norm("norm2", "blocks/norm2", D, bias=True),
         *linear("ffn.net.0.proj", "blocks/ffn/up", (D,), (F,)),
@@ -52,19 +62,27 @@ def transformer_slots(config: TransformerConfig) -> list[Slot]:
         *conv("patch_short", "patch_short", D, C, *patch),
         *conv("patch_mid", "patch_mid", D, C, *(2 * size for size in patch)),
         *conv("patch_long", "patch_long", D, C, *(4 * size for size in patch)),
-        *linear(f"{embedder}.time_embedder.linear_1", "time_embedder/linear_1", (config.freq_dim,), (D,)),
+        *linear(
+            f"{embedder}.time_embedder.linear_1", "time_embedder/linear_1", (config.freq_dim,), (D,)
+        ),
         *linear(f"{embedder}.time_embedder.linear_2", "time_embedder/linear_2", (D,), (D,)),
         *linear(f"{embedder}.time_proj", "time_proj", (D,), (6, D)),
-        *linear(f"{embedder}.text_embedder.linear_1", "text_embedder/linear_1", (config.text_dim,), (D,)),
+        *linear(
+            f"{embedder}.text_embedder.linear_1", "text_embedder/linear_1", (config.text_dim,), (D,)
+        ),
         *linear(f"{embedder}.text_embedder.linear_2", "text_embedder/linear_2", (D,), (D,)),
         *stack("blocks", config.num_layers, block),
         *tensor("norm_out.scale_shift_table", "norm_out/scale_shift_table", (1, 2, D), (2, D)),
-        *linear("proj_out", "proj_out", (D,), (patch[0] * patch[1] * patch[2] * config.out_channels,)),
+        *linear(
+            "proj_out", "proj_out", (D,), (patch[0] * patch[1] * patch[2] * config.out_channels,)
+        ),
     ]
 
 
 def vae_slots(config: VAEConfig) -> list[Slot]:
-    """``AutoencoderKLWan``, Wan 2.1. Our path is the torch name with list indices joined on: ``resnets.0.conv1`` is ``resnets_0/conv1``."""
+    """``AutoencoderKLWan``, Wan 2.1. Our path is the torch name with list indices joined on:
+    ``resnets.0.conv1`` is ``resnets_0/conv1``.
+    """
     stages, latent = config.dim_mult, config.z_dim
 
     def convolution(name: str, *shape: int) -> list[Slot]:
@@ -103,7 +121,12 @@ def vae_slots(config: VAEConfig) -> list[Slot]:
             down += residual(f"encoder.down_blocks.{blocks}", width, outs)
             width, blocks = outs, blocks + 1
         if stage < len(stages) - 1:
-            down += resample(f"encoder.down_blocks.{blocks}", width, width, width if config.temperal_downsample[stage] else None)
+            down += resample(
+                f"encoder.down_blocks.{blocks}",
+                width,
+                width,
+                width if config.temperal_downsample[stage] else None,
+            )
             blocks += 1
 
     up, width = [], widths[-1]
@@ -134,7 +157,8 @@ def vae_slots(config: VAEConfig) -> list[Slot]:
 
 
 def _vae_path(name: str) -> str:
-    # Index 0 of `resample` is the parameter-free upsampling or padding, so its index 1 says nothing.
+    # Index 0 of `resample` is the parameter-free upsampling or padding, so its index 1 says
+    # nothing.
     return re.sub(r"\.(\d+)", r"_\1", name.replace(".resample.1", ".resample")).replace(".", "/")
 
 
@@ -149,7 +173,11 @@ def text_encoder_slots(config: TextEncoderConfig) -> list[Slot]:
         *linear(f"{attention}.k", "blocks/attention/qkv", (D,), heads, (1, 3), bias=False),
         *linear(f"{attention}.v", "blocks/attention/qkv", (D,), heads, (2, 3), bias=False),
         *linear(f"{attention}.o", "blocks/attention/out", heads, (D,), bias=False),
-        *tensor(f"{attention}.{bias}.weight", f"blocks/attention/{bias}/embedding", (config.relative_attention_num_buckets, heads[0])),
+        *tensor(
+            f"{attention}.{bias}.weight",
+            f"blocks/attention/{bias}/embedding",
+            (config.relative_attention_num_buckets, heads[0]),
+        ),
         *norm("layer.0.layer_norm", "blocks/attention_norm", D),
         *linear(f"{ffn}.wi_0", "blocks/ffn/wi_0", (D,), (F,), bias=False),
         *linear(f"{ffn}.wi_1", "blocks/ffn/wi_1", (D,), (F,), bias=False),

@@ -1,8 +1,9 @@
 """Reading ``.pth`` files without PyTorch and without running anything they contain.
 
-``torch.save`` writes an uncompressed zip archive: ``*/data.pkl``, a pickle of the objects, and ``*/data/<key>``, the bytes of each storage.
-A pickle is a program that may call anything; here it may call the few functions that rebuild a tensor, replaced by inert ones, and whatever
-else it names ends the reading.
+``torch.save`` writes an uncompressed zip archive: ``*/data.pkl``, a pickle of the objects, and
+``*/data/<key>``, the bytes of each storage. A pickle is a program that may call anything; here it
+may call the few functions that rebuild a tensor, replaced by inert ones, and whatever else it names
+ends the reading.
 """
 
 import dataclasses
@@ -25,24 +26,31 @@ from helios_jax.checkpoint.safetensors_files import TorchTensor, map_array
 
 
 def read_pth(path: Path) -> dict[str, TorchTensor]:
-    """The tensors of a state dictionary written by ``torch.save``, by name; values are mapped into memory when read.
+    """The tensors of a state dictionary written by ``torch.save``, by name; values are mapped into
+    memory when read.
 
     Raises:
-      CheckpointError: if the file is missing, truncated, compressed or of PyTorch's old format, or if its pickle is anything but a
-        dictionary of tensors (naming what it asks for).
+      CheckpointError: if the file is missing, truncated, compressed or of PyTorch's old format, or
+        if its pickle is anything but a dictionary of tensors (naming what it asks for).
     """
     state = read_dictionary(path)
     if not all(isinstance(value, TorchTensor) for value in state.values()):
-        raise CheckpointError(f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model")
+        raise CheckpointError(
+            f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model"
+        )
     return state
 
 
-def read_dictionary(path: Path, inert: Mapping[tuple[str, str], Any] | None = None) -> dict[str, Any]:
-    """What ``torch.save`` wrote of a dictionary: tensors as :class:`TorchTensor`, beside numbers, strings and collections.
+def read_dictionary(
+    path: Path, inert: Mapping[tuple[str, str], Any] | None = None
+) -> dict[str, Any]:
+    """What ``torch.save`` wrote of a dictionary: tensors as :class:`TorchTensor`, beside numbers,
+    strings and collections.
 
     Args:
       path: the file.
-      inert: what stands for other functions and classes that its pickle may name, by (module, name); nothing else is called.
+      inert: what stands for other functions and classes that its pickle may name, by (module,
+        name); nothing else is called.
 
     Raises:
       CheckpointError: as :func:`read_pth`.
@@ -52,10 +60,14 @@ def read_dictionary(path: Path, inert: Mapping[tuple[str, str], Any] | None = No
             entries = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in entries if name.endswith("/data.pkl")]
             if len(pickles) != 1:
-                raise CheckpointError(f"{path} is a zip archive without a data.pkl: not a file of torch.save")
+                raise CheckpointError(
+                    f"{path} is a zip archive without a data.pkl: not a file of torch.save"
+                )
             root = pickles[0].removesuffix("data.pkl")
             if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-                raise CheckpointError(f"{path} was written on a big-endian machine: save it again on another")
+                raise CheckpointError(
+                    f"{path} was written on a big-endian machine: save it again on another"
+                )
             state = _Unpickler(path, root, entries, archive.read(pickles[0]), inert or {}).load()
     except CheckpointError:
         raise
@@ -64,10 +76,17 @@ def read_dictionary(path: Path, inert: Mapping[tuple[str, str], Any] | None = No
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path} is {_what_it_is_instead(path)}") from error
     except Exception as error:  # a damaged pickle may fail in any way
-        raise CheckpointError(f"{path} is damaged: its pickle cannot be read ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            f"{path} is damaged: its pickle cannot be read ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model")
-    return {str(name): value.tensor() if isinstance(value, _View) else value for name, value in state.items()}
+        raise CheckpointError(
+            f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model"
+        )
+    return {
+        str(name): value.tensor() if isinstance(value, _View) else value
+        for name, value in state.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +110,21 @@ class _View:
 
     def tensor(self) -> TorchTensor:
         storage, itemsize = self.storage, self.storage.dtype.itemsize
-        span = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides)) if math.prod(self.shape) else 0
+        span = (
+            1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides))
+            if math.prod(self.shape)
+            else 0
+        )
         if min((self.offset, *self.shape, *self.strides)) < 0 or self.offset + span > storage.size:
             raise CheckpointError(f"{storage.path} is damaged: a tensor reaches beyond its storage")
 
         def read() -> np.ndarray:
-            flat = map_array(storage.path, storage.offset + self.offset * itemsize, storage.dtype, (span,))
-            return np.lib.stride_tricks.as_strided(flat, self.shape, [stride * itemsize for stride in self.strides], writeable=False)
+            flat = map_array(
+                storage.path, storage.offset + self.offset * itemsize, storage.dtype, (span,)
+            )
+            return np.lib.stride_tricks.as_strided(
+                flat, self.shape, [stride * itemsize for stride in self.strides], writeable=False
+            )
 
         return TorchTensor(storage.dtype, self.shape, read)
 
@@ -130,9 +157,21 @@ _KNOWN: dict[tuple[str, str], Any] = {
 class _Unpickler(pickle.Unpickler):
     """Knows dictionaries, numbers, strings and tensors; refuses the rest."""
 
-    def __init__(self, path: Path, root: str, entries: Mapping[str, zipfile.ZipInfo], content: bytes, inert: Mapping):
+    def __init__(
+        self,
+        path: Path,
+        root: str,
+        entries: Mapping[str, zipfile.ZipInfo],
+        content: bytes,
+        inert: Mapping,
+    ):
         super().__init__(io.BytesIO(content))
-        self._path, self._root, self._entries, self._known = path, root, entries, {**inert, **_KNOWN}
+        self._path, self._root, self._entries, self._known = (
+            path,
+            root,
+            entries,
+            {**inert, **_KNOWN},
+        )
 
     def find_class(self, module: str, name: str) -> Callable | np.dtype:
         if (module, name) not in self._known:
@@ -148,14 +187,20 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"unknown object {kind!r}")
         info = self._entries[f"{self._root}data/{key}"]
         if info.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"{self._path} is compressed, so it cannot be mapped into memory: save it again with torch.save")
+            raise CheckpointError(
+                f"{self._path} is compressed, so it cannot be mapped into memory: save it again with torch.save"
+            )
         if info.file_size < int(size) * dtype.itemsize:
-            raise CheckpointError(f"{self._path} is damaged: storage {key} has {info.file_size} bytes, not {int(size) * dtype.itemsize}")
+            raise CheckpointError(
+                f"{self._path} is damaged: storage {key} has {info.file_size} bytes, not {int(size) * dtype.itemsize}"
+            )
         return _Storage(self._path, _data_offset(self._path, info), dtype, int(size))
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes start: after its local header, whose name and extra field have lengths of their own."""
+    """Where an entry's bytes start: after its local header, whose name and extra field have lengths
+    of their own.
+    """
     with open(path, "rb") as file:
         file.seek(info.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))

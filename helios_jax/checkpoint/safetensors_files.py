@@ -1,7 +1,9 @@
-"""Reading and writing safetensors files tensor by tensor, and the folders of shards that Diffusers and Transformers save.
+"""Reading and writing safetensors files tensor by tensor, and the folders of shards that Diffusers
+and Transformers save.
 
-A file is eight bytes (the header's length), a JSON header (dtype, shape and place of each tensor) and the tensors, end to end. Tensors are
-mapped into memory one at a time, so that no more than the one in use counts.
+A file is eight bytes (the header's length), a JSON header (dtype, shape and place of each tensor)
+and the tensors, end to end. Tensors are mapped into memory one at a time, so that no more than the
+one in use counts.
 """
 
 import dataclasses
@@ -58,7 +60,9 @@ class TorchTensor:
 
 
 def map_array(path: Path, offset: int, dtype: np.dtype, shape: Shape) -> np.ndarray:
-    """``shape`` values at byte ``offset`` of a file, mapped into memory until the last view is gone."""
+    """``shape`` values at byte ``offset`` of a file, mapped into memory until the last view is
+    gone.
+    """
     if not math.prod(shape):
         return np.empty(shape, dtype)
     return np.memmap(path, mode="r", dtype=dtype, offset=offset, shape=shape)
@@ -75,14 +79,22 @@ def read_file(path: Path) -> tuple[dict[str, TorchTensor], dict[str, str]]:
         with open(path, "rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             if size < 8 or start > size:
-                raise CheckpointError(f"{path} is truncated or not a safetensors file: its header should end at byte {start} of {size}")
+                raise CheckpointError(
+                    f"{path} is truncated or not a safetensors file: its header should end at byte {start} of {size}"
+                )
             header = json.loads(file.read(start - 8))
         metadata = header.pop("__metadata__", {})
         tensors, end = {}, start
         for name, entry in header.items():
-            dtype, shape, (begin, stop) = DTYPES.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+            dtype, shape, (begin, stop) = (
+                DTYPES.get(entry["dtype"]),
+                tuple(entry["shape"]),
+                entry["data_offsets"],
+            )
             if dtype is None:
-                raise CheckpointError(f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
+                raise CheckpointError(
+                    f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(DTYPES)}"
+                )
             if stop - begin != math.prod(shape) * dtype.itemsize or begin < 0:
                 raise CheckpointError(
                     f"{path}: the header is damaged: {name} of {list(shape)} {entry['dtype']} cannot have {stop - begin} bytes"
@@ -94,27 +106,37 @@ def read_file(path: Path) -> tuple[dict[str, TorchTensor], dict[str, str]]:
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read") from error
+        raise CheckpointError(
+            f"{path} is not a safetensors file: its header cannot be read"
+        ) from error
     if size != end:
-        raise CheckpointError(f"{path} is {'truncated' if size < end else 'damaged'}: {size} bytes, but its header describes {end}")
+        raise CheckpointError(
+            f"{path} is {'truncated' if size < end else 'damaged'}: {size} bytes, but its header describes {end}"
+        )
     return tensors, metadata
 
 
 def read_folder(folder: Path) -> dict[str, TorchTensor]:
-    """The tensors of all safetensors files of a folder: those of its ``*.index.json``, else all that are there.
+    """The tensors of all safetensors files of a folder: those of its ``*.index.json``, else all
+    that are there.
 
     Raises:
-      CheckpointError: if there is none, a shard is missing or damaged, or two hold a tensor of one name.
+      CheckpointError: if there is none, a shard is missing or damaged, or two hold a tensor of one
+        name.
     """
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
-        files = [folder / name for index in indices for name in sorted(set(_weight_map(index).values()))]
+        files = [
+            folder / name for index in indices for name in sorted(set(_weight_map(index).values()))
+        ]
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{folder} has no .safetensors files")
     if missing := [file.name for file in files if not file.is_file()]:
-        raise CheckpointError(f"{folder} lacks {len(missing)} of {len(files)} shards: {', '.join(missing)}. Was the download interrupted?")
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of {len(files)} shards: {', '.join(missing)}. Was the download interrupted?"
+        )
     tensors: dict[str, TorchTensor] = {}
     for file in files:
         shard, _ = read_file(file)
@@ -133,14 +155,18 @@ def write_folder(
     max_shard_bytes: int,
     progress: Progress = lambda written: None,
 ) -> None:
-    """Write tensors as ``stem.safetensors``, or as numbered shards with an index where one file would exceed ``max_shard_bytes``.
+    """Write tensors as ``stem.safetensors``, or as numbered shards with an index where one file
+    would exceed ``max_shard_bytes``.
 
     Tensors are read and written one at a time.
     """
     folder.mkdir(parents=True)
     shards: list[dict[str, TorchTensor]] = [{}]
     for name, tensor in tensors.items():
-        if shards[-1] and sum(held.nbytes for held in shards[-1].values()) + tensor.nbytes > max_shard_bytes:
+        if (
+            shards[-1]
+            and sum(held.nbytes for held in shards[-1].values()) + tensor.nbytes > max_shard_bytes
+        ):
             shards.append({})
         shards[-1][name] = tensor
     if len(shards) == 1:
@@ -151,16 +177,25 @@ def write_folder(
         write_file(folder / name, shard, progress)
     weight_map = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
     total = sum(tensor.nbytes for tensor in tensors.values())
-    write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(
+        folder / f"{stem}.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": weight_map},
+    )
 
 
-def write_file(path: Path, tensors: Mapping[str, TorchTensor], progress: Progress = lambda written: None) -> None:
+def write_file(
+    path: Path, tensors: Mapping[str, TorchTensor], progress: Progress = lambda written: None
+) -> None:
     """Write one safetensors file; tensors are read and written one at a time."""
     # Widest dtypes first, so that every tensor starts at a multiple of its item size.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for name, (begin, stop) in zip(order, _offsets(tensors[name].nbytes for name in order)):
-        header[name] = {"dtype": DTYPE_NAMES[tensors[name].dtype], "shape": list(tensors[name].shape), "data_offsets": [begin, stop]}
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [begin, stop],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
@@ -183,6 +218,8 @@ def _reader(path: Path, offset: int, dtype: np.dtype, shape: Shape) -> Callable[
 
 def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or any(os.path.basename(str(name)) != name for name in weight_map.values()):
+    if not isinstance(weight_map, dict) or any(
+        os.path.basename(str(name)) != name for name in weight_map.values()
+    ):
         raise CheckpointError(f"{index} is damaged: its weight_map does not name files beside it")
     return weight_map

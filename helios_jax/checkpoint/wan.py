@@ -1,6 +1,7 @@
 """Wan 2.1: its original tensor names, as ordered substitutions, and what Helios adds to it.
 
-Sources: the Wan 2.1 repository's module names; Helios initialises its history patches from Wan's patch embedding (paper, section 3).
+Sources: the Wan 2.1 repository's module names; Helios initialises its history patches from Wan's
+patch embedding (paper, section 3).
 """
 
 import re
@@ -28,7 +29,8 @@ TRANSFORMER: Rules = (
     (r"\.modulation$", ".scale_shift_table"),
     (r"\.ffn\.0\.", ".ffn.net.0.proj."),
     (r"\.ffn\.2\.", ".ffn.net.2."),
-    # Wan counts its norms in the order of the sublayers, Diffusers puts the one with weights second: norm2 and norm3 change places.
+    # Wan counts its norms in the order of the sublayers, Diffusers puts the one with weights
+    # second: norm2 and norm3 change places.
     (r"\.norm2\.", ".norm_swapped."),
     (r"\.norm3\.", ".norm2."),
     (r"\.norm_swapped\.", ".norm3."),
@@ -62,8 +64,15 @@ VAE: Rules = (
     (r"\.shortcut\.", ".conv_shortcut."),
     (r"\.downsamples\.", ".down_blocks."),
     # The decoder's one list is three residual blocks and an upsampling for each stage.
-    *((rf"\.upsamples\.{4 * stage + block}\.", f".up_blocks.{stage}.resnets.{block}.") for stage in range(4) for block in range(3)),
-    *((rf"\.upsamples\.{4 * stage + 3}\.", f".up_blocks.{stage}.upsamplers.0.") for stage in range(3)),
+    *(
+        (rf"\.upsamples\.{4 * stage + block}\.", f".up_blocks.{stage}.resnets.{block}.")
+        for stage in range(4)
+        for block in range(3)
+    ),
+    *(
+        (rf"\.upsamples\.{4 * stage + 3}\.", f".up_blocks.{stage}.upsamplers.0.")
+        for stage in range(3)
+    ),
 )
 
 TEXT_ENCODER: Rules = (
@@ -97,7 +106,9 @@ def renamed(tensors: Mapping[str, TorchTensor], rules: Rules) -> dict[str, Torch
     for old, tensor in tensors.items():
         name = rename(old, rules)
         if name in result:
-            raise CheckpointError(f"two tensors are {name}, one of them under the other name {old}: keep one of them")
+            raise CheckpointError(
+                f"two tensors are {name}, one of them under the other name {old}: keep one of them"
+            )
         result[name] = tensor
     return result
 
@@ -111,19 +122,24 @@ def rope_dim(head_dim: int) -> tuple[int, int, int]:
 def with_history_patches(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:
     """Wan's transformer with the patch embeddings of the history, as Helios starts them.
 
-    ``patch_short`` is ``patch_embedding``. ``patch_mid`` and ``patch_long`` see 2 and 4 times as many cells in each direction; each repeats
-    the kernel's elements that often and divides by how many there now are for one: it gives an enlarged picture the small picture's tokens.
+    ``patch_short`` is ``patch_embedding``. ``patch_mid`` and ``patch_long`` see 2 and 4 times as
+    many cells in each direction; each repeats the kernel's elements that often and divides by how
+    many there now are for one: it gives an enlarged picture the small picture's tokens.
     """
     weight, bias = tensors["patch_embedding.weight"], tensors["patch_embedding.bias"]
     added = {}
     for name, factor in {"patch_short": 1, "patch_mid": 2, "patch_long": 4}.items():
         shape = (*weight.shape[:2], *(factor * size for size in weight.shape[2:]))
-        added[f"{name}.weight"] = TorchTensor(weight.dtype, shape, lambda factor=factor: _enlarged(weight.read(), factor))
+        added[f"{name}.weight"] = TorchTensor(
+            weight.dtype, shape, lambda factor=factor: _enlarged(weight.read(), factor)
+        )
         added[f"{name}.bias"] = bias
     return {**tensors, **added}
 
 
-def without_history(tensors: Iterable[tuple[str, TorchTensor]]) -> Iterator[tuple[str, TorchTensor]]:
+def without_history(
+    tensors: Iterable[tuple[str, TorchTensor]],
+) -> Iterator[tuple[str, TorchTensor]]:
     """Helios' transformer as Wan's, under the names of Wan in Diffusers."""
     for name, tensor in tensors:
         if not re.match(HISTORY_PATCHES, name):

@@ -1,10 +1,13 @@
-"""Training records: a clip as latents and text features, many to a file, with an index that is read instead of them.
+"""Training records: a clip as latents and text features, many to a file, with an index that is read
+instead of them.
 
 A dataset is a folder::
 
-    dataset.json                     what holds for all of it: which VAE and text encoder made it, sizes (Facts)
-    clips-00000.array_record         records, each a safetensors blob: the tensors `latents` and `text`, prompt and metadata as JSON
-    clips-00000.jsonl                its index, one line a record (Entry); written last, so that a shard is there once its index is
+    dataset.json                     what holds for all of it: which VAE and text encoder made it,
+      sizes (Facts)
+    clips-00000.array_record         records, each a safetensors blob: the tensors `latents` and
+    `text`, prompt and metadata as JSON clips-00000.jsonl                its index, one line a
+    record (Entry); written last, so that a shard is there once its index is
     clips-00000.skipped.jsonl        what was to be in it and is not, and why
 
 ArrayRecord gives random access and a checksum for every record. Nothing here is a pickle.
@@ -27,6 +30,7 @@ from array_record.python import array_record_module
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from helios_jax.config import ConfigError, from_dict
+from helios_jax.errors import HeliosError
 from helios_jax.types import Float
 
 FACTS = "dataset.json"
@@ -37,7 +41,7 @@ DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
 """What latents and text may be stored in, by safetensors' name."""
 
 
-class DataError(ValueError):
+class DataError(HeliosError, ValueError):
     """Training data that cannot be used; the message says which, why, and what to do."""
 
 
@@ -49,8 +53,10 @@ class Record(NamedTuple):
     """A clip.
 
     Attributes:
-      latents: S pieces of T latent frames, each encoded by itself, in model space; float32 or bfloat16.
-      text: features of the prompt's n tokens; what follows them in a batch is zero. float32 or bfloat16.
+      latents: S pieces of T latent frames, each encoded by itself, in model space; float32 or
+        bfloat16.
+      text: features of the prompt's n tokens; what follows them in a batch is zero. float32 or
+        bfloat16.
       prompt: the caption.
       metadata: whatever else is known: where it comes from, how it was made.
     """
@@ -95,7 +101,8 @@ class Facts:
       text_width: E.
       text_dtype: of the text features.
       vae, text_encoder: digests of the weights that made it; empty where they are not known.
-      inputs: digest of the inputs and settings it is made from, so that an interrupted run goes on with the same.
+      inputs: digest of the inputs and settings it is made from, so that an interrupted run goes on
+        with the same.
     """
 
     section_frames: int
@@ -107,10 +114,20 @@ class Facts:
     inputs: str = ""
 
     def differences(self, other: "Facts") -> list[str]:
-        """In which fields two datasets cannot be mixed; a digest that is not known fits every other."""
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__ if name != "inputs"}
+        """In which fields two datasets cannot be mixed; a digest that is not known fits every
+        other.
+        """
+        pairs = {
+            name: (getattr(self, name), getattr(other, name))
+            for name in self.__dataclass_fields__
+            if name != "inputs"
+        }
         unknown = {name for name in DIGESTS if "" in pairs[name]}
-        return [f"{name} {a!r} and {b!r}" for name, (a, b) in pairs.items() if a != b and name not in unknown]
+        return [
+            f"{name} {a!r} and {b!r}"
+            for name, (a, b) in pairs.items()
+            if a != b and name not in unknown
+        ]
 
     def check(self, record: Record) -> None:
         """Refuse a record that does not belong to the dataset.
@@ -119,24 +136,37 @@ class Facts:
           RecordError: saying in what it differs.
         """
         expected = (self.section_frames, self.latent_channels, self.text_width, self.text_dtype)
-        found = (record.latents.shape[1], record.latents.shape[4], record.text.shape[1], record.text.dtype.name)
+        found = (
+            record.latents.shape[1],
+            record.latents.shape[4],
+            record.text.shape[1],
+            record.text.dtype.name,
+        )
         if found != expected:
-            raise RecordError(f"frames a section, channels, width and dtype of the text are {found}, the dataset's are {expected}")
+            raise RecordError(
+                f"frames a section, channels, width and dtype of the text are {found}, the dataset's are {expected}"
+            )
 
 
 def to_bytes(record: Record) -> bytes:
     """A record as a safetensors blob.
 
     Raises:
-      RecordError: if it has another shape or dtype than :class:`Record` says, or values that are not finite.
+      RecordError: if it has another shape or dtype than :class:`Record` says, or values that are
+        not finite.
     """
-    tensors = {"latents": np.ascontiguousarray(record.latents), "text": np.ascontiguousarray(record.text)}
+    tensors = {
+        "latents": np.ascontiguousarray(record.latents),
+        "text": np.ascontiguousarray(record.text),
+    }
     _check(tensors)
     for name, tensor in tensors.items():
         if not np.isfinite(tensor.astype(np.float32)).all():
             raise RecordError(f"{name} has values that are not finite")
     words = json.dumps({"prompt": record.prompt, **record.metadata})
-    return safetensors.numpy.save(tensors, {"record": words})  # one string: of several, the order would differ from run to run
+    return safetensors.numpy.save(
+        tensors, {"record": words}
+    )  # one string: of several, the order would differ from run to run
 
 
 def from_bytes(blob: bytes) -> Record:
@@ -153,8 +183,12 @@ def from_bytes(blob: bytes) -> Record:
         tensors = {}
         for name, tensor in found.items():
             if tensor["dtype"] not in DTYPES:
-                raise RecordError(f"{name} is of dtype {tensor['dtype']}, not one of {', '.join(DTYPES)}")
-            tensors[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+                raise RecordError(
+                    f"{name} is of dtype {tensor['dtype']}, not one of {', '.join(DTYPES)}"
+                )
+            tensors[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(
+                tensor["shape"]
+            )
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"not a record: {type(error).__name__}: {error}") from error
     _check(tensors)
@@ -165,14 +199,24 @@ def describe(record: Record) -> Entry:
     """A record's line in the index; ``id``, ``frames`` and ``source`` come from its metadata."""
     sections, _, height, width, _ = record.latents.shape
     known = {name: record.metadata[name] for name in ("id", "frames", "source")}
-    return Entry(prompt=record.prompt, sections=sections, height=height, width=width, tokens=len(record.text), **known)
+    return Entry(
+        prompt=record.prompt,
+        sections=sections,
+        height=height,
+        width=width,
+        tokens=len(record.text),
+        **known,
+    )
 
 
 class ShardWriter:
-    """Takes the records of one shard, and the names of what is left out. Made by :func:`open_shard`."""
+    """Takes the records of one shard, and the names of what is left out. Made by
+    :func:`open_shard`.
+    """
 
     def __init__(self, path: Path):
-        # One record a group: each is read alone. Latents are close to noise: zstd would save a tenth of the disk, and reading take twice as long.
+        # One record a group: each is read alone. Latents are close to noise: zstd would save a
+        # tenth of the disk, and reading take twice as long.
         self._writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         self.entries: list[Entry] = []
         self.skipped: list[dict[str, str]] = []
@@ -198,10 +242,15 @@ class ShardWriter:
 
 @contextlib.contextmanager
 def open_shard(folder: Path, name: str) -> Iterator[ShardWriter]:
-    """Write a shard, which is there, whole, when the ``with`` block ends, and not at all if the block fails or is killed."""
+    """Write a shard, which is there, whole, when the ``with`` block ends, and not at all if the
+    block fails or is killed.
+    """
     for left in folder.glob(f".{name}.*.partial-*"):  # by a run that was killed
         left.unlink(missing_ok=True)
-    partial = {suffix: folder / f".{name}{suffix}.partial-{os.getpid()}" for suffix in (RECORDS, SKIPPED, INDEX)}
+    partial = {
+        suffix: folder / f".{name}{suffix}.partial-{os.getpid()}"
+        for suffix in (RECORDS, SKIPPED, INDEX)
+    }
     try:
         writer = ShardWriter(partial[RECORDS])
         try:
@@ -241,7 +290,9 @@ def write_facts(folder: Path, facts: Facts) -> None:
     found = read_facts(folder)
     if found != facts:
         what = found.differences(facts) or ["other inputs or settings"]
-        raise DataError(f"{folder} holds a dataset made otherwise ({'; '.join(what)}): name another folder, or remove that one")
+        raise DataError(
+            f"{folder} holds a dataset made otherwise ({'; '.join(what)}): name another folder, or remove that one"
+        )
 
 
 def read_facts(folder: Path) -> Facts:
@@ -253,7 +304,9 @@ def read_facts(folder: Path) -> Facts:
     try:
         return from_dict(Facts, json.loads((folder / FACTS).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise DataError(f"{folder} has no {FACTS}: not a folder of records; make one with python -m helios_jax.data.encode") from None
+        raise DataError(
+            f"{folder} has no {FACTS}: not a folder of records; make one with python -m helios_jax.commands.encode"
+        ) from None
     except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
         raise DataError(f"{folder / FACTS} cannot be read: {error}") from error
 
@@ -264,7 +317,8 @@ def read_skipped(folder: Path) -> list[dict[str, str]]:
 
 
 class RecordSource:
-    """Records of several folders, by one number each; their indices are read at once, themselves when asked for.
+    """Records of several folders, by one number each; their indices are read at once, themselves
+    when asked for.
 
     Attributes:
       facts: of all of them.
@@ -282,14 +336,18 @@ class RecordSource:
         self._places: list[tuple[Path, int]] = []
         shards = []
         for folder in map(Path, folders):
-            for index in sorted(path for path in folder.glob(f"*{INDEX}") if not path.name.endswith(SKIPPED)):
+            for index in sorted(
+                path for path in folder.glob(f"*{INDEX}") if not path.name.endswith(SKIPPED)
+            ):
                 entries = _read_index(index)
                 records = index.with_suffix(RECORDS)
                 self.entries += entries
                 self._places += [(records, i) for i in range(len(entries))]
                 shards += [_Shard(str(records), 0, len(entries), len(entries))] if entries else []
         if not shards:
-            raise DataError(f"no records in {', '.join(map(str, folders)) or 'no folder: name some'}")
+            raise DataError(
+                f"no records in {', '.join(map(str, folders)) or 'no folder: name some'}"
+            )
         self._blobs = ArrayRecordDataSource(shards)
 
     def __len__(self) -> int:
@@ -307,17 +365,28 @@ class RecordSource:
             record = from_bytes(self._blobs[number])
             self.facts.check(record)
             sections, _, height, width, _ = record.latents.shape
-            if (sections, height, width, len(record.text)) != (entry.sections, entry.height, entry.width, entry.tokens):
+            if (sections, height, width, len(record.text)) != (
+                entry.sections,
+                entry.height,
+                entry.width,
+                entry.tokens,
+            ):
                 raise RecordError(
                     f"its latents are {list(record.latents.shape)} and its text {list(record.text.shape)}, its index says {entry}"
                 )
-        except (RecordError, RuntimeError, OSError) as error:  # the library raises RuntimeError for whatever it meets in a file
+        except (
+            RecordError,
+            RuntimeError,
+            OSError,
+        ) as error:  # the library raises RuntimeError for whatever it meets in a file
             raise RecordError(f"{path}: record {position} ({entry.id}): {error}") from error
         return record
 
 
 class _Shard(NamedTuple):
-    """A file of records, of which the library need not count the records: a damaged one would count as empty, and shift all others."""
+    """A file of records, of which the library need not count the records: a damaged one would count
+    as empty, and shift all others.
+    """
 
     filename: str
     skip: int
@@ -333,7 +402,9 @@ def _common_facts(folders: list[Path]) -> Facts:
     for (folder, facts), (other, others) in itertools.combinations(zip(folders, found), 2):
         if differences := facts.differences(others):
             raise DataError(f"{folder} and {other} cannot be mixed: {'; '.join(differences)}")
-    known = {name: max(getattr(facts, name) for facts in found) for name in DIGESTS}  # all are one, or empty
+    known = {
+        name: max(getattr(facts, name) for facts in found) for name in DIGESTS
+    }  # all are one, or empty
     return dataclasses.replace(found[0], **known, inputs="")
 
 
@@ -342,15 +413,23 @@ def _check(tensors: Mapping[str, np.ndarray]) -> None:
     shapes = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in tensors.items()}
     ranks = {name: tensor.ndim for name, tensor in tensors.items()}
     dtypes = {tensor.dtype for tensor in tensors.values()}
-    if ranks != {"latents": 5, "text": 2} or not dtypes <= set(DTYPES.values()) or not all(tensor.size for tensor in tensors.values()):
-        raise RecordError(f"a record has latents [S, T, H, W, C] and text [n, E], float32 or bfloat16, not {shapes}")
+    if (
+        ranks != {"latents": 5, "text": 2}
+        or not dtypes <= set(DTYPES.values())
+        or not all(tensor.size for tensor in tensors.values())
+    ):
+        raise RecordError(
+            f"a record has latents [S, T, H, W, C] and text [n, E], float32 or bfloat16, not {shapes}"
+        )
 
 
 def _read_index(path: Path) -> list[Entry]:
     try:
         return [Entry(**line) for line in _read_lines(path)]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged: {error}; remove it and encode this shard again") from error
+        raise DataError(
+            f"{path} is damaged: {error}; remove it and encode this shard again"
+        ) from error
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
-"""Latents that the PyTorch implementation has encoded, one ``.pt`` file a clip, as records. Neither PyTorch nor any pickled code runs.
+"""Latents that the PyTorch implementation has encoded, one ``.pt`` file a clip, as records. Neither
+PyTorch nor any pickled code runs.
 
-A file holds ``vae_latent`` [S, C, T, H, W], ``prompt_embed`` [512, E] with zeros past the prompt's last token, ``prompt_raw``, and
-``first_frames_image``, a Pillow image, which is passed over. Its name ends in ``_{frames}_{height}_{width}``, in pixels.
+A file holds ``vae_latent`` [S, C, T, H, W], ``prompt_embed`` [512, E] with zeros past the prompt's
+last token, ``prompt_raw``, and ``first_frames_image``, a Pillow image, which is passed over. Its
+name ends in ``_{frames}_{height}_{width}``, in pixels.
 """
 
 import re
@@ -30,10 +32,18 @@ class _PassedOver:
         pass
 
 
-_IMAGES = ("Image.Image", "PngImagePlugin.PngImageFile", "JpegImagePlugin.JpegImageFile", "ImagePalette.ImagePalette")
+_IMAGES = (
+    "Image.Image",
+    "PngImagePlugin.PngImageFile",
+    "JpegImagePlugin.JpegImageFile",
+    "ImagePalette.ImagePalette",
+)
 _INERT = {
     ("_codecs", "encode"): _PassedOver,  # so the oldest protocols write bytes
-    **{(f"PIL.{module}", name): _PassedOver for module, name in (image.split(".") for image in _IMAGES)},
+    **{
+        (f"PIL.{module}", name): _PassedOver
+        for module, name in (image.split(".") for image in _IMAGES)
+    },
 }
 
 
@@ -60,13 +70,25 @@ def read_torch_latents(path: Path, dtype: np.dtype) -> Record:
         raise RecordError(f"{path}: prompt_embed is all zero")
     frames = re.search(r"_(\d+)_\d+_\d+$", path.stem)
     metadata = {"id": path.stem, "source": path.name, "frames": int(frames[1]) if frames else 0}
-    return Record(rearrange(latents, "s c t h w -> s t h w c").astype(dtype), text[: rows[-1] + 1], prompt, metadata)
+    return Record(
+        rearrange(latents, "s c t h w -> s t h w c").astype(dtype),
+        text[: rows[-1] + 1],
+        prompt,
+        metadata,
+    )
 
 
 def facts_of(record: Record) -> Facts:
-    """What a dataset of records like this one has in common; which VAE and text encoder made them is not known."""
+    """What a dataset of records like this one has in common; which VAE and text encoder made them
+    is not known.
+    """
     _, frames, _, _, channels = record.latents.shape
-    return Facts(section_frames=frames, latent_channels=channels, text_width=record.text.shape[1], text_dtype=record.text.dtype.name)
+    return Facts(
+        section_frames=frames,
+        latent_channels=channels,
+        text_width=record.text.shape[1],
+        text_dtype=record.text.dtype.name,
+    )
 
 
 def _tensor(path: Path, content: Mapping[str, Any], name: str) -> np.ndarray:

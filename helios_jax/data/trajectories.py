@@ -1,7 +1,9 @@
-"""Trajectories of a teacher: the points at which a few-step student will stand, and where each stage ends, in a file a video.
+"""Trajectories of a teacher: the points at which a few-step student will stand, and where each
+stage ends, in a file a video.
 
-A file holds, for each section s and each stage k, ``path/s/k`` [n + 1, T, h, w, C], the teacher's samples at the student's n noise levels and at the
-end of the stage, ``sigma/s/k`` and ``timestep/s/k`` [n], and ``text`` [tokens, E].
+A file holds, for each section s and each stage k, ``path/s/k`` [n + 1, T, h, w, C], the teacher's
+samples at the student's n noise levels and at the end of the stage, ``sigma/s/k`` and
+``timestep/s/k`` [n], and ``text`` [tokens, E].
 """
 
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from helios_jax.data.pipeline import HISTORY_FRAMES, Batches, endless_batches
+from helios_jax.data.batches import HISTORY_FRAMES, Batches, endless_batches
 from helios_jax.data.records import DataError
 from helios_jax.types import Float, Int
 
@@ -20,7 +22,9 @@ _ORDER, _POINT = 1, 2  # keep the draws for different ends apart
 
 
 class StagePath(NamedTuple):
-    """A stage of one section: the teacher's samples, the last of them the stage's end, and the student's noise levels and timesteps."""
+    """A stage of one section: the teacher's samples, the last of them the stage's end, and the
+    student's noise levels and timesteps.
+    """
 
     path: Float[np.ndarray, "n1 T _ _ C"]
     sigma: Float[np.ndarray, "n"]
@@ -62,7 +66,10 @@ def save_trajectory(path: Path, trajectory: Trajectory, metadata: dict[str, str]
     tensors = {"text": trajectory.text}
     for s, stages in enumerate(trajectory.sections):
         for k, stage in enumerate(stages):
-            tensors |= {f"{name}/{s}/{k}": np.ascontiguousarray(value) for name, value in stage._asdict().items()}
+            tensors |= {
+                f"{name}/{s}/{k}": np.ascontiguousarray(value)
+                for name, value in stage._asdict().items()
+            }
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(safetensors.numpy.save(tensors, metadata))
     partial.rename(path)
@@ -79,7 +86,9 @@ def load_trajectory(path: Path) -> Trajectory:
         names = [name.split("/") for name in tensors if name.startswith("path/")]
         count, stages = (1 + max(int(name[axis]) for name in names) for axis in (1, 2))
         stage = lambda s, k: StagePath(*(tensors[f"{name}/{s}/{k}"] for name in StagePath._fields))
-        return Trajectory([[stage(s, k) for k in range(stages)] for s in range(count)], tensors["text"])
+        return Trajectory(
+            [[stage(s, k) for k in range(stages)] for s in range(count)], tensors["text"]
+        )
     except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
         raise DataError(f"{path} is no trajectory: {type(error).__name__}: {error}") from error
 
@@ -94,7 +103,8 @@ def load_trajectories(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """Batches of trajectories without end: every epoch in an order of its own, a section of each and a point of each stage drawn anew.
+    """Batches of trajectories without end: every epoch in an order of its own, a section of each
+    and a point of each stage drawn anew.
 
     Args:
       folders: with the files.
@@ -116,7 +126,10 @@ def load_trajectories(
     def row(number: int) -> tuple:
         epoch, place = divmod(number, len(files))
         index = int(np.random.default_rng([_ORDER, seed, epoch]).permutation(len(files))[place])
-        rng, trajectory = np.random.default_rng([_POINT, seed, epoch, index]), load_trajectory(files[index])
+        rng, trajectory = (
+            np.random.default_rng([_POINT, seed, epoch, index]),
+            load_trajectory(files[index]),
+        )
         section = int(rng.integers(len(trajectory.sections)))
         stages = trajectory.sections[section]
         at = [int(rng.integers(len(stage.sigma))) for stage in stages]
@@ -143,9 +156,16 @@ def load_trajectories(
         )
 
     def make(numbers: list[int]) -> TrajectoryBatch:
-        stack = lambda column: tuple(map(np.stack, zip(*column))) if isinstance(column[0], tuple) else np.stack(column)
+        stack = lambda column: (
+            tuple(map(np.stack, zip(*column))) if isinstance(column[0], tuple) else np.stack(column)
+        )
         return TrajectoryBatch(*map(stack, zip(*map(row, numbers))))
 
     facts = [seed, text_rows, [path.name for path in files]]
-    options = dict(batch_size=batch_size, read_threads=read_threads, process_index=process_index, process_count=process_count)
+    options = dict(
+        batch_size=batch_size,
+        read_threads=read_threads,
+        process_index=process_index,
+        process_count=process_count,
+    )
     return endless_batches(make, facts, f"{len(files)} trajectories", **options)

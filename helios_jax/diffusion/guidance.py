@@ -6,18 +6,24 @@ from helios_jax.types import Array, Float
 
 
 def guide(
-    positive: Float[Array, "B T H W C"], negative: Float[Array, "B T H W C"], scale: Float[Array, ""] | float
+    positive: Float[Array, "B T H W C"],
+    negative: Float[Array, "B T H W C"],
+    scale: Float[Array, ""] | float,
 ) -> Float[Array, "B T H W C"]:
     """negative + scale (positive - negative) (Ho and Salimans 2022)."""
     return negative + scale * (positive - negative)
 
 
 def guide_zero_star(
-    positive: Float[Array, "B T H W C"], negative: Float[Array, "B T H W C"], scale: Float[Array, ""] | float
+    positive: Float[Array, "B T H W C"],
+    negative: Float[Array, "B T H W C"],
+    scale: Float[Array, ""] | float,
 ) -> Float[Array, "B T H W C"]:
-    """Guidance against the negative velocity's projection: a negative, a = <positive, negative> / <negative, negative> of each sample, in float32.
+    """Guidance against the negative velocity's projection: a negative, a = <positive, negative> /
+    <negative, negative> of each sample, in float32.
 
-    CFG-Zero* (Fan et al. 2025, eq. 7). Its zero-init, a velocity of zero at the first steps, is the sampler's.
+    CFG-Zero* (Fan et al. 2025, eq. 7). Its zero-init, a velocity of zero at the first steps, is the
+    sampler's.
     """
     axes = tuple(range(1, positive.ndim))
     products = positive.astype(jnp.float32) * negative.astype(jnp.float32)

@@ -1,4 +1,6 @@
-"""The history window: a ring of the newest 19 latent frames, and the anchor, the first frame of the video."""
+"""The history window: a ring of the newest 19 latent frames, and the anchor, the first frame of the
+video.
+"""
 
 from typing import NamedTuple
 
@@ -22,14 +24,22 @@ class HistoryState(NamedTuple):
     anchored: Bool[Array, ""]
 
 
-def start_history(shape: tuple[int, int, int, int], sizes: tuple[int, int, int], dtype: DTypeLike = jnp.float32) -> HistoryState:
+def start_history(
+    shape: tuple[int, int, int, int], sizes: tuple[int, int, int], dtype: DTypeLike = jnp.float32
+) -> HistoryState:
     """The state before the first chunk of a video made from text alone; ``shape`` is (B, H, W, C)."""
     B, *cells = shape
-    return HistoryState(jnp.zeros((B, sum(sizes), *cells), dtype), jnp.zeros((B, 1, *cells), dtype), jnp.zeros((), bool))
+    return HistoryState(
+        jnp.zeros((B, sum(sizes), *cells), dtype),
+        jnp.zeros((B, 1, *cells), dtype),
+        jnp.zeros((), bool),
+    )
 
 
 def split_history(state: HistoryState, sizes: tuple[int, int, int]) -> History:
-    """The window as the model takes it: long (oldest), mid, and short, which is the anchor and the newest frame(s)."""
+    """The window as the model takes it: long (oldest), mid, and short, which is the anchor and the
+    newest frame(s).
+    """
     long, mid, newest = jnp.split(state.ring, np.cumsum(sizes)[:-1], axis=1)
     return History(short=jnp.concatenate([state.anchor, newest], axis=1), mid=mid, long=long)
 
@@ -37,16 +47,24 @@ def split_history(state: HistoryState, sizes: tuple[int, int, int]) -> History:
 def append_chunk(state: HistoryState, latents: Float[Array, "B T H W C"]) -> HistoryState:
     """The state after a chunk; its first frame becomes the anchor if there was none."""
     ring = jnp.concatenate([state.ring, latents], axis=1)[:, -state.ring.shape[1] :]
-    return HistoryState(ring, jnp.where(state.anchored, state.anchor, latents[:, :1]), jnp.ones((), bool))
+    return HistoryState(
+        ring, jnp.where(state.anchored, state.anchor, latents[:, :1]), jnp.ones((), bool)
+    )
 
 
 def release_anchor(state: HistoryState) -> HistoryState:
-    """The same window, but the next chunk's first frame becomes the anchor, as if there had been none."""
+    """The same window, but the next chunk's first frame becomes the anchor, as if there had been
+    none.
+    """
     return state._replace(anchored=jnp.zeros((), bool))
 
 
 def frame_indices(sizes: tuple[int, int, int], frames: int) -> FrameIndices:
-    """Positions in time, the same for every chunk: anchor 0, then long, mid, newest, then the ``frames`` noisy ones."""
+    """Positions in time, the same for every chunk: anchor 0, then long, mid, newest, then the
+    ``frames`` noisy ones.
+    """
     long, mid, newest, noisy = np.split(np.arange(1, 1 + sum(sizes) + frames), np.cumsum(sizes))
     as_ints = lambda frames: tuple(int(frame) for frame in frames)
-    return FrameIndices(noisy=as_ints(noisy), short=(0, *as_ints(newest)), mid=as_ints(mid), long=as_ints(long))
+    return FrameIndices(
+        noisy=as_ints(noisy), short=(0, *as_ints(newest)), mid=as_ints(mid), long=as_ints(long)
+    )

@@ -24,9 +24,14 @@ class ChunkNoise(NamedTuple):
 
 
 def draw_chunk_noise(
-    keys: Key[Array, "B"], chunk: Int[Array, ""] | int, shape: tuple[int, int, int, int], stages: int, gamma: float
+    keys: Key[Array, "B"],
+    chunk: Int[Array, ""] | int,
+    shape: tuple[int, int, int, int],
+    stages: int,
+    gamma: float,
 ) -> ChunkNoise:
-    """The noise of a chunk; a sample's depends on its own key, the chunk and the stage only, not on the batch it is in.
+    """The noise of a chunk; a sample's depends on its own key, the chunk and the stage only, not on
+    the batch it is in.
 
     Args:
       keys: [B] one key a sample.
@@ -38,9 +43,15 @@ def draw_chunk_noise(
     T, H, W, C = shape
 
     def draw(stage, size):
-        return jax.vmap(lambda key: jax.random.normal(_stage_key(key, chunk, stage), size, jnp.float32))(keys)
+        return jax.vmap(
+            lambda key: jax.random.normal(_stage_key(key, chunk, stage), size, jnp.float32)
+        )(keys)
 
-    blocks = [block_noise(draw(stage, (T, *grid, C)), gamma) for stage, grid in enumerate(stage_grids(H, W, stages)) if stage > 0]
+    blocks = [
+        block_noise(draw(stage, (T, *grid, C)), gamma)
+        for stage, grid in enumerate(stage_grids(H, W, stages))
+        if stage > 0
+    ]
     return ChunkNoise(draw(0, (T, H, W, C)), tuple(blocks))
 
 
@@ -50,12 +61,22 @@ def _stage_key(key: PRNGKeyArray, chunk: Int[Array, ""] | int, stage: int) -> PR
 
 
 def stage_start(
-    before: Float[Array, "B T _ _ C"] | None, noise: ChunkNoise, scheduler: SchedulerConfig, stage: int
+    before: Float[Array, "B T _ _ C"] | None,
+    noise: ChunkNoise,
+    scheduler: SchedulerConfig,
+    stage: int,
 ) -> Float[Array, "B T _ _ C"]:
-    """Where a stage starts: from noise brought down to its resolution, or from the end of the stage before it, upsampled and given block noise."""
+    """Where a stage starts: from noise brought down to its resolution, or from the end of the stage
+    before it, upsampled and given block noise.
+    """
     if before is None:
         sample = noise.latents
         for _ in range(scheduler.stages - 1):
             sample = downsample_noise(sample)
         return sample
-    return renoise(before, noise.blocks[stage - 1], stage_tables(scheduler)[stage].original_start_sigma, scheduler.gamma)
+    return renoise(
+        before,
+        noise.blocks[stage - 1],
+        stage_tables(scheduler)[stage].original_start_sigma,
+        scheduler.gamma,
+    )

@@ -1,8 +1,9 @@
 """Noise schedules: tables of sigmas and timesteps in float64, known before a step runs.
 
-A sigma is the share of noise in a flow-matching sample, x_sigma = (1 - sigma) data + sigma noise. A timestep is what the network is told, on a
-global scale of 1000. With one stage (Helios-Base) timestep = 1000 sigma. With several, each stage of the pyramid has its own local sigmas from
-0.999 to 0 and its own range of the global timesteps.
+A sigma is the share of noise in a flow-matching sample, x_sigma = (1 - sigma) data + sigma noise. A
+timestep is what the network is told, on a global scale of 1000. With one stage (Helios-Base)
+timestep = 1000 sigma. With several, each stage of the pyramid has its own local sigmas from 0.999
+to 0 and its own range of the global timesteps.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,8 @@ class StageTable(NamedTuple):
     """What is fixed about one pyramid stage.
 
     Attributes:
-      start_sigma: noise level of the stage's start point, after the upsampled latents were renoised.
+      start_sigma: noise level of the stage's start point, after the upsampled latents were
+        renoised.
       original_start_sigma: noise level at which the stage before it ends.
       end_sigma: noise level of the stage's end point.
       timesteps: [1000] global timesteps, descending.
@@ -33,7 +35,9 @@ class StageTable(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The steps of one stage: [M] timesteps given to the network and [M + 1] noise levels, the last of them 0."""
+    """The steps of one stage: [M] timesteps given to the network and [M + 1] noise levels, the last
+    of them 0.
+    """
 
     timesteps: np.ndarray
     sigmas: np.ndarray
@@ -42,8 +46,9 @@ class Schedule(NamedTuple):
 def stage_tables(config: SchedulerConfig) -> list[StageTable]:
     """The tables of every stage.
 
-    Renoising makes the start of stage k > 0 noisier than the end of stage k - 1: with signal share o = 1 - original_start_sigma, its start sigma is
-    1 - o / (sqrt(1 + 1/gamma) (1 - o) + o). Global timesteps are dealt out in proportion to the distance start - end each stage covers.
+    Renoising makes the start of stage k > 0 noisier than the end of stage k - 1: with signal share
+    o = 1 - original_start_sigma, its start sigma is 1 - o / (sqrt(1 + 1/gamma) (1 - o) + o). Global
+    timesteps are dealt out in proportion to the distance start - end each stage covers.
     """
     N = config.num_train_timesteps
     sigmas = 1 - np.linspace(1, 1 / N, N + 1)
@@ -53,7 +58,10 @@ def stage_tables(config: SchedulerConfig) -> list[StageTable]:
     bounds = [int(share * N) for share in config.stage_range]
     ends = [sigmas[bound] if bound < N else 0.0 for bound in bounds[1:]]
     originals = [sigmas[bound] for bound in bounds[:-1]]
-    starts = [original if stage == 0 else _renoised_sigma(original, config.gamma) for stage, original in enumerate(originals)]
+    starts = [
+        original if stage == 0 else _renoised_sigma(original, config.gamma)
+        for stage, original in enumerate(originals)
+    ]
 
     shares = np.concatenate([[0.0], np.cumsum([start - end for start, end in zip(starts, ends)])])
     shares /= shares[-1]
@@ -61,10 +69,17 @@ def stage_tables(config: SchedulerConfig) -> list[StageTable]:
     tables = []
     for stage in range(config.stages):
         first = min(timesteps[int(shares[stage] * N)], N - 1.0)
-        # The last stage ends with the table: its share is taken just below 1 so that the index exists.
+        # The last stage ends with the table: its share is taken just below 1 so that the index
+        # exists.
         last = timesteps[min(int(min(shares[stage + 1], np.nextafter(1, 0)) * N), N - 1)]
         tables.append(
-            StageTable(float(starts[stage]), float(originals[stage]), float(ends[stage]), np.linspace(first, last, N + 1)[:-1], local)
+            StageTable(
+                float(starts[stage]),
+                float(originals[stage]),
+                float(ends[stage]),
+                np.linspace(first, last, N + 1)[:-1],
+                local,
+            )
         )
     return tables
 
@@ -79,7 +94,8 @@ def make_schedule(config: SchedulerConfig, stage: int, steps: int, shift_tokens:
       shift_tokens: noisy tokens of the grid that sets the dynamic shift.
 
     Returns:
-      Timesteps and sigmas in float64. In a pyramid the timesteps are truncated to whole numbers, as the network is given them.
+      Timesteps and sigmas in float64. In a pyramid the timesteps are truncated to whole numbers, as
+      the network is given them.
     """
     if config.stages == 1:
         sigmas = dynamic_shift(config, np.linspace(SIGMA_MAX, 0, steps + 1)[:-1], shift_tokens)
@@ -108,20 +124,28 @@ def merge_schedules(schedule: Schedule, other: Schedule) -> tuple[Schedule, np.n
 
 
 def shift_tokens(config: SchedulerConfig, stage: int, tokens: list[int]) -> int:
-    """Number of noisy tokens that sets the dynamic shift of ``stage``, given every stage's: its own, or the stage's before it."""
+    """Number of noisy tokens that sets the dynamic shift of ``stage``, given every stage's: its
+    own, or the stage's before it.
+    """
     return tokens[stage if config.shift_tokens == "own_stage" else max(stage - 1, 0)]
 
 
 def dynamic_shift(config: SchedulerConfig, sigmas: np.ndarray, tokens: int) -> np.ndarray:
-    """sigma <- s / (s + 1/sigma - 1), with s linear in the number of tokens, or its exponential; the table as it is where it is not to be shifted."""
+    """sigma <- s / (s + 1/sigma - 1), with s linear in the number of tokens, or its exponential;
+    the table as it is where it is not to be shifted.
+    """
     if not config.use_dynamic_shifting:
         return sigmas
-    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
     shift = tokens * slope + config.base_shift - slope * config.base_image_seq_len
     if config.time_shift_type == "exponential":
         shift = np.exp(shift)
         if config.shift_tokens == "own_stage":
-            shift = min(shift, 7.0)  # the original implementation's bound, reached above 384 x 640 only
+            shift = min(
+                shift, 7.0
+            )  # the original implementation's bound, reached above 384 x 640 only
     return shift / (shift + (1 / sigmas - 1))
 
 

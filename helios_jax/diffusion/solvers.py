@@ -1,12 +1,14 @@
-"""Solvers as tables: Euler, UniPC (order 2, bh2) and the few-step DMD rule are one weighted sum with different weights.
+"""Solvers as tables: Euler, UniPC (order 2, bh2) and the few-step DMD rule are one weighted sum
+with different weights.
 
 With data prediction m_i = x_i - sigma_i v_i, step i of every solver is
 
     corrected = C_i · (x_i, last, m_{i-2}, m_{i-1}, m_i)
     x_{i+1}   = P_i · (corrected, m_{i-1}, m_i, start)
 
-where ``last`` is the corrected sample of the step before and ``start`` the sample the stage began with. The weights are float64 functions of the
-sigmas alone, so they are computed before a step runs, and a step in the graph is two sums.
+where ``last`` is the corrected sample of the step before and ``start`` the sample the stage began
+with. The weights are float64 functions of the sigmas alone, so they are computed before a step
+runs, and a step in the graph is two sums.
 """
 
 from typing import NamedTuple
@@ -18,7 +20,9 @@ from helios_jax.types import Array, Float
 
 
 class SolverTable(NamedTuple):
-    """Weights of every step of one stage: [M], [M, 5], [M, 4]; indexing all three gives a step's row."""
+    """Weights of every step of one stage: [M], [M, 5], [M, 4]; indexing all three gives a step's
+    row.
+    """
 
     sigma: np.ndarray
     correct: np.ndarray
@@ -45,7 +49,12 @@ def start_solver(sample: Float[Array, "B T H W C"]) -> SolverState:
     return SolverState(sample, *(jnp.zeros_like(sample),) * 3)
 
 
-def solver_step(state: SolverState, velocity: Float[Array, "B T H W C"], start: Float[Array, "B T H W C"], row: SolverTable) -> SolverState:
+def solver_step(
+    state: SolverState,
+    velocity: Float[Array, "B T H W C"],
+    start: Float[Array, "B T H W C"],
+    row: SolverTable,
+) -> SolverState:
     """One step, in the sample's dtype.
 
     Args:
@@ -61,9 +70,15 @@ def solver_step(state: SolverState, velocity: Float[Array, "B T H W C"], start: 
 
 
 def solver_table(solver: str, sigmas: np.ndarray) -> SolverTable:
-    """The float32 weights of ``solver`` ("unipc", "euler" or "dmd") for noise levels ``sigmas`` [M + 1]."""
-    correct, predict = {"unipc": _unipc, "euler": _euler, "dmd": _dmd}[solver](np.asarray(sigmas, np.float64))
-    return SolverTable(*(np.asarray(table, np.float32) for table in (sigmas[:-1], correct, predict)))
+    """The float32 weights of ``solver`` ("unipc", "euler" or "dmd") for noise levels ``sigmas`` [M
+    + 1].
+    """
+    correct, predict = {"unipc": _unipc, "euler": _euler, "dmd": _dmd}[solver](
+        np.asarray(sigmas, np.float64)
+    )
+    return SolverTable(
+        *(np.asarray(table, np.float32) for table in (sigmas[:-1], correct, predict))
+    )
 
 
 def _euler(sigmas: np.ndarray):
@@ -74,14 +89,18 @@ def _euler(sigmas: np.ndarray):
 
 
 def _dmd(sigmas: np.ndarray):
-    """x' = (1 - sigma') m + sigma' start: the predicted data, noised again along the stage's own path (Helios, few-step sampling)."""
+    """x' = (1 - sigma') m + sigma' start: the predicted data, noised again along the stage's own
+    path (Helios, few-step sampling).
+    """
     following = sigmas[1:]
     zero = np.zeros_like(following)
     return _no_correction(len(following)), np.stack([zero, zero, 1 - following, following], axis=-1)
 
 
 def _unipc(sigmas: np.ndarray):
-    """UniPC with B(h) = expm1(h), data prediction, order 2 and lower order at the end (Zhao et al. 2023, Algorithms 5 to 8)."""
+    """UniPC with B(h) = expm1(h), data prediction, order 2 and lower order at the end (Zhao et al.
+    2023, Algorithms 5 to 8).
+    """
     steps = len(sigmas) - 1
     alpha, sigma = 1 - sigmas, np.maximum(sigmas, 1e-8)
     lam = np.log(alpha) - np.log(sigma)
@@ -97,7 +116,13 @@ def _unipc(sigmas: np.ndarray):
                 b1, b2 = _phi_ratios(h)
                 older = (b1 - b2) / (1 - r)
                 data, older = b1 - older, older / r
-            correct[i] = 0, sigma[i] / sigma[i - 1], -step * older, -step * (1 - older - data), -step * data
+            correct[i] = (
+                0,
+                sigma[i] / sigma[i - 1],
+                -step * older,
+                -step * (1 - older - data),
+                -step * data,
+            )
         h = lam[i + 1] - lam[i]
         step = alpha[i + 1] * np.expm1(-h)
         second_order = 0 < i < steps - 1
@@ -107,7 +132,9 @@ def _unipc(sigmas: np.ndarray):
 
 
 def _phi_ratios(h: float) -> tuple[float, float]:
-    """phi_2(-h) / B and 2 phi_3(-h) / B, the right-hand side of the order conditions of a two-term corrector."""
+    """phi_2(-h) / B and 2 phi_3(-h) / B, the right-hand side of the order conditions of a two-term
+    corrector.
+    """
     e = np.expm1(-h)
     phi1 = e / -h - 1
     phi2 = phi1 / -h - 0.5

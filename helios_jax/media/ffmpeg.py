@@ -1,4 +1,6 @@
-"""ffmpeg, which comes with imageio-ffmpeg: how it is found, and what is said to it alike wherever video is written."""
+"""ffmpeg, which comes with imageio-ffmpeg: how it is found, and what is said to it alike wherever
+video is written.
+"""
 
 import os
 from fractions import Fraction
@@ -6,13 +8,16 @@ from fractions import Fraction
 import imageio_ffmpeg
 import numpy as np
 
-# crf 18 is where H.264 is commonly taken to be free of visible loss (imageio's usual quality is crf 25, at less than half the bytes): what is looked
-# at, or rated, should be the model. The matrix is the one ffmpeg converts RGB with; said aloud, every player undoes the same one.
+from helios_jax.errors import HeliosError
+
+# crf 18 is where H.264 is commonly taken to be free of visible loss (imageio's usual quality is crf
+# 25, at less than half the bytes): what is looked at, or rated, should be the model. The matrix is
+# the one ffmpeg converts RGB with; said aloud, every player undoes the same one.
 H264 = "-c:v libx264 -crf 18 -pix_fmt yuv420p -colorspace smpte170m"
 """Options of every mp4."""
 
 
-class MediaError(ValueError):
+class MediaError(HeliosError, ValueError):
     """A file that cannot be read or written; the message names it and says what to do."""
 
 
@@ -39,12 +44,17 @@ def raw_frames(size: tuple[int, int], rate: Fraction) -> list[str]:
 
 
 def check_frames(frames: np.ndarray, even: bool) -> None:
-    """Refuse what is not ``[F, Y, X, 3]`` uint8, and with ``even`` frames with an odd side, which H.264's halved chroma does not take.
+    """Refuse what is not ``[F, Y, X, 3]`` uint8, and with ``even`` frames with an odd side, which
+    H.264's halved chroma does not take.
 
     Raises:
       MediaError: saying which.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise MediaError(f"frames must be uint8 [F, Y, X, 3], not {frames.dtype} {list(frames.shape)}")
+        raise MediaError(
+            f"frames must be uint8 [F, Y, X, 3], not {frames.dtype} {list(frames.shape)}"
+        )
     if even and len(frames) and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise MediaError(f"an mp4 needs even sides, not {frames.shape[2]}x{frames.shape[1]} pixels; write a folder of PNG images instead")
+        raise MediaError(
+            f"an mp4 needs even sides, not {frames.shape[2]}x{frames.shape[1]} pixels; write a folder of PNG images instead"
+        )

@@ -17,10 +17,14 @@ FITS = {
 def check_fit(fit: str) -> None:
     """Raise :class:`MediaError` unless ``fit`` is one of :data:`FITS`."""
     if fit not in FITS:
-        raise MediaError(f"fit={fit!r} must be one of {', '.join(f'{name} ({does})' for name, does in FITS.items())}")
+        raise MediaError(
+            f"fit={fit!r} must be one of {', '.join(f'{name} ({does})' for name, does in FITS.items())}"
+        )
 
 
-def fit_image(image: Image.Image, height: int, width: int, fit: str) -> tuple[UInt8[np.ndarray, "Y X 3"], str]:
+def fit_image(
+    image: Image.Image, height: int, width: int, fit: str
+) -> tuple[UInt8[np.ndarray, "Y X 3"], str]:
     """Resize with Lanczos.
 
     Args:
@@ -37,9 +41,15 @@ def fit_image(image: Image.Image, height: int, width: int, fit: str) -> tuple[UI
     if fit == "crop":
         kept = (h * width / height, h) if wider else (w, w * height / width)
     elif fit == "pad":
-        inner = (width, max(1, round(h * width / w))) if wider else (max(1, round(w * height / h)), height)
+        inner = (
+            (width, max(1, round(h * width / w)))
+            if wider
+            else (max(1, round(w * height / h)), height)
+        )
     left, top = (w - kept[0]) / 2, (h - kept[1]) / 2
-    picture = image.resize(inner, Image.Resampling.LANCZOS, (left, top, left + kept[0], top + kept[1]))
+    picture = image.resize(
+        inner, Image.Resampling.LANCZOS, (left, top, left + kept[0], top + kept[1])
+    )
     done = [_pixels((w, h))]
     if kept != (w, h):
         done.append(f"cropped to {_pixels(kept)}")

@@ -11,10 +11,14 @@ from helios_jax.media.ffmpeg import MediaError
 from helios_jax.media.fit import check_fit, fit_image
 
 
-def read_image(path: str | os.PathLike, height: int, width: int, fit: str = "crop") -> tuple[UInt8[np.ndarray, "Y X 3"], str]:
-    """Read an image in any format that Pillow knows, upright, as 8-bit RGB of the size asked for; of an animation the first frame.
+def read_image(
+    path: str | os.PathLike, height: int, width: int, fit: str = "crop"
+) -> tuple[UInt8[np.ndarray, "Y X 3"], str]:
+    """Read an image in any format that Pillow knows, upright, as 8-bit RGB of the size asked for;
+    of an animation the first frame.
 
-    What is transparent becomes white: most images that have transparent parts are made for, and looked at on, white pages. Colour profiles
+    What is transparent becomes white: most images that have transparent parts are made for, and
+      looked at on, white pages. Colour profiles
     are not applied, nor are they by the PyTorch implementation.
 
     Args:
@@ -39,9 +43,13 @@ def read_image(path: str | os.PathLike, height: int, width: int, fit: str = "cro
                     notes = ["turned upright", *notes]
                 kind = file.format
     except UnidentifiedImageError as error:
-        raise MediaError(f"{path}: not an image, or in a format that is not known; save it as PNG or JPEG") from error
+        raise MediaError(
+            f"{path}: not an image, or in a format that is not known; save it as PNG or JPEG"
+        ) from error
     except Image.DecompressionBombError as error:
-        raise MediaError(f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller") from error
+        raise MediaError(
+            f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
+        ) from error
     except OSError as error:
         raise MediaError(f"{path}: {error.strerror or f'damaged image: {error}'}") from error
     except Exception as error:  # decoders meet damage with whatever error it leads to
@@ -53,14 +61,20 @@ def read_image(path: str | os.PathLike, height: int, width: int, fit: str = "cro
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """8-bit RGB of any mode, and what there is to say about it."""
     notes = []
-    if image.mode == "I" or image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
+    if image.mode == "I" or image.mode.startswith(
+        "I;16"
+    ):  # Pillow's own conversion would clip at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError("its integers have more than 16 bits, or a sign; save it with 8 or 16 bits")
+            raise ValueError(
+                "its integers have more than 16 bits, or a sign; save it with 8 or 16 bits"
+            )
         image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
         notes.append("16 bits reduced to 8")
     elif image.mode == "F":
-        raise ValueError("its floating-point numbers do not say what is white; save it with 8 or 16 bits")
+        raise ValueError(
+            "its floating-point numbers do not say what is white; save it with 8 or 16 bits"
+        )
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         notes.append("laid on white")

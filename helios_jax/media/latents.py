@@ -1,4 +1,6 @@
-"""Latents on disk: one safetensors file with the tensor ``latents``, channels last, and a few strings."""
+"""Latents on disk: one safetensors file with the tensor ``latents``, channels last, and a few
+strings.
+"""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +16,9 @@ from helios_jax.types import Array, Float
 
 
 def save_latents(
-    path: str | os.PathLike, latents: Float[Array, "B T H W C"] | Float[np.ndarray, "B T H W C"], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike,
+    latents: Float[Array, "B T H W C"] | Float[np.ndarray, "B T H W C"],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write latents as float32; the file appears whole or not at all.
 
@@ -30,7 +34,9 @@ def save_latents(
         raise MediaError(f"{path}: latents are written to .safetensors files")
     check_output(path)
     with staged(Path(os.path.abspath(path))) as partial:
-        safetensors.numpy.save_file({"latents": np.ascontiguousarray(latents, np.float32)}, partial, dict(metadata or {}))
+        safetensors.numpy.save_file(
+            {"latents": np.ascontiguousarray(latents, np.float32)}, partial, dict(metadata or {})
+        )
 
 
 def load_latents(path: str | os.PathLike) -> tuple[Float[np.ndarray, "B T H W C"], dict[str, str]]:
@@ -48,5 +54,7 @@ def load_latents(path: str | os.PathLike) -> tuple[Float[np.ndarray, "B T H W C"
     except (OSError, safetensors.SafetensorError) as error:
         raise MediaError(f"{path}: not a file of latents: {error}") from error
     if latents.dtype != np.float32 or latents.ndim != 5:
-        raise MediaError(f"{path}: latents must be float32 [B, T, H, W, C], not {latents.dtype} {list(latents.shape)}")
+        raise MediaError(
+            f"{path}: latents must be float32 [B, T, H, W, C], not {latents.dtype} {list(latents.shape)}"
+        )
     return latents, metadata or {}

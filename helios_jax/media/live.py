@@ -1,8 +1,11 @@
-"""Video that can be watched while it is made: an mp4 that grows by whole chunks, in a file, a named pipe, or standard output.
+"""Video that can be watched while it is made: an mp4 that grows by whole chunks, in a file, a named
+pipe, or standard output.
 
-A fragmented mp4 is a header (boxes ``ftyp`` and ``moov``) and any number of fragments (``moof``, then ``mdat``) that each say when they
-begin. Every chunk is encoded by an ffmpeg of its own, so that neither encoder nor muxer holds back its last frames until the next chunk comes,
-and appended as one fragment that begins with a keyframe. What a killed run leaves is whole up to its last chunk, and is continued by appending.
+A fragmented mp4 is a header (boxes ``ftyp`` and ``moov``) and any number of fragments (``moof``,
+then ``mdat``) that each say when they begin. Every chunk is encoded by an ffmpeg of its own, so
+that neither encoder nor muxer holds back its last frames until the next chunk comes, and appended
+as one fragment that begins with a keyframe. What a killed run leaves is whole up to its last chunk,
+and is continued by appending.
 """
 
 import contextlib
@@ -16,31 +19,46 @@ from typing import IO
 
 import numpy as np
 
-from helios_jax.media.ffmpeg import H264, MediaError, check_frames, find_ffmpeg, frame_rate, raw_frames
+from helios_jax.media.ffmpeg import (
+    H264,
+    MediaError,
+    check_frames,
+    find_ffmpeg,
+    frame_rate,
+    raw_frames,
+)
 from helios_jax.media.output import check_output, is_pipe, output_kind
 
-# Without B-frames a frame is decoded when it is shown, and chunks fit together without gaps. Sampling waits for the encoder: hence the preset.
-# `frag_custom` begins a fragment only when told to, which is never: what the encoder takes for a cut between scenes would begin one otherwise.
+# Without B-frames a frame is decoded when it is shown, and chunks fit together without gaps.
+# Sampling waits for the encoder: hence the preset. `frag_custom` begins a fragment only when told
+# to, which is never: what the encoder takes for a cut between scenes would begin one otherwise.
 ENCODER = f"{H264} -preset veryfast -bf 0 -movflags +empty_moov+default_base_moof+frag_custom+skip_trailer -f mp4 -"
 TICKS = 512
 """Ticks of the file's clock in a frame, times the denominator of the frame rate."""
 
 
 @contextlib.contextmanager
-def open_live_writer(path: str | os.PathLike, fps: int | float, keep_frames: int = 0) -> Iterator["LiveWriter"]:
-    """Open an mp4 that has every chunk in it as soon as ``write`` returns, even if the ``with`` block fails later.
+def open_live_writer(
+    path: str | os.PathLike, fps: int | float, keep_frames: int = 0
+) -> Iterator["LiveWriter"]:
+    """Open an mp4 that has every chunk in it as soon as ``write`` returns, even if the ``with``
+    block fails later.
 
     Args:
       path: an ``.mp4`` file, which is written in place; a named pipe; or ``-``, standard output.
       fps: frames per second.
-      keep_frames: go on with a file that an earlier run has left: keep that many of its frames, which must be whole chunks, and drop what follows.
-        With 0 the first chunk replaces whatever is there.
+      keep_frames: go on with a file that an earlier run has left: keep that many of its frames,
+        which must be whole chunks, and drop what follows. With 0 the first chunk replaces whatever
+        is there.
 
     Raises:
-      MediaError: if nothing can be written there, ``fps`` cannot be had, ``keep_frames`` are not there to keep, or no frame was written.
+      MediaError: if nothing can be written there, ``fps`` cannot be had, ``keep_frames`` are not
+        there to keep, or no frame was written.
     """
     if output_kind(path) != ".mp4":
-        raise MediaError(f"{path}: only .mp4, a named pipe or - (standard output) can be written live")
+        raise MediaError(
+            f"{path}: only .mp4, a named pipe or - (standard output) can be written live"
+        )
     if not 0 < fps <= 1000:
         raise MediaError(f"{path}: fps={fps} must be above 0 and at most 1000")
     check_output(path)
@@ -54,7 +72,8 @@ def open_live_writer(path: str | os.PathLike, fps: int | float, keep_frames: int
 
 
 def live_frames(path: str | os.PathLike) -> list[int]:
-    """How many frames a live file holds up to the end of each of its whole chunks, for example ``[33, 66, 99]``.
+    """How many frames a live file holds up to the end of each of its whole chunks, for example
+    ``[33, 66, 99]``.
 
     Raises:
       MediaError: if it cannot be read, or is something else.
@@ -82,7 +101,8 @@ class LiveWriter:
           frames: ``[F, Y, X, 3]`` uint8 RGB; F may differ from call to call, Y and X may not.
 
         Raises:
-          MediaError: if the frames are something else, have an odd side or a new size, ffmpeg fails, or the disk is full or the reader gone.
+          MediaError: if the frames are something else, have an odd side or a new size, ffmpeg
+            fails, or the disk is full or the reader gone.
         """
         check_frames(frames, even=True)
         if not len(frames):
@@ -96,7 +116,12 @@ class LiveWriter:
                 "it has another size or rate, or was made by another ffmpeg"
             )
         struct.pack_into(">I", fragment, _find(fragment, b"moof", b"mfhd") + 4, self._chunks + 1)
-        struct.pack_into(">Q", fragment, _find(fragment, b"moof", b"traf", b"tfdt") + 4, self.num_frames * TICKS * self._rate.denominator)
+        struct.pack_into(
+            ">Q",
+            fragment,
+            _find(fragment, b"moof", b"traf", b"tfdt") + 4,
+            self.num_frames * TICKS * self._rate.denominator,
+        )
         self._append(fragment if self._header else header + fragment)
         self._header = header
         self._chunks += 1
@@ -109,7 +134,9 @@ class LiveWriter:
         self._header, chunks = _read_chunks(self._path)
         counts = [frames for frames, _ in chunks]
         if keep_frames not in counts:
-            raise MediaError(f"{self._path}: cannot keep {keep_frames} frames: its whole chunks end after {counts or 'no'} frames")
+            raise MediaError(
+                f"{self._path}: cannot keep {keep_frames} frames: its whole chunks end after {counts or 'no'} frames"
+            )
         self._chunks, self.num_frames = counts.index(keep_frames) + 1, keep_frames
         self._file = self._open("r+b")
         self._file.truncate(chunks[self._chunks - 1][1])
@@ -123,7 +150,9 @@ class LiveWriter:
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True)
         if done.returncode:
             message = " ".join(done.stderr.decode(errors="replace").split())
-            raise MediaError(f"{self._path}: ffmpeg stopped with status {done.returncode}: {message or 'it gave no reason'}")
+            raise MediaError(
+                f"{self._path}: ffmpeg stopped with status {done.returncode}: {message or 'it gave no reason'}"
+            )
         return bytearray(done.stdout)
 
     def _append(self, data: bytes | bytearray) -> None:
@@ -147,7 +176,9 @@ class LiveWriter:
 
 
 def _read_chunks(path: str | os.PathLike) -> tuple[bytes, list[tuple[int, int]]]:
-    """The header of a live file and, for each whole chunk, how many frames there are up to its end and how many bytes."""
+    """The header of a live file and, for each whole chunk, how many frames there are up to its end
+    and how many bytes.
+    """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             boxes = list(_boxes(data, 0, len(data)))
@@ -157,7 +188,11 @@ def _read_chunks(path: str | os.PathLike) -> tuple[bytes, list[tuple[int, int]]]
             for (kind, start, end), (_, _, chunk_end) in zip(boxes[2::2], boxes[3::2]):
                 if kind != b"moof":
                     raise ValueError("not in fragments")
-                frames += struct.unpack_from(">I", data, start - 8 + _find(data[start - 8 : end], b"moof", b"traf", b"trun") + 4)[0]
+                frames += struct.unpack_from(
+                    ">I",
+                    data,
+                    start - 8 + _find(data[start - 8 : end], b"moof", b"traf", b"trun") + 4,
+                )[0]
                 chunks.append((frames, chunk_end))
             return data[: boxes[1][2]], chunks
     except OSError as error:
@@ -167,14 +202,20 @@ def _read_chunks(path: str | os.PathLike) -> tuple[bytes, list[tuple[int, int]]]
 
 
 def _find(data: bytes | bytearray, *kinds: bytes) -> int:
-    """Where the content of the first box of a kind begins that lies in the first box of another, and so on."""
+    """Where the content of the first box of a kind begins that lies in the first box of another,
+    and so on.
+    """
     start, end = 0, len(data)
     for wanted in kinds:
-        start, end = next((begin, stop) for kind, begin, stop in _boxes(data, start, end) if kind == wanted)
+        start, end = next(
+            (begin, stop) for kind, begin, stop in _boxes(data, start, end) if kind == wanted
+        )
     return start
 
 
-def _boxes(data: bytes | bytearray | mmap.mmap, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(
+    data: bytes | bytearray | mmap.mmap, start: int, end: int
+) -> Iterator[tuple[bytes, int, int]]:
     """The kind of each whole box of an mp4, where its content begins, and where it ends."""
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, start)

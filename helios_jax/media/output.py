@@ -23,7 +23,9 @@ PARTIAL = ".partial-"
 
 
 def is_pipe(path: str | os.PathLike) -> bool:
-    """Whether ``path`` is standard output, ``-``, or a named pipe: what is written there cannot be taken back."""
+    """Whether ``path`` is standard output, ``-``, or a named pipe: what is written there cannot be
+    taken back.
+    """
     with contextlib.suppress(OSError):
         return os.fspath(path) == "-" or Path(path).is_fifo()
     return False
@@ -55,8 +57,9 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
       overwrite: let a folder of images take the place of an older one.
 
     Raises:
-      MediaError: if the suffix is unknown, the parent folder missing or not writable, if something stands at ``path`` that must not
-        be replaced, if ``-`` is a terminal, or if there is no ffmpeg.
+      MediaError: if the suffix is unknown, the parent folder missing or not writable, if something
+        stands at ``path`` that must not be replaced, if ``-`` is a terminal, or if there is no
+        ffmpeg.
     """
     kind = output_kind(path)
     if kind != ".safetensors":
@@ -68,11 +71,15 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
     target = Path(os.path.abspath(path))
     try:
         if not target.parent.is_dir():
-            raise MediaError(f"{target}: the folder {target.parent} does not exist; create it first")
+            raise MediaError(
+                f"{target}: the folder {target.parent} does not exist; create it first"
+            )
         with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as folder:
             Path(folder, target.name).touch()
         if kind and target.is_dir():
-            raise MediaError(f"{target} is a folder; name a file, or end the path in / to write PNG images")
+            raise MediaError(
+                f"{target} is a folder; name a file, or end the path in / to write PNG images"
+            )
         if not kind and target.exists():
             _check_folder(target, overwrite)
     except OSError as error:
@@ -80,7 +87,8 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
 
 
 def numbered(path: str | os.PathLike, count: int) -> list[str]:
-    """The paths of ``count`` results: ``path`` itself for one, else ``clip.mp4`` as ``clip_0.mp4``, ``clip_1.mp4`` and so on.
+    """The paths of ``count`` results: ``path`` itself for one, else ``clip.mp4`` as ``clip_0.mp4``,
+    ``clip_1.mp4`` and so on.
 
     Raises:
       MediaError: if ``path`` is a pipe, which takes one.
@@ -90,13 +98,17 @@ def numbered(path: str | os.PathLike, count: int) -> list[str]:
         return [name]
     if is_pipe(path):
         raise MediaError(f"{name} takes one video, not {count}")
-    stem, suffix = (name.rstrip(os.sep), os.sep) if name.endswith(os.sep) else os.path.splitext(name)
+    stem, suffix = (
+        (name.rstrip(os.sep), os.sep) if name.endswith(os.sep) else os.path.splitext(name)
+    )
     return [f"{stem}_{i}{suffix}" for i in range(count)]
 
 
 @contextlib.contextmanager
 def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A path to write a file or a folder to, beside ``target``; it becomes ``target`` when the block ends, and is removed if the block fails."""
+    """A path to write a file or a folder to, beside ``target``; it becomes ``target`` when the
+    block ends, and is removed if the block fails.
+    """
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as folder:
         partial = Path(folder, f"new{target.suffix}")
         yield partial
@@ -115,7 +127,11 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         raise MediaError(f"{folder} is a file; PNG images need a folder")
     names = [entry.name for entry in folder.iterdir()]
     if names and not overwrite:
-        raise MediaError(f"{folder} is not empty; remove it, allow it to be overwritten, or name another folder")
+        raise MediaError(
+            f"{folder} is not empty; remove it, allow it to be overwritten, or name another folder"
+        )
     others = sorted(name for name in names if not re.fullmatch(r"\d{5,}\.png", name))
     if others:
-        raise MediaError(f"{folder} is not overwritten: it holds more than numbered PNG images, {others[0]} for one; name another folder")
+        raise MediaError(
+            f"{folder} is not overwritten: it holds more than numbered PNG images, {others[0]} for one; name another folder"
+        )

@@ -1,4 +1,6 @@
-"""Writing video while its chunks arrive. ffmpeg, which comes with imageio-ffmpeg, encodes; memory does not grow with the video."""
+"""Writing video while its chunks arrive. ffmpeg, which comes with imageio-ffmpeg, encodes; memory
+does not grow with the video.
+"""
 
 import contextlib
 import os
@@ -8,37 +10,55 @@ from pathlib import Path
 
 import numpy as np
 
-from helios_jax.media.ffmpeg import H264, MediaError, check_frames, find_ffmpeg, frame_rate, raw_frames
+from helios_jax.media.ffmpeg import (
+    H264,
+    MediaError,
+    check_frames,
+    find_ffmpeg,
+    frame_rate,
+    raw_frames,
+)
 from helios_jax.media.output import check_output, is_pipe, output_kind, staged
 
 # A GIF gets a palette for each frame: one for all would need the whole video first.
 ENCODERS = {
     ".mp4": ("", f"{H264} -movflags +faststart"),
-    ".gif": ("", "-filter_complex split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1 -loop 0"),
+    ".gif": (
+        "",
+        "-filter_complex split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1 -loop 0",
+    ),
     "": ("/%05d.png", "-c:v png -start_number 0"),
 }
 """By kind of output: what follows the path, and ffmpeg's options."""
 
 
 @contextlib.contextmanager
-def open_video_writer(path: str | os.PathLike, fps: int | float, overwrite: bool = False) -> Iterator["VideoWriter"]:
-    """Open a video for writing; it appears, whole, when the ``with`` block ends, and not at all if the block fails.
+def open_video_writer(
+    path: str | os.PathLike, fps: int | float, overwrite: bool = False
+) -> Iterator["VideoWriter"]:
+    """Open a video for writing; it appears, whole, when the ``with`` block ends, and not at all if
+    the block fails.
 
     Args:
-      path: ``.mp4``, ``.gif``, or a folder of images ``00000.png``, ``00001.png``, ... (no suffix, or ending in ``/``).
-      fps: frames per second; a GIF counts hundredths of a second and gets the delays that keep to it on average.
+      path: ``.mp4``, ``.gif``, or a folder of images ``00000.png``, ``00001.png``, ... (no suffix,
+        or ending in ``/``).
+      fps: frames per second; a GIF counts hundredths of a second and gets the delays that keep to
+        it on average.
       overwrite: let a folder of images take the place of an older one.
 
     Raises:
-      MediaError: if nothing can be written there (see :func:`~helios_jax.media.output.check_output`), ``fps`` cannot be had, no frame was written, or
-        ffmpeg fails.
+      MediaError: if nothing can be written there (see
+        :func:`~helios_jax.media.output.check_output`), ``fps`` cannot be had, no frame was written,
+        or ffmpeg fails.
     """
     kind = output_kind(path)
     if is_pipe(path):
         raise MediaError(f"{path}: a pipe cannot be given a whole file at the end; write it live")
     if kind not in ENCODERS:
         raise MediaError(f"{path}: {kind} files hold no video; name .mp4, .gif, or a folder")
-    fastest = 50 if kind == ".gif" else 1000  # browsers slow down a GIF whose delays are shorter than two hundredths
+    fastest = (
+        50 if kind == ".gif" else 1000
+    )  # browsers slow down a GIF whose delays are shorter than two hundredths
     if not 0 < fps <= fastest:
         raise MediaError(f"{path}: fps={fps} must be above 0 and at most {fastest}")
     check_output(path, overwrite)
@@ -76,7 +96,9 @@ class VideoWriter:
         if self._process is None:
             self._start(size)
         if size != self._size:
-            raise MediaError(f"frames of {size[0]}x{size[1]} pixels after frames of {self._size[0]}x{self._size[1]}; a video has one size")
+            raise MediaError(
+                f"frames of {size[0]}x{size[1]} pixels after frames of {self._size[0]}x{self._size[1]}; a video has one size"
+            )
         try:
             self._process.stdin.write(frames.tobytes())
         except BrokenPipeError:
@@ -104,12 +126,24 @@ class VideoWriter:
             self._path.mkdir()
         tail, options = ENCODERS[self._kind]
         source = raw_frames(size, frame_rate(self._fps))
-        command = [find_ffmpeg(self._path), "-v", "error", *source, *options.split(), self._path.name + tail]
+        command = [
+            find_ffmpeg(self._path),
+            "-v",
+            "error",
+            *source,
+            *options.split(),
+            self._path.name + tail,
+        ]
         with self._log.open("wb") as log:  # a file: a pipe that nobody reads could fill up
             # run beside the output, so that no character of the path can mean something to ffmpeg
-            self._process = subprocess.Popen(command, cwd=self._path.parent, stdin=subprocess.PIPE, stderr=log)
+            self._process = subprocess.Popen(
+                command, cwd=self._path.parent, stdin=subprocess.PIPE, stderr=log
+            )
         self._size = size
 
     def _raise(self) -> None:
-        status, message = self._process.wait(), " ".join(self._log.read_text(errors="replace").split())
+        status, message = (
+            self._process.wait(),
+            " ".join(self._log.read_text(errors="replace").split()),
+        )
         raise MediaError(f"ffmpeg stopped with status {status}: {message or 'it gave no reason'}")

@@ -1,4 +1,6 @@
-"""Reading videos: the beginning and the end of one that another goes on from, or all of one that is learned from, however long it is."""
+"""Reading videos: the beginning and the end of one that another goes on from, or all of one that is
+learned from, however long it is.
+"""
 
 import contextlib
 import itertools
@@ -17,12 +19,13 @@ from PIL import Image
 from helios_jax.media.ffmpeg import MediaError, find_ffmpeg, frame_rate
 from helios_jax.media.fit import check_fit, fit_image
 
-# By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with the flags for exactness.
-# Pixels that are not square are made so first: a fit is chosen by what is seen.
+# By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with
+# the flags for exactness. Pixels that are not square are made so first: a fit is chosen by what is
+# seen.
 TO_RGB = "scale=iw*sar:ih:flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
 
-# To the range of ordinary screens. White of graphics and faces stands at 203 nits (ITU-R BT.2408): what is well below keeps its brightness, what is
-# above is pressed together.
+# To the range of ordinary screens. White of graphics and faces stands at 203 nits (ITU-R BT.2408):
+# what is well below keeps its brightness, what is above is pressed together.
 TONE_MAP = (
     "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
     "zscale=t=bt709:m=bt709:r=limited,format=yuv444p,"
@@ -31,7 +34,9 @@ HIGH_RANGE = "smpte2084|arib-std-b67"
 """The transfer functions of high dynamic range, PQ and HLG."""
 
 DAMAGE = "File ended prematurely"
-"""What ffmpeg says of a Matroska or WebM file that is cut short, although it counts it as a success."""
+"""What ffmpeg says of a Matroska or WebM file that is cut short, although it counts it as a
+success.
+"""
 
 
 class TooShortError(MediaError):
@@ -55,20 +60,31 @@ class VideoInput(NamedTuple):
 
 
 def read_video(
-    path: str | os.PathLike, height: int, width: int, fps: int | float | Fraction, fit: str = "crop", *, piece: int = 33, pieces: int = 3
+    path: str | os.PathLike,
+    height: int,
+    width: int,
+    fps: int | float | Fraction,
+    fit: str = "crop",
+    *,
+    piece: int = 33,
+    pieces: int = 3,
 ) -> VideoInput:
-    """Read a video in any format that ffmpeg knows, upright, as 8-bit RGB of the size and rate asked for.
+    """Read a video in any format that ffmpeg knows, upright, as 8-bit RGB of the size and rate
+    asked for.
 
-    It is decoded twice: once to count its frames, which also shows whether it is whole, and once for the frames that are kept. So neither memory
+    It is decoded twice: once to count its frames, which also shows whether it is whole, and once
+      for the frames that are kept. So neither memory
     nor what is spent on resizing grows with its length.
 
     Args:
       path: a file; sound is left alone.
       height, width: pixels of the result.
-      fps: the model's frames per second. Any other rate is resampled by the frames' times: each instant shows the nearest frame.
+      fps: the model's frames per second. Any other rate is resampled by the frames' times: each
+        instant shows the nearest frame.
       fit: what to do with other proportions, see :data:`~helios_jax.media.fit.FITS`.
       piece: frames of one chunk, which are encoded together.
-      pieces: how many pieces to keep at most; a history of 19 latent frames holds no more than three.
+      pieces: how many pieces to keep at most; a history of 19 latent frames holds no more than
+        three.
 
     Raises:
       MediaError: if the file is missing, damaged, no video, or shorter than one piece.
@@ -77,10 +93,17 @@ def read_video(
     stream, rate, source_frames, num_frames = _probe(path, fps, piece)
     high_range = re.search(HIGH_RANGE, stream)
     kept = piece * min(num_frames // piece, pieces)
-    fitted = [fit_image(frame, height, width, fit) for frame in _frames(path, rate, num_frames - kept, bool(high_range))]
+    fitted = [
+        fit_image(frame, height, width, fit)
+        for frame in _frames(path, rate, num_frames - kept, bool(high_range))
+    ]
     _check_count(path, len(fitted), kept + (kept < num_frames))
     frames = np.stack([pixels for pixels, _ in fitted])
-    said = [_describe(stream, rate, source_frames, num_frames), f"the first and the last {kept} used", fitted[0][1]]
+    said = [
+        _describe(stream, rate, source_frames, num_frames),
+        f"the first and the last {kept} used",
+        fitted[0][1],
+    ]
     if high_range:
         said.insert(1, f"high dynamic range ({high_range[0]}) tone-mapped")
     return VideoInput(frames[0], frames[-kept:], num_frames, f"{path}: {', '.join(said)}")
@@ -97,7 +120,8 @@ def read_pieces(
     least: int = 33,
     most: int | None = None,
 ) -> tuple[int, Iterator[UInt8[np.ndarray, "F Y X 3"]]]:
-    """Read a video from its beginning, one piece after another, with memory for one; see :func:`read_video`.
+    """Read a video from its beginning, one piece after another, with memory for one; see
+    :func:`read_video`.
 
     Args:
       path, height, width, fps, fit: as there.
@@ -117,19 +141,30 @@ def read_pieces(
     count = num_frames // piece if most is None else min(num_frames // piece, most)
 
     def pieces() -> Iterator[np.ndarray]:
-        with contextlib.closing(_frames(path, rate, 0, bool(re.search(HIGH_RANGE, stream)))) as frames:
+        with contextlib.closing(
+            _frames(path, rate, 0, bool(re.search(HIGH_RANGE, stream)))
+        ) as frames:
             for i in range(count):
-                fitted = [fit_image(frame, height, width, fit)[0] for frame in itertools.islice(frames, piece)]
+                fitted = [
+                    fit_image(frame, height, width, fit)[0]
+                    for frame in itertools.islice(frames, piece)
+                ]
                 _check_count(path, i * piece + len(fitted), (i + 1) * piece)
                 yield np.stack(fitted)
 
     return num_frames, pieces()
 
 
-def _probe(path: str | os.PathLike, fps: int | float | Fraction, least: int) -> tuple[str, Fraction, int, int]:
-    """Decode a video once: what ffmpeg says of the stream, the rate asked for, the frames it has and those it has at that rate."""
+def _probe(
+    path: str | os.PathLike, fps: int | float | Fraction, least: int
+) -> tuple[str, Fraction, int, int]:
+    """Decode a video once: what ffmpeg says of the stream, the rate asked for, the frames it has
+    and those it has at that rate.
+    """
     if not os.path.isfile(path):
-        raise MediaError(f"{path}: {'is not a file' if os.path.exists(path) else 'No such file or directory'}")
+        raise MediaError(
+            f"{path}: {'is not a file' if os.path.exists(path) else 'No such file or directory'}"
+        )
     rate = frame_rate(fps)
     log = _decode_once(path, rate)
     counts = re.findall(r"(\d+) frames in, (\d+) frames out", log)
@@ -138,7 +173,12 @@ def _probe(path: str | os.PathLike, fps: int | float | Fraction, least: int) -> 
         raise TooShortError(
             f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {least} are needed, {float(least / rate):.3g} seconds"
         )
-    return re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1], rate, source_frames, num_frames
+    return (
+        re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1],
+        rate,
+        source_frames,
+        num_frames,
+    )
 
 
 def _check_count(path: str | os.PathLike, found: int, wanted: int) -> None:
@@ -158,13 +198,17 @@ def _decode_once(path: str | os.PathLike, rate: Fraction) -> str:
     return log
 
 
-def _frames(path: str | os.PathLike, rate: Fraction, start: int, tone_map: bool) -> Iterator[Image.Image]:
+def _frames(
+    path: str | os.PathLike, rate: Fraction, start: int, tone_map: bool
+) -> Iterator[Image.Image]:
     """Frame 0 and those from ``start`` on, one at a time and in their own size."""
     filters = f"fps={rate},select='eq(n,0)+gte(n,{start})',{TONE_MAP if tone_map else ''}{TO_RGB}"
     command = _command(path, filters, "-fps_mode passthrough -c:v ppm -f image2pipe -")
     with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-            while header := re.fullmatch(rb"P6\n(\d+) (\d+)\n255\n", b"".join(process.stdout.readline() for _ in range(3))):
+            while header := re.fullmatch(
+                rb"P6\n(\d+) (\d+)\n255\n", b"".join(process.stdout.readline() for _ in range(3))
+            ):
                 width, height = map(int, header.groups())
                 pixels = process.stdout.read(3 * width * height)
                 if len(pixels) == 3 * width * height:
@@ -174,9 +218,21 @@ def _frames(path: str | os.PathLike, rate: Fraction, start: int, tone_map: bool)
 
 
 def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
-    """Decode the first video that is not a cover, and stop at damage. ``file:`` keeps a name from being taken for an option or an address."""
+    """Decode the first video that is not a cover, and stop at damage. ``file:`` keeps a name from
+    being taken for an option or an address.
+    """
     options = ["-hide_banner", "-nostdin", "-nostats", "-v", "level+verbose", "-xerror"]
-    return [find_ffmpeg(path), *options, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", filters, *output.split()]
+    return [
+        find_ffmpeg(path),
+        *options,
+        "-i",
+        f"file:{os.path.abspath(path)}",
+        "-map",
+        "0:V:0",
+        "-vf",
+        filters,
+        *output.split(),
+    ]
 
 
 def _check(path: str | os.PathLike, status: int, log: str) -> None:
@@ -184,16 +240,27 @@ def _check(path: str | os.PathLike, status: int, log: str) -> None:
     if "matches no streams" in log:
         raise MediaError(f"{path}: has no video in it")
     if status or DAMAGE in log:
-        errors = [line.split("] ")[-1].strip() for line in log.splitlines() if "[error]" in line or "[fatal]" in line]
-        raise MediaError(f"{path}: damaged, cut short, or not a video: {errors[0] if errors else f'ffmpeg gave status {status}'}")
+        errors = [
+            line.split("] ")[-1].strip()
+            for line in log.splitlines()
+            if "[error]" in line or "[fatal]" in line
+        ]
+        raise MediaError(
+            f"{path}: damaged, cut short, or not a video: {errors[0] if errors else f'ffmpeg gave status {status}'}"
+        )
 
 
 def _describe(stream: str, rate: Fraction, source_frames: int, num_frames: int) -> str:
     """The codec, and what became of the frames."""
     source_rate = re.search(r"([\d.]+k?) fps", stream)
-    source_rate, wanted_rate = source_rate[1] if source_rate else "an unknown number of", f"{float(rate):.4g}"
+    source_rate, wanted_rate = (
+        source_rate[1] if source_rate else "an unknown number of",
+        f"{float(rate):.4g}",
+    )
     if (source_rate, source_frames) == (wanted_rate, num_frames):
         frames = f"{num_frames} frames at {wanted_rate} fps"
     else:
-        frames = f"{source_rate} fps resampled to {wanted_rate}: {source_frames} frames -> {num_frames}"
+        frames = (
+            f"{source_rate} fps resampled to {wanted_rate}: {source_frames} frames -> {num_frames}"
+        )
     return f"{stream.split()[0].rstrip(',')} video, {frames}"

@@ -1,6 +1,8 @@
-"""One block of the Helios transformer: self-attention over history and noisy tokens, text cross-attention of the noisy ones, feed-forward.
+"""One block of the Helios transformer: self-attention over history and noisy tokens, text
+cross-attention of the noisy ones, feed-forward.
 
-Every method takes the static number ``history`` of leading history tokens; what differs between the two segments is a pair of rows.
+Every method takes the static number ``history`` of leading history tokens; what differs between the
+two segments is a pair of rows.
 """
 
 import functools
@@ -22,10 +24,12 @@ from helios_jax.types import Array, DTypeLike, Float
 
 
 class TextCache(NamedTuple):
-    """Keys and values of the text tokens; ``[L, B, S, K, d]`` for all blocks, without the first axis inside one.
+    """Keys and values of the text tokens; ``[L, B, S, K, d]`` for all blocks, without the first
+    axis inside one.
 
     Attributes:
-      bias: [B, S] float32 offset of each text token's logit, as :func:`~helios_jax.kernels.attention.padding_bias` makes it, or None.
+      bias: [B, S] float32 offset of each text token's logit, as
+        :func:`~helios_jax.kernels.attention.padding_bias` makes it, or None.
     """
 
     key: Float[Array, "*L B S K d"]
@@ -41,7 +45,9 @@ class Rope(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Full bidirectional attention over history and noisy tokens, RMS norm and rotary embedding on queries and keys."""
+    """Full bidirectional attention over history and noisy tokens, RMS norm and rotary embedding on
+    queries and keys.
+    """
 
     config: TransformerConfig
     dtype: DTypeLike = jnp.float32
@@ -52,11 +58,16 @@ class SelfAttention(nn.Module):
         heads = (cfg.num_attention_heads, cfg.attention_head_dim)
         project = _projection(cfg, self.dtype, self.param_dtype)
         self.qkv = project((3, *heads))
-        self.norm_q, self.norm_k = Scale(cfg.width, self.param_dtype), Scale(cfg.width, self.param_dtype)
+        self.norm_q, self.norm_k = (
+            Scale(cfg.width, self.param_dtype),
+            Scale(cfg.width, self.param_dtype),
+        )
         self.out = project((cfg.width,), inputs=2)
         if cfg.is_amplify_history:
             shape = (cfg.num_attention_heads if cfg.history_scale_mode == "per_head" else 1,)
-            self.history_key_scale = self.param("history_key_scale", nn.initializers.ones, shape, jnp.float32)
+            self.history_key_scale = self.param(
+                "history_key_scale", nn.initializers.ones, shape, jnp.float32
+            )
 
     def __call__(
         self,
@@ -81,11 +92,22 @@ class SelfAttention(nn.Module):
             qkv = jnp.concatenate([history_qkv, qkv], axis=1)
         cfg, gain = self.config, None
         if cfg.is_amplify_history:
-            gain = jnp.broadcast_to(1 + 9 * jax.nn.sigmoid(self.history_key_scale), (cfg.num_attention_heads,))
+            gain = jnp.broadcast_to(
+                1 + 9 * jax.nn.sigmoid(self.history_key_scale), (cfg.num_attention_heads,)
+            )
         query, key, value = norm_rope(
-            qkv, self.norm_q(), self.norm_k(), rope.cos, rope.sin, gain, history=history, eps=cfg.eps, implementation=cfg.kernels
+            qkv,
+            self.norm_q(),
+            self.norm_k(),
+            rope.cos,
+            rope.sin,
+            gain,
+            history=history,
+            eps=cfg.eps,
+            implementation=cfg.kernels,
         )
-        # The projection is not cut where it is not asked for: a slice of its kernel would be copied at every step, and costs what it saves.
+        # The projection is not cut where it is not asked for: a slice of its kernel would be copied
+        # at every step, and costs what it saves.
         query = query[:, history if noisy_only else 0 :]
         return self.out(attention(query, key, value, implementation=cfg.attention))
 
@@ -102,22 +124,31 @@ class CrossAttention(nn.Module):
         heads = (cfg.num_attention_heads, cfg.attention_head_dim)
         project = _projection(cfg, self.dtype, self.param_dtype)
         self.q, self.kv = project(heads), project((2, *heads))
-        self.norm_q, self.norm_k = Scale(cfg.width, self.param_dtype), Scale(cfg.width, self.param_dtype)
+        self.norm_q, self.norm_k = (
+            Scale(cfg.width, self.param_dtype),
+            Scale(cfg.width, self.param_dtype),
+        )
         self.out = project((cfg.width,), inputs=2)
 
-    def embed_text(self, text: Float[Array, "B S D"]) -> tuple[Float[Array, "B S K d"], Float[Array, "B S K d"]]:
+    def embed_text(
+        self, text: Float[Array, "B S D"]
+    ) -> tuple[Float[Array, "B S K d"], Float[Array, "B S K d"]]:
         """Keys and values of the text tokens."""
         key_value = self.kv(text)
         return self._norm(key_value[:, :, 0], self.norm_k()), key_value[:, :, 1]
 
     def __call__(self, x: Float[Array, "B n D"], text: TextCache) -> Float[Array, "B n D"]:
         query = self._norm(self.q(x), self.norm_q())
-        return self.out(attention(query, text.key, text.value, text.bias, implementation=self.config.attention))
+        return self.out(
+            attention(query, text.key, text.value, text.bias, implementation=self.config.attention)
+        )
 
     def _norm(self, x, scale):
         """RMS norm over all heads at once."""
         cfg = self.config
-        return rms_norm(x.reshape(*x.shape[:2], -1), scale, eps=cfg.eps, implementation=cfg.kernels).reshape(x.shape)
+        return rms_norm(
+            x.reshape(*x.shape[:2], -1), scale, eps=cfg.eps, implementation=cfg.kernels
+        ).reshape(x.shape)
 
 
 class Scale(nn.Module):
@@ -157,15 +188,20 @@ class FeedForward(nn.Module):
         return self.down(nn.gelu(self.up(x), approximate=True))
 
 
-def _projection(config: TransformerConfig, dtype: DTypeLike, param_dtype: DTypeLike) -> Callable[..., Projection]:
+def _projection(
+    config: TransformerConfig, dtype: DTypeLike, param_dtype: DTypeLike
+) -> Callable[..., Projection]:
     """What the large projections of a block have in common."""
-    return functools.partial(Projection, dtype=dtype, param_dtype=param_dtype, round_activations=config.round_activations)
+    return functools.partial(
+        Projection, dtype=dtype, param_dtype=param_dtype, round_activations=config.round_activations
+    )
 
 
 class Block(nn.Module):
     """A transformer block.
 
-    Modulation rows, in the checkpoint's order: shift, scale, gate of self-attention, then shift, scale, gate of the feed-forward.
+    Modulation rows, in the checkpoint's order: shift, scale, gate of self-attention, then shift,
+    scale, gate of the feed-forward.
     """
 
     config: TransformerConfig
@@ -174,7 +210,12 @@ class Block(nn.Module):
 
     def setup(self):
         cfg, dtypes = self.config, dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        self.scale_shift_table = self.param("scale_shift_table", nn.initializers.normal(cfg.width**-0.5), (6, cfg.width), jnp.float32)
+        self.scale_shift_table = self.param(
+            "scale_shift_table",
+            nn.initializers.normal(cfg.width**-0.5),
+            (6, cfg.width),
+            jnp.float32,
+        )
         self.attn1 = SelfAttention(cfg, **dtypes)
         self.attn2 = CrossAttention(cfg, **dtypes)
         self.norm2 = Affine(cfg.width)
@@ -199,31 +240,55 @@ class Block(nn.Module):
           rope: of the sequence.
           text: keys and values of this block.
           history: number of history tokens, static.
-          history_qkv: this block's queries, keys and values of the history, where :meth:`embed_history` computed them before.
-          noisy_only: return the noisy tokens only and spend nothing on the others: the last block's history feeds nothing.
+          history_qkv: this block's queries, keys and values of the history, where
+            :meth:`embed_history` computed them before.
+          noisy_only: return the noisy tokens only and spend nothing on the others: the last block's
+            history feeds nothing.
         """
         cfg, fused = self.config, dict(eps=self.config.eps, implementation=self.config.kernels)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self._rows(modulation)
 
         known = 0 if history_qkv is None else history
         normed = modulated_layer_norm(x[:, known:], shift, scale, history=history - known, **fused)
-        attended = self.attn1(normed, rope, history=history, history_qkv=history_qkv, noisy_only=noisy_only)
+        attended = self.attn1(
+            normed, rope, history=history, history_qkv=history_qkv, noisy_only=noisy_only
+        )
         if noisy_only:
             x, history = x[:, history:], 0
 
         norm2 = (weight[None, None] for weight in self.norm2())
-        x, normed = gated_residual_norm(x, attended, gate, *norm2, history=history, norm_history=not cfg.guidance_cross_attn, **fused)
-        x, normed = gated_residual_norm(x, self.attn2(normed, text), None, 1 + ff_scale, ff_shift, history=history, **fused)
-        return gated_residual(x, self.ffn(normed), ff_gate, history=history, implementation=cfg.kernels)
+        x, normed = gated_residual_norm(
+            x,
+            attended,
+            gate,
+            *norm2,
+            history=history,
+            norm_history=not cfg.guidance_cross_attn,
+            **fused,
+        )
+        x, normed = gated_residual_norm(
+            x, self.attn2(normed, text), None, 1 + ff_scale, ff_shift, history=history, **fused
+        )
+        return gated_residual(
+            x, self.ffn(normed), ff_gate, history=history, implementation=cfg.kernels
+        )
 
-    def embed_text(self, text: Float[Array, "B S D"]) -> tuple[Float[Array, "B S K d"], Float[Array, "B S K d"]]:
+    def embed_text(
+        self, text: Float[Array, "B S D"]
+    ) -> tuple[Float[Array, "B S K d"], Float[Array, "B S K d"]]:
         """Cross-attention keys and values of the text."""
         return self.attn2.embed_text(text)
 
-    def embed_history(self, tokens: Float[Array, "B h D"], modulation: Float[Array, "#B 2 6 D"]) -> Float[Array, "B h 3 K d"]:
-        """Queries, keys and values of history tokens: in the first block they are the same at every step of a chunk."""
+    def embed_history(
+        self, tokens: Float[Array, "B h D"], modulation: Float[Array, "#B 2 6 D"]
+    ) -> Float[Array, "B h 3 K d"]:
+        """Queries, keys and values of history tokens: in the first block they are the same at every
+        step of a chunk.
+        """
         cfg, (shift, scale, *_) = self.config, self._rows(modulation)
-        normed = modulated_layer_norm(tokens, shift, scale, history=tokens.shape[1], eps=cfg.eps, implementation=cfg.kernels)
+        normed = modulated_layer_norm(
+            tokens, shift, scale, history=tokens.shape[1], eps=cfg.eps, implementation=cfg.kernels
+        )
         return self.attn1.qkv(normed)
 
     def _rows(self, modulation: Float[Array, "#B 2 6 D"]) -> list[Float[Array, "#B 2 D"]]:

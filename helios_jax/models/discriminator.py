@@ -1,4 +1,6 @@
-"""The discriminator of stage 3: heads on what the critic computes, which tell data from what a student makes (Helios, section 3.3)."""
+"""The discriminator of stage 3: heads on what the critic computes, which tell data from what a
+student makes (Helios, section 3.3).
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -32,14 +34,23 @@ class Discriminator(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, velocity: Float[Array, "B T H W C"], hooked: list[Float[Array, "B T rows columns D"]]) -> Float[Array, "B heads"]:
-        """Logits, the velocity's first: large where a head takes its input for a student's, small where for data."""
-        heads = [Head(self.width, self.dtype, name=f"head_{i}")(x) for i, x in enumerate([velocity, *hooked])]
+    def __call__(
+        self, velocity: Float[Array, "B T H W C"], hooked: list[Float[Array, "B T rows columns D"]]
+    ) -> Float[Array, "B heads"]:
+        """Logits, the velocity's first: large where a head takes its input for a student's, small
+        where for data.
+        """
+        heads = [
+            Head(self.width, self.dtype, name=f"head_{i}")(x)
+            for i, x in enumerate([velocity, *hooked])
+        ]
         return jnp.stack(heads, axis=-1)
 
 
 class Head(nn.Module):
-    """Convolutions over time and space, the mean over all positions, and a logit; fewer rows or columns than ``FEWEST`` are filled up with zeros."""
+    """Convolutions over time and space, the mean over all positions, and a logit; fewer rows or
+    columns than ``FEWEST`` are filled up with zeros.
+    """
 
     width: int
     dtype: DTypeLike
@@ -50,8 +61,18 @@ class Head(nn.Module):
         x = jnp.pad(x.astype(self.dtype), [(0, 0), (0, 0), *missing, (0, 0)])
         for i, (kernel, stride) in enumerate(LAYERS):
             padding = [((size - 1) // 2,) * 2 for size in kernel]
-            x = nn.Conv(self.width, kernel, stride, padding, dtype=self.dtype, kernel_init=_UNIFORM, name=f"conv_{i}")(x)
-            x = nn.silu(nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=jnp.float32, name=f"norm_{i}")(x)).astype(self.dtype)
+            x = nn.Conv(
+                self.width,
+                kernel,
+                stride,
+                padding,
+                dtype=self.dtype,
+                kernel_init=_UNIFORM,
+                name=f"conv_{i}",
+            )(x)
+            x = nn.silu(
+                nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=jnp.float32, name=f"norm_{i}")(x)
+            ).astype(self.dtype)
         pooled = x.astype(jnp.float32).mean((1, 2, 3))
         return nn.Dense(1, kernel_init=_UNIFORM, name="logit")(pooled)[:, 0]
 

@@ -6,16 +6,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
-from helios_jax.kernels.products import product
+from helios_jax.kernels.matmul import product
 from helios_jax.models.lora import adapter_product
 from helios_jax.models.quantization import quantized_product
 from helios_jax.types import Array, DTypeLike, Float
 
 
 class Projection(nn.Module):
-    """y = x · kernel + bias from the last axes of ``x`` to ``features``, which may be several axes (parts, heads, channels).
+    """y = x · kernel + bias from the last axes of ``x`` to ``features``, which may be several axes
+    (parts, heads, channels).
 
-    Where there is an adapter beside the kernel (see :mod:`~helios_jax.models.lora`), its product is added.
+    Where there is an adapter beside the kernel (see :mod:`~helios_jax.models.lora`), its product is
+    added.
 
     Attributes:
       features: shape of the result's last axes.
@@ -33,22 +35,31 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch_and_inputs"]) -> Float[Array, "*batch_and_features"]:
         contracted = x.shape[x.ndim - self.inputs :]
-        kernel = self.param("kernel", _lecun_normal(self.inputs), (*contracted, *self.features), self.param_dtype)
+        kernel = self.param(
+            "kernel", _lecun_normal(self.inputs), (*contracted, *self.features), self.param_dtype
+        )
         if self.has_variable("params", "kernel_scale"):
             scale = self.get_variable("params", "kernel_scale")
-            y = quantized_product(x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations).astype(self.dtype)
+            y = quantized_product(
+                x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations
+            ).astype(self.dtype)
         else:
             y = product(x.astype(self.dtype), kernel, self.inputs)
         y = _adapt(self, y, x, self.inputs)
         if self.use_bias:
-            # Added in ``dtype``: on a GPU it joins the product's epilogue, before the one rounding, while a float32 product would be stored as such.
-            bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype).astype(self.dtype)
+            # Added in ``dtype``: on a GPU it joins the product's epilogue, before the one rounding,
+            # while a float32 product would be stored as such.
+            bias = self.param(
+                "bias", nn.initializers.zeros, self.features, self.param_dtype
+            ).astype(self.dtype)
             y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
         return y
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping 3-D patches to tokens, in frame, row, column order; incomplete patches repeat the last plane of their axis."""
+    """Non-overlapping 3-D patches to tokens, in frame, row, column order; incomplete patches repeat
+    the last plane of their axis.
+    """
 
     features: int
     patch: tuple[int, int, int]
@@ -61,15 +72,21 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", _lecun_normal(4), (*shape, self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         missing = [-size % patch for size, patch in zip(latents.shape[1:4], self.patch)]
-        latents = jnp.pad(latents.astype(self.dtype), [(0, 0), *((0, n) for n in missing), (0, 0)], mode="edge")
+        latents = jnp.pad(
+            latents.astype(self.dtype), [(0, 0), *((0, n) for n in missing), (0, 0)], mode="edge"
+        )
         pt, ph, pw = self.patch
-        patches = rearrange(latents, "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw)
+        patches = rearrange(
+            latents, "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw
+        )
         tokens = product(patches, kernel.reshape(math.prod(shape), -1), 1)
         tokens = _adapt(self, tokens, patches.reshape(*patches.shape[:2], *shape), 4)
         return tokens + bias.astype(self.dtype)[None, None]
 
 
-def _adapt(module: nn.Module, y: Float[Array, "..."], x: Float[Array, "..."], inputs: int) -> Float[Array, "..."]:
+def _adapt(
+    module: nn.Module, y: Float[Array, "..."], x: Float[Array, "..."], inputs: int
+) -> Float[Array, "..."]:
     """``y`` with the product of the module's adapter, if it has one."""
     if not module.has_variable("params", "lora_a"):
         return y

@@ -1,7 +1,9 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021): ``x · (W + A B)`` with ``A`` and ``B`` of rank r beside a frozen ``W``.
+"""Low-rank adapters (LoRA, Hu et al. 2021): ``x · (W + A B)`` with ``A`` and ``B`` of rank r beside
+a frozen ``W``.
 
-The factors are leaves of the transformer's parameter tree, ``lora_a`` and ``lora_b`` beside ``kernel``, and a projection that finds them adds
-``(x · A) · B``. So one tree serves the model with adapters and without, and what trains is a small tree of its own: :func:`combine` lays it over the
+The factors are leaves of the transformer's parameter tree, ``lora_a`` and ``lora_b`` beside
+``kernel``, and a projection that finds them adds ``(x · A) · B``. So one tree serves the model with
+adapters and without, and what trains is a small tree of its own: :func:`combine` lays it over the
 frozen one, :func:`merge` folds it in.
 """
 
@@ -24,7 +26,8 @@ class Adaptable(NamedTuple):
     Attributes:
       module: regular expression of its path in the tree.
       inputs: axes of the kernel that are contracted, behind the layers'.
-      parts: how many projections the kernel joins in the axis that follows, each with a pair of factors of its own; 0 if it is one.
+      parts: how many projections the kernel joins in the axis that follows, each with a pair of
+        factors of its own; 0 if it is one.
     """
 
     module: str
@@ -43,11 +46,17 @@ ADAPTABLE = (
     Adaptable(r"patch_(embedding|short|mid|long)", 4, 0),
 )
 LINEARS = r"blocks/.*|(time|text)_embedder/.*|time_proj|proj_out"
-"""The modules whose kernels are matrices: 406 of the 14B model in PyTorch's count, where q, k and v are three."""
+"""The modules whose kernels are matrices: 406 of the 14B model in PyTorch's count, where q, k and v
+are three.
+"""
 
 
-def adapter_shapes(module: str, kernel: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of ``lora_a`` and ``lora_b`` beside a kernel: ``[*layers, *in, (parts,) r]`` and ``[*layers, (parts,) r, *out]``."""
+def adapter_shapes(
+    module: str, kernel: tuple[int, ...], rank: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of ``lora_a`` and ``lora_b`` beside a kernel: ``[*layers, *in, (parts,) r]`` and
+    ``[*layers, (parts,) r, *out]``.
+    """
     kind = _kind(module)
     lead = 1 if module.startswith("blocks/") else 0
     inputs, outputs = kernel[: lead + kind.inputs], kernel[lead + kind.inputs + bool(kind.parts) :]
@@ -56,21 +65,33 @@ def adapter_shapes(module: str, kernel: tuple[int, ...], rank: int) -> tuple[tup
 
 
 def adaptable(params: Params, include: str, exclude: str = "") -> list[str]:
-    """Paths of the modules of ``params`` that ``include`` and not ``exclude`` match from beginning to end.
+    """Paths of the modules of ``params`` that ``include`` and not ``exclude`` match from beginning
+    to end.
 
     Raises:
       ValueError: if there is none.
     """
-    modules = [path.removesuffix("/kernel") for path in flatten_dict(params, sep="/") if path.endswith("/kernel")]
-    chosen = [m for m in modules if re.fullmatch(include, m) and not (exclude and re.fullmatch(exclude, m))]
+    modules = [
+        path.removesuffix("/kernel")
+        for path in flatten_dict(params, sep="/")
+        if path.endswith("/kernel")
+    ]
+    chosen = [
+        m
+        for m in modules
+        if re.fullmatch(include, m) and not (exclude and re.fullmatch(exclude, m))
+    ]
     chosen = [m for m in chosen if any(re.fullmatch(kind.module, m) for kind in ADAPTABLE)]
     if not chosen:
-        raise ValueError(f"no module matches {include!r} without {exclude!r}; there are {', '.join(modules)}")
+        raise ValueError(
+            f"no module matches {include!r} without {exclude!r}; there are {', '.join(modules)}"
+        )
     return chosen
 
 
 def init_adapters(key: PRNGKeyArray, params: Params, modules: Iterable[str], rank: int) -> Params:
-    """Factors of the given modules, float32: ``A`` normal with deviation 1 / rank, ``B`` zero, so that nothing changes at first.
+    """Factors of the given modules, float32: ``A`` normal with deviation 1 / rank, ``B`` zero, so
+    that nothing changes at first.
 
     Each module's factors depend on the key and its name only. ``params`` may be abstract.
     """
@@ -84,21 +105,32 @@ def init_adapters(key: PRNGKeyArray, params: Params, modules: Iterable[str], ran
 
 
 def combine(params: Params, trainable: Params) -> Params:
-    """``params`` with every leaf of ``trainable`` in it, in the place of what was there or beside it."""
+    """``params`` with every leaf of ``trainable`` in it, in the place of what was there or beside
+    it.
+    """
     combined = dict(params)
     for name, leaf in trainable.items():
-        combined[name] = combine(combined.get(name, {}), leaf) if isinstance(leaf, Mapping) else leaf
+        combined[name] = (
+            combine(combined.get(name, {}), leaf) if isinstance(leaf, Mapping) else leaf
+        )
     return combined
 
 
 def merge(params: Params, trainable: Params) -> Params:
-    """``params`` with adapters folded into their kernels and whole leaves replaced; in float32, then in each leaf's own dtype."""
+    """``params`` with adapters folded into their kernels and whole leaves replaced; in float32,
+    then in each leaf's own dtype.
+    """
 
     def fold(node: Params, module: str) -> Params:
         if "lora_a" in node:
-            node = {**node, "kernel": adapted(module, node["kernel"], node["lora_a"], node["lora_b"])}
+            node = {
+                **node,
+                "kernel": adapted(module, node["kernel"], node["lora_a"], node["lora_b"]),
+            }
         return {
-            name: fold(child, f"{module}/{name}" if module else name) if isinstance(child, Mapping) else child
+            name: fold(child, f"{module}/{name}" if module else name)
+            if isinstance(child, Mapping)
+            else child
             for name, child in node.items()
             if name not in ("lora_a", "lora_b")
         }
@@ -107,19 +139,29 @@ def merge(params: Params, trainable: Params) -> Params:
     return jax.tree.map(lambda new, old: new.astype(old.dtype), merged, params)
 
 
-def adapted(module: str, kernel: Float[Array, "..."], a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+def adapted(
+    module: str, kernel: Float[Array, "..."], a: Float[Array, "..."], b: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """``W + A B`` of one module, in float32."""
     kind, lead = _kind(module), 1 if module.startswith("blocks/") else 0
     layers, parts, rank = kernel.shape[:lead], (kind.parts,) if kind.parts else (), a.shape[-1]
     left = a.astype(jnp.float32).reshape(*layers, -1, *parts, rank)
     right = b.astype(jnp.float32).reshape(*layers, *parts, rank, -1)
     product = jnp.einsum(
-        f"{'l' * lead}i{'p' * len(parts)}r,{'l' * lead}{'p' * len(parts)}ro->{'l' * lead}i{'p' * len(parts)}o", left, right
+        f"{'l' * lead}i{'p' * len(parts)}r,{'l' * lead}{'p' * len(parts)}ro->{'l' * lead}i{'p' * len(parts)}o",
+        left,
+        right,
     )
     return kernel.astype(jnp.float32) + product.reshape(kernel.shape)
 
 
-def adapter_product(x: Float[Array, "*rows_and_inputs"], a: Float[Array, "..."], b: Float[Array, "..."], inputs: int, dtype: DTypeLike):
+def adapter_product(
+    x: Float[Array, "*rows_and_inputs"],
+    a: Float[Array, "..."],
+    b: Float[Array, "..."],
+    inputs: int,
+    dtype: DTypeLike,
+):
     """``(x · A) · B`` in ``dtype``, with as many axes at the end as ``b`` has outputs."""
     axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
     inner = jnp.tensordot(x.astype(dtype), a.astype(dtype), axes)

@@ -1,4 +1,6 @@
-"""Prompts to token ids: cleaning, and a T5 tokenizer (SentencePiece unigram) read from ``tokenizer.json``."""
+"""Prompts to token ids: cleaning, and a T5 tokenizer (SentencePiece unigram) read from
+``tokenizer.json``.
+"""
 
 import html
 import json
@@ -14,18 +16,21 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from helios_jax.errors import HeliosError
 from helios_jax.types import Int
 
 PAD, EOS, UNKNOWN = range(3)
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(HeliosError, ValueError):
     """A tokenizer that cannot be used; the message names the file and what to do."""
 
 
 def clean_prompt(text: str) -> str:
-    """A prompt as the model was trained to see it: mojibake mended, HTML entities resolved (twice), every run of whitespace one space."""
+    """A prompt as the model was trained to see it: mojibake mended, HTML entities resolved (twice),
+    every run of whitespace one space.
+    """
     return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()
 
 
@@ -33,8 +38,8 @@ class Tokenizer:
     """Texts to padded rows of token ids.
 
     Args:
-      backend: tokenizer of the ``tokenizers`` library, in which ``<pad>`` is token 0 and ``</s>`` token 1. Its own settings for padding,
-        cutting and ending a text are not used.
+      backend: tokenizer of the ``tokenizers`` library, in which ``<pad>`` is token 0 and ``</s>``
+        token 1. Its own settings for padding, cutting and ending a text are not used.
 
     Raises:
       TokenizerError: if ``<pad>`` or ``</s>`` is another token.
@@ -43,7 +48,9 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer):
         for token, name in enumerate(SPECIAL_TOKENS[:2]):
             if backend.token_to_id(name) != token:
-                raise TokenizerError(f"{name} is token {backend.token_to_id(name)}, not {token}: this is not a tokenizer of the T5 family")
+                raise TokenizerError(
+                    f"{name} is token {backend.token_to_id(name)}, not {token}: this is not a tokenizer of the T5 family"
+                )
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
@@ -60,7 +67,9 @@ class Tokenizer:
             file = file / "tokenizer.json"
         if not file.is_file():
             hint = "; spiece.model beside it is not read, copy the tokenizer.json published with google/umt5-xxl there"
-            raise TokenizerError(f"no tokenizer at {file}{hint if (file.parent / 'spiece.model').exists() else ''}")
+            raise TokenizerError(
+                f"no tokenizer at {file}{hint if (file.parent / 'spiece.model').exists() else ''}"
+            )
         try:
             return cls(tokenizers.Tokenizer.from_file(str(file)))
         except Exception as error:  # the library raises nothing more specific
@@ -68,10 +77,14 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included; the text encoder's embedding must have at least as many rows."""
+        """Number of tokens, added ones included; the text encoder's embedding must have at least as
+        many rows.
+        """
         return self._backend.get_vocab_size()
 
-    def __call__(self, prompts: Sequence[str], max_length: int) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B"]]:
+    def __call__(
+        self, prompts: Sequence[str], max_length: int
+    ) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B"]]:
         """Tokenize prompts; each ends with ``</s>``, which stays when the prompt is cut.
 
         Args:
@@ -84,16 +97,23 @@ class Tokenizer:
         ids = np.full((len(prompts), max_length), PAD, np.int32)
         lengths = np.zeros(len(prompts), np.int32)
         for i, prompt in enumerate(prompts):
-            tokens = [*self._backend.encode(prompt, add_special_tokens=False).ids[: max_length - 1], EOS]
+            tokens = [
+                *self._backend.encode(prompt, add_special_tokens=False).ids[: max_length - 1],
+                EOS,
+            ]
             ids[i, : len(tokens)] = tokens
             lengths[i] = len(tokens)
         return ids, lengths
 
     def words_in_pieces(self, prompt: str) -> list[str]:
-        """The words that have no token of their own, in their order: to a tokenizer that was given all of its world's words, those from elsewhere."""
+        """The words that have no token of their own, in their order: to a tokenizer that was given
+        all of its world's words, those from elsewhere.
+        """
         normalize, token = self._backend.normalizer.normalize_str, self._backend.token_to_id
         whole = lambda word: token(word) is not None or token(f"▁{word}") is not None
-        return [word for word in re.findall(r"\w+", clean_prompt(prompt)) if not whole(normalize(word))]
+        return [
+            word for word in re.findall(r"\w+", clean_prompt(prompt)) if not whole(normalize(word))
+        ]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write ``tokenizer.json`` at ``path``, whole or not at all."""
@@ -106,60 +126,104 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A small tokenizer of the same kind as UMT5's: unigram, NFKC, words marked by a leading ``▁``. The same texts give the same tokenizer.
+    """A small tokenizer of the same kind as UMT5's: unigram, NFKC, words marked by a leading ``▁``.
+    The same texts give the same tokenizer.
 
     Args:
       texts: what to learn from.
       vocab_size: tokens at most, the three special ones included.
     """
     backend = tokenizers.Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), unk_token=SPECIAL_TOKENS[UNKNOWN], show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        unk_token=SPECIAL_TOKENS[UNKNOWN],
+        show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    backend.model = models.Unigram(_settled(json.loads(backend.to_str())["model"]["vocab"]), unk_id=UNKNOWN)
-    backend.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=[("</s>", EOS)])
+    backend.model = models.Unigram(
+        _settled(json.loads(backend.to_str())["model"]["vocab"]), unk_id=UNKNOWN
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], special_tokens=[("</s>", EOS)]
+    )
     return Tokenizer(backend)
 
 
 def word_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer of the same kind with a token for every word of the texts, and for every printable character of ASCII, in small letters.
+    """A tokenizer of the same kind with a token for every word of the texts, and for every
+    printable character of ASCII, in small letters.
 
-    Training cuts words into pieces that other words share; where there are few words, each can have its own.
+    Training cuts words into pieces that other words share; where there are few words, each can have
+    its own.
     """
-    normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Lowercase()])
-    split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
-    counts = Counter(piece for text in texts for piece, _ in split.pre_tokenize_str(normalizer.normalize_str(text)))
+    normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Lowercase()]
+    )
+    split = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    )
+    counts = Counter(
+        piece
+        for text in texts
+        for piece, _ in split.pre_tokenize_str(normalizer.normalize_str(text))
+    )
     words = sorted(counts, key=lambda piece: (-counts[piece], piece))
     characters = ["▁", *(chr(code) for code in range(33, 127) if not chr(code).isupper())]
     scores = {piece: math.log(counts[piece] / counts.total()) for piece in words}
     least = min(scores.values()) - 10  # a word is never cheaper in characters
-    pieces = [(piece, round(scores.get(piece, least), 6)) for piece in dict.fromkeys([*words, *characters])]
-    backend = tokenizers.Tokenizer(models.Unigram([(token, 0.0) for token in SPECIAL_TOKENS] + pieces, unk_id=UNKNOWN))
-    backend.normalizer, backend.pre_tokenizer, backend.decoder = normalizer, split, decoders.Metaspace()
+    pieces = [
+        (piece, round(scores.get(piece, least), 6))
+        for piece in dict.fromkeys([*words, *characters])
+    ]
+    backend = tokenizers.Tokenizer(
+        models.Unigram([(token, 0.0) for token in SPECIAL_TOKENS] + pieces, unk_id=UNKNOWN)
+    )
+    backend.normalizer, backend.pre_tokenizer, backend.decoder = (
+        normalizer,
+        split,
+        decoders.Metaspace(),
+    )
     backend.add_special_tokens(list(SPECIAL_TOKENS))
-    backend.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=[("</s>", EOS)])
+    backend.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], special_tokens=[("</s>", EOS)]
+    )
     return Tokenizer(backend)
 
 
 def toy_tokenizer(vocab_size: int) -> Tokenizer:
-    """A tokenizer for random weights, trained on a few words; the same wherever there is no checkpoint."""
-    words = ["a red ball rolls over green grass", "the quick brown fox jumps over the lazy dog", "0123456789 .,;:!?'()-"]
+    """A tokenizer for random weights, trained on a few words; the same wherever there is no
+    checkpoint.
+    """
+    words = [
+        "a red ball rolls over green grass",
+        "the quick brown fox jumps over the lazy dog",
+        "0123456789 .,;:!?'()-",
+    ]
     return train_tokenizer(words, vocab_size)
 
 
 def _settled(vocab: list[list]) -> list[tuple[str, float]]:
     """The trained pieces in an order that is the same in every run.
 
-    The trainer walks hash tables: pieces of equal score come in any order, scores differ in their last bits, and the characters it adds for
+    The trainer walks hash tables: pieces of equal score come in any order, scores differ in their
+      last bits, and the characters it adds for
     coverage get the lowest score plus 1e-4 for each one added before.
     """
     special, pieces = vocab[: len(SPECIAL_TOKENS)], vocab[len(SPECIAL_TOKENS) :]
     least = min(score for _, score in pieces)
     coverage = least + 1e-4 * len(pieces)
-    scores = {piece: least if len(piece) == 1 and score < coverage else score for piece, score in pieces}
+    scores = {
+        piece: least if len(piece) == 1 and score < coverage else score for piece, score in pieces
+    }
     scores = {piece: round(score, 6) for piece, score in scores.items()}
-    return [tuple(entry) for entry in special] + sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [tuple(entry) for entry in special] + sorted(
+        scores.items(), key=lambda entry: (-entry[1], entry[0])
+    )

@@ -1,6 +1,8 @@
-"""UMT5 text encoder: a T5 encoder whose every layer has its own relative position bias (Chung et al. 2023, arXiv:2304.09151).
+"""UMT5 text encoder: a T5 encoder whose every layer has its own relative position bias (Chung et
+al. 2023, arXiv:2304.09151).
 
-The layers' parameters are stacked on a leading axis and applied by one scan. No layer has a bias vector; scores are not divided by sqrt(d).
+The layers' parameters are stacked on a leading axis and applied by one scan. No layer has a bias
+vector; scores are not divided by sqrt(d).
 """
 
 import functools
@@ -16,9 +18,13 @@ from helios_jax.config import TextEncoderConfig
 from helios_jax.types import Array, Bool, Float, Int, Params
 
 LENGTH_BUCKETS = (64, 128, 256, 512)
-"""Prompts are padded up to one of these lengths, so that prompts of similar length share a compiled program."""
+"""Prompts are padded up to one of these lengths, so that prompts of similar length share a compiled
+program.
+"""
 SPARE = 4
-"""Rows of padding there should be: they share the weight of all in the transformer's cross-attention."""
+"""Rows of padding there should be: they share the weight of all in the transformer's
+cross-attention.
+"""
 
 
 class UMT5Encoder(nn.Module):
@@ -40,7 +46,8 @@ class UMT5Encoder(nn.Module):
 
         Args:
           ids: token ids.
-          mask: true on real tokens. Padding is attended to by nobody; what comes out at its own positions means nothing.
+          mask: true on real tokens. Padding is attended to by nobody; what comes out at its own
+            positions means nothing.
 
         Returns:
           Features in ``dtype``.
@@ -54,9 +61,13 @@ class UMT5Encoder(nn.Module):
             embedding_init=nn.initializers.normal(1.0),
             name="token_embedding",
         )
-        blocks = nn.scan(_Block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=cfg.num_layers)(
-            cfg, self.dtype, self.param_dtype, name="blocks"
-        )
+        blocks = nn.scan(
+            _Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=cfg.num_layers,
+        )(cfg, self.dtype, self.param_dtype, name="blocks")
         x, _ = blocks(embed(ids), mask)
         return _RMSNorm(cfg.layer_norm_epsilon, self.dtype, self.param_dtype, name="final_norm")(x)
 
@@ -64,10 +75,12 @@ class UMT5Encoder(nn.Module):
 def encode_text(
     encoder: UMT5Encoder, params: Params, ids: Int[np.ndarray, "B S"], lengths: Int[np.ndarray, "B"]
 ) -> tuple[Float[Array, "B s D"], Int[Array, "B"]]:
-    """Features of tokenized prompts, as the transformer takes them: zero past each prompt's last token.
+    """Features of tokenized prompts, as the transformer takes them: zero past each prompt's last
+    token.
 
-    Nothing attends to padding and its features are zeroed, so padding up to ``s``, the first bucket with ``SPARE`` rows beyond the longest prompt,
-    gives the same rows as padding up to ``S``; those from ``s`` on would be zero.
+    Nothing attends to padding and its features are zeroed, so padding up to ``s``, the first bucket
+    with ``SPARE`` rows beyond the longest prompt, gives the same rows as padding up to ``S``; those
+    from ``s`` on would be zero.
 
     Args:
       encoder: the module.
@@ -82,12 +95,16 @@ def encode_text(
       ValueError: if a length is not in 1..S, or an id is not in the encoder's vocabulary.
     """
     if lengths.min() < 1 or lengths.max() > ids.shape[1]:
-        raise ValueError(f"lengths={lengths.tolist()} must lie in 1..{ids.shape[1]}, the padded length of the token ids")
+        raise ValueError(
+            f"lengths={lengths.tolist()} must lie in 1..{ids.shape[1]}, the padded length of the token ids"
+        )
     if ids.max() >= encoder.config.vocab_size:
         raise ValueError(
             f"token id {ids.max()} is outside text_encoder.vocab_size={encoder.config.vocab_size}: this tokenizer is another text encoder's"
         )
-    bucket = min((size for size in LENGTH_BUCKETS if size >= lengths.max() + SPARE), default=ids.shape[1])
+    bucket = min(
+        (size for size in LENGTH_BUCKETS if size >= lengths.max() + SPARE), default=ids.shape[1]
+    )
     return _encode(encoder, params, ids[:, :bucket], lengths)
 
 
@@ -108,10 +125,16 @@ class _Block(nn.Module):
     param_dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> tuple[Float[Array, "B S D"], None]:
+    def __call__(
+        self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]
+    ) -> tuple[Float[Array, "B S D"], None]:
         cfg, types = self.config, (self.dtype, self.param_dtype)
-        x = x + _Attention(cfg, *types, name="attention")(_RMSNorm(cfg.layer_norm_epsilon, *types, name="attention_norm")(x), mask)
-        x = x + _FeedForward(cfg, *types, name="ffn")(_RMSNorm(cfg.layer_norm_epsilon, *types, name="ffn_norm")(x))
+        x = x + _Attention(cfg, *types, name="attention")(
+            _RMSNorm(cfg.layer_norm_epsilon, *types, name="attention_norm")(x), mask
+        )
+        x = x + _FeedForward(cfg, *types, name="ffn")(
+            _RMSNorm(cfg.layer_norm_epsilon, *types, name="ffn_norm")(x)
+        )
         return x, None
 
 
@@ -126,7 +149,9 @@ class _Attention(nn.Module):
     def __call__(self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
         cfg = self.config
         heads = (cfg.num_heads, cfg.d_kv)
-        project = functools.partial(nn.DenseGeneral, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+        project = functools.partial(
+            nn.DenseGeneral, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
+        )
         bias_table = nn.Embed(
             cfg.relative_attention_num_buckets,
             cfg.num_heads,
@@ -138,12 +163,16 @@ class _Attention(nn.Module):
 
         qkv = project((3, *heads), kernel_init=_init_qkv(cfg.d_kv), name="qkv")(x)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        buckets = relative_position_buckets(x.shape[1], cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance)
+        buckets = relative_position_buckets(
+            x.shape[1], cfg.relative_attention_num_buckets, cfg.relative_attention_max_distance
+        )
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         scores += bias_table(buckets).transpose(2, 0, 1)[None]
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores).astype(self.dtype)
-        return project(cfg.d_model, axis=(-2, -1), name="out")(jnp.einsum("bhqk,bkhd->bqhd", weights, v))
+        return project(cfg.d_model, axis=(-2, -1), name="out")(
+            jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        )
 
 
 class _FeedForward(nn.Module):
@@ -155,7 +184,9 @@ class _FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = functools.partial(
+            nn.Dense, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
+        )
         gate = nn.gelu(dense(self.config.d_ff, name="wi_0")(x), approximate=True)
         return dense(self.config.d_model, name="wo")(gate * dense(self.config.d_ff, name="wi_1")(x))
 
@@ -175,11 +206,14 @@ class _RMSNorm(nn.Module):
         return y.astype(self.dtype) * scale.astype(self.dtype)[None, None]
 
 
-def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "S S"]:
+def relative_position_buckets(
+    length: int, num_buckets: int, max_distance: int
+) -> Int[np.ndarray, "S S"]:
     """Which row of the bias table serves each (query, key) pair of a sequence.
 
-    Half of the buckets are for keys after the query. Of each half, the first half are single distances, the rest grow by a constant factor
-    up to ``max_distance``; all that is farther shares the last one.
+    Half of the buckets are for keys after the query. Of each half, the first half are single
+    distances, the rest grow by a constant factor up to ``max_distance``; all that is farther shares
+    the last one.
 
     Args:
       length: S, tokens of the sequence.
@@ -193,14 +227,21 @@ def relative_position_buckets(length: int, num_buckets: int, max_distance: int) 
     exact = half // 2
     offset = np.arange(length)[None, :] - np.arange(length)[:, None]
     distance = np.abs(offset)
-    # float32, as the reference: where a bucket's edge is a whole number, the rounding decides the side
-    growth = np.log(np.maximum(distance, exact).astype(np.float32) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
+    # float32, as the reference: where a bucket's edge is a whole number, the rounding decides the
+    # side
+    growth = np.log(
+        np.maximum(distance, exact).astype(np.float32) / np.float32(exact)
+    ) / np.float32(math.log(max_distance / exact))
     far = np.minimum(exact + (growth * np.float32(half - exact)).astype(np.int32), half - 1)
-    return (np.where(offset > 0, half, 0) + np.where(distance < exact, distance, far)).astype(np.int32)
+    return (np.where(offset > 0, half, 0) + np.where(distance < exact, distance, far)).astype(
+        np.int32
+    )
 
 
 def _init_qkv(d_kv: int) -> nn.initializers.Initializer:
-    """T5's initializer, drawn for the three kernels at once: 1/sqrt(D), and for queries a further 1/sqrt(d), which scores lack."""
+    """T5's initializer, drawn for the three kernels at once: 1/sqrt(D), and for queries a further
+    1/sqrt(d), which scores lack.
+    """
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         kernel = nn.initializers.lecun_normal()(key, shape, dtype)

@@ -1,11 +1,15 @@
-"""The Wan 2.1 causal video VAE: pixels to latents and back, eight times smaller in space and four times in time.
+"""The Wan 2.1 causal video VAE: pixels to latents and back, eight times smaller in space and four
+times in time.
 
-Two spaces of latents: those the VAE's networks read and write (*VAE space*), and the same with every channel brought to mean 0 and standard
-deviation 1 by the constants of the configuration (*model space*), in which the transformer works. The first frame of a clip is a latent
-frame by itself; each later latent frame spans ``temporal_factor`` frames. Nothing in a frame depends on later ones, so a clip may be run
-whole, or in pieces in order, with memory for one piece and the layers' last frames; both are exact.
+Two spaces of latents: those the VAE's networks read and write (*VAE space*), and the same with
+every channel brought to mean 0 and standard deviation 1 by the constants of the configuration
+(*model space*), in which the transformer works. The first frame of a clip is a latent frame by
+itself; each later latent frame spans ``temporal_factor`` frames. Nothing in a frame depends on
+later ones, so a clip may be run whole, or in pieces in order, with memory for one piece and the
+layers' last frames; both are exact.
 
-Modules and parameters bear the names of ``vae/diffusion_pytorch_model.safetensors``, list indices joined to the list's name.
+Modules and parameters bear the names of ``vae/diffusion_pytorch_model.safetensors``, list indices
+joined to the list's name.
 """
 
 import functools
@@ -19,12 +23,21 @@ from flax.typing import Dtype
 from jaxtyping import UInt8
 
 from helios_jax.config import VAEConfig
-from helios_jax.models.vae_layers import AttentionBlock, CausalConv, ChannelNorm, Downsample, Layer, ResidualBlock, Upsample
+from helios_jax.models.vae_layers import (
+    AttentionBlock,
+    CausalConv,
+    ChannelNorm,
+    Downsample,
+    Layer,
+    ResidualBlock,
+    Upsample,
+)
 from helios_jax.types import Array, Float, Params
 
 
 class VAE(nn.Module):
-    """Encoder and decoder. ``vae.apply({"params": params}, video, method="encode")``, or ``"decode"`` with latents.
+    """Encoder and decoder. ``vae.apply({"params": params}, video, method="encode")``, or
+    ``"decode"`` with latents.
 
     Attributes:
       config: widths and depths.
@@ -43,11 +56,14 @@ class VAE(nn.Module):
         self.post_quant_conv = CausalConv(self.config.z_dim, (1, 1, 1), **dtypes)
         self.decoder = Decoder(self.config, **dtypes)
 
-    def encode(self, video: Float[Array, "B F Y X 3"]) -> tuple[Float[Array, "B T H W C"], Float[Array, "B T H W C"]]:
+    def encode(
+        self, video: Float[Array, "B F Y X 3"]
+    ) -> tuple[Float[Array, "B T H W C"], Float[Array, "B T H W C"]]:
         """The posterior of a clip.
 
         Args:
-          video: pixels in [-1, 1]; frames beyond the last whole latent frame (1 + 4k) are without effect.
+          video: pixels in [-1, 1]; frames beyond the last whole latent frame (1 + 4k) are without
+            effect.
 
         Returns:
           Mean and logarithm of the variance, float32, in VAE space.
@@ -65,12 +81,16 @@ class VAE(nn.Module):
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype)))
 
     def __call__(self, video: Float[Array, "B F Y X 3"]) -> Float[Array, "B f Y X 3"]:
-        """The clip encoded, to the posterior's mean, and decoded; touches every parameter, as ``init`` needs."""
+        """The clip encoded, to the posterior's mean, and decoded; touches every parameter, as
+        ``init`` needs.
+        """
         return self.decode(self.encode(video)[0])
 
 
 class Encoder(Layer):
-    """Pixels to the channels of the posterior: residual blocks, with half the size after each width but the last."""
+    """Pixels to the channels of the posterior: residual blocks, with half the size after each width
+    but the last.
+    """
 
     config: VAEConfig
 
@@ -101,8 +121,12 @@ class Decoder(Layer):
         x = CausalConv(widths[0], (3, 3, 3), **self.dtypes, name="conv_in")(x)
         x = MidBlock(**self.dtypes, name="mid_block")(x)
         for i, width in enumerate(widths):
-            doubles_time = config.temperal_downsample[::-1][i : i + 1]  # none for the last width, which is not followed by an upsampling
-            x = UpBlock(width, config.num_res_blocks + 1, doubles_time, **self.dtypes, name=f"up_blocks_{i}")(x)
+            doubles_time = config.temperal_downsample[::-1][
+                i : i + 1
+            ]  # none for the last width, which is not followed by an upsampling
+            x = UpBlock(
+                width, config.num_res_blocks + 1, doubles_time, **self.dtypes, name=f"up_blocks_{i}"
+            )(x)
         x = nn.silu(ChannelNorm(**self.dtypes, name="norm_out")(x))
         return CausalConv(3, (3, 3, 3), **self.dtypes, name="conv_out")(x)
 
@@ -133,20 +157,32 @@ class MidBlock(Layer):
         return ResidualBlock(x.shape[-1], **self.dtypes, name="resnets_1")(x)
 
 
-def to_model_space(config: VAEConfig, latents: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+def to_model_space(
+    config: VAEConfig, latents: Float[Array, "B T H W C"]
+) -> Float[Array, "B T H W C"]:
     """``(latents - mean) / std`` of each channel, in float32: what the transformer works on."""
-    mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1) for values in (config.latents_mean, config.latents_std))
+    mean, std = (
+        jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1)
+        for values in (config.latents_mean, config.latents_std)
+    )
     return (latents.astype(jnp.float32) - mean) / std
 
 
-def to_vae_space(config: VAEConfig, latents: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+def to_vae_space(
+    config: VAEConfig, latents: Float[Array, "B T H W C"]
+) -> Float[Array, "B T H W C"]:
     """``latents * std + mean`` of each channel, in float32: what :meth:`VAE.decode` reads."""
-    mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1) for values in (config.latents_mean, config.latents_std))
+    mean, std = (
+        jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1)
+        for values in (config.latents_mean, config.latents_std)
+    )
     return latents.astype(jnp.float32) * std + mean
 
 
 def sample_posterior(
-    mean: Float[Array, "B T H W C"], logvar: Float[Array, "B T H W C"], noise: Float[Array, "B T H W C"]
+    mean: Float[Array, "B T H W C"],
+    logvar: Float[Array, "B T H W C"],
+    noise: Float[Array, "B T H W C"],
 ) -> Float[Array, "B T H W C"]:
     """``mean + exp(logvar / 2) * noise``, the noise standard normal and drawn by the caller."""
     return mean + jnp.exp(0.5 * logvar) * noise
@@ -154,42 +190,57 @@ def sample_posterior(
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode_clip(
-    vae: VAE, params: Params, frames: UInt8[Array | np.ndarray, "b F Y X 3"], noise: Float[Array, "B T H W C"]
+    vae: VAE,
+    params: Params,
+    frames: UInt8[Array | np.ndarray, "b F Y X 3"],
+    noise: Float[Array, "B T H W C"],
 ) -> Float[Array, "B T H W C"]:
-    """Latents of a clip in model space, float32: the VAE's posterior, sampled with ``noise``, as the reference does even at inference.
+    """Latents of a clip in model space, float32: the VAE's posterior, sampled with ``noise``, as
+    the reference does even at inference.
 
     Zeros for noise give the posterior's mean; one clip serves a batch of noise.
     """
     pixels = frames.astype(jnp.float32) / 127.5 - 1
-    mean, logvar = (jnp.broadcast_to(x, noise.shape) for x in vae.apply({"params": params}, pixels, method="encode"))
+    mean, logvar = (
+        jnp.broadcast_to(x, noise.shape)
+        for x in vae.apply({"params": params}, pixels, method="encode")
+    )
     return to_model_space(vae.config, sample_posterior(mean, logvar, noise))
 
 
-def decode_latents(vae: VAE, params: Params, latents: Float[Array, "B T H W C"], piece: int | None = None) -> Float[Array, "B F Y X 3"]:
-    """The pixels, in [-1, 1], of a whole clip of latents in model space: ``1 + temporal_factor * (T - 1)`` frames.
+def decode_latents(
+    vae: VAE, params: Params, latents: Float[Array, "B T H W C"], piece: int | None = None
+) -> Float[Array, "B F Y X 3"]:
+    """The pixels, in [-1, 1], of a whole clip of latents in model space: ``1 + temporal_factor * (T
+    - 1)`` frames.
 
     Args:
       vae: the module; static under ``jit``.
       params: its parameters.
       latents: the clip.
-      piece: latent frames to decode at a time, with memory for as many, if T is a multiple; None for all at once.
+      piece: latent frames to decode at a time, with memory for as many, if T is a multiple; None
+        for all at once.
     """
     if piece is None or latents.shape[1] % piece:
         return vae.apply({"params": params}, to_vae_space(vae.config, latents), method="decode")
     first, cache = decode_piece(vae, params, {}, latents[:, :piece])
     pieces = rearrange(latents[:, piece:], "b (n t) h w c -> n b t h w c", t=piece)
-    _, frames = jax.lax.scan(lambda cache, piece: decode_piece(vae, params, cache, piece)[::-1], cache, pieces)
+    _, frames = jax.lax.scan(
+        lambda cache, piece: decode_piece(vae, params, cache, piece)[::-1], cache, pieces
+    )
     return jnp.concatenate([first, rearrange(frames, "n b t y x c -> b (n t) y x c")], axis=1)
 
 
-def decode_piece(vae: VAE, params: Params, cache: Params, latents: Float[Array, "B T H W C"]) -> tuple[Float[Array, "B F Y X 3"], Params]:
+def decode_piece(
+    vae: VAE, params: Params, cache: Params, latents: Float[Array, "B T H W C"]
+) -> tuple[Float[Array, "B F Y X 3"], Params]:
     """The pixels of a clip's next latent frames.
 
     A clip decoded piece by piece is the clip decoded whole, with memory for one piece::
 
         cache = {}
-        for piece in pieces:  # of one size; jitted, this compiles once for the first and once for all others
-            video, cache = decode(params, cache, piece)
+        for piece in pieces:  # of one size; jitted, this compiles once for the first and once for
+          all others video, cache = decode(params, cache, piece)
 
     Args:
       vae: the module; static under ``jit``.
@@ -198,9 +249,15 @@ def decode_piece(vae: VAE, params: Params, cache: Params, latents: Float[Array, 
       latents: the piece, in model space, any number of frames.
 
     Returns:
-      Its frames in [-1, 1], ``temporal_factor`` a latent frame save the clip's first, which gives one; and the cache for the next piece.
+      Its frames in [-1, 1], ``temporal_factor`` a latent frame save the clip's first, which gives
+      one; and the cache for the next piece.
     """
-    video, state = vae.apply({"params": params, "cache": cache}, to_vae_space(vae.config, latents), method="decode", mutable=["cache"])
+    video, state = vae.apply(
+        {"params": params, "cache": cache},
+        to_vae_space(vae.config, latents),
+        method="decode",
+        mutable=["cache"],
+    )
     return video, state["cache"]
 
 
@@ -213,7 +270,8 @@ def encode_piece(
       vae: the module; static under ``jit``.
       params: its parameters.
       cache: what the piece before this one returned; ``{}`` where the clip begins.
-      video: the piece, in [-1, 1]: where the clip begins ``1 + temporal_factor * k`` frames, later ``temporal_factor * k``.
+      video: the piece, in [-1, 1]: where the clip begins ``1 + temporal_factor * k`` frames, later
+        ``temporal_factor * k``.
 
     Returns:
       Mean and logarithm of the variance, in VAE space, and the cache for the next piece.
@@ -227,5 +285,7 @@ def encode_piece(
             f"a piece of {video.shape[1]} frames does not fill latent frames: give {first} + {factor} * k"
             f" frames {'at the beginning of a clip' if first else 'after the first piece'}"
         )
-    (mean, logvar), state = vae.apply({"params": params, "cache": cache}, video, method="encode", mutable=["cache"])
+    (mean, logvar), state = vae.apply(
+        {"params": params, "cache": cache}, video, method="encode", mutable=["cache"]
+    )
     return mean, logvar, state["cache"]

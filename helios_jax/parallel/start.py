@@ -9,7 +9,8 @@ def start_processes(coordinator: str = "", process: int = -1, processes: int = 0
     """Join the other processes, before anything else asks JAX for a device.
 
     Args:
-      coordinator: ``host:port`` of process 0; empty where there is one process only, ``"auto"`` where the cluster (Slurm, Open MPI, Cloud TPU) says.
+      coordinator: ``host:port`` of process 0; empty where there is one process only, ``"auto"``
+        where the cluster (Slurm, Open MPI, Cloud TPU) says.
       process, processes: this process's number and how many there are; needed with an address.
 
     Raises:

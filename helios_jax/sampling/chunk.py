@@ -1,4 +1,6 @@
-"""One chunk of video, all stages and steps, as one compiled program, or as one a stage where each is to be timed."""
+"""One chunk of video, all stages and steps, as one compiled program, or as one a stage where each
+is to be timed.
+"""
 
 import functools
 import itertools
@@ -59,14 +61,16 @@ def sample_chunk(
 ) -> tuple[HistoryState, Float[Array, "B T H W C"]]:
     """Sample the next chunk of latents.
 
-    The first stage starts from the noise brought down to its resolution. Every later one starts from the stage before it, upsampled and given block
-    noise; one stage alone is Helios-Base. Guidance is done in float32, whatever the model's dtype.
+    The first stage starts from the noise brought down to its resolution. Every later one starts
+    from the stage before it, upsampled and given block noise; one stage alone is Helios-Base.
+    Guidance is done in float32, whatever the model's dtype.
 
     Args:
       params: the transformer's.
       state: history; donated.
       noise: all noise of the chunk.
-      text: keys and values of the prompts, batch B; where ``plan.guided``, batch 2B, the negative prompts last.
+      text: keys and values of the prompts, batch B; where ``plan.guided``, batch 2B, the negative
+        prompts last.
       guidance_scale: weight of the prompt against the negative prompt.
       model, scheduler, plan: static.
 
@@ -77,7 +81,16 @@ def sample_chunk(
     sample = None
     for stage in range(len(plan.steps)):
         sample = sample_stage(
-            params, history, sample, noise, text, guidance_scale, model=model, scheduler=scheduler, plan=plan, stage=stage
+            params,
+            history,
+            sample,
+            noise,
+            text,
+            guidance_scale,
+            model=model,
+            scheduler=scheduler,
+            plan=plan,
+            stage=stage,
         )
     return append_chunk(state, sample), sample
 
@@ -92,19 +105,34 @@ def sample_chunk_by_stages(
     timed: Callable[[str], AbstractContextManager[Callable]],
     **static: Any,
 ) -> tuple[HistoryState, Float[Array, "B T H W C"]]:
-    """What :func:`sample_chunk` does, by one program a stage, each inside ``timed("stage k")``, which is told the sample when it is asked for."""
-    history = _embed_chunk_history(params, state, noise.latents.shape[1], model=static["model"], plan=static["plan"])
+    """What :func:`sample_chunk` does, by one program a stage, each inside ``timed("stage k")``,
+    which is told the sample when it is asked for.
+    """
+    history = _embed_chunk_history(
+        params, state, noise.latents.shape[1], model=static["model"], plan=static["plan"]
+    )
     sample = None
     for stage in range(len(static["plan"].steps)):
         with timed(f"stage {stage}") as done:
-            sample = done(_sample_stage(params, history, sample, noise, text, guidance_scale, stage=stage, **static))
+            sample = done(
+                _sample_stage(
+                    params, history, sample, noise, text, guidance_scale, stage=stage, **static
+                )
+            )
     return _append_chunk(state, sample), sample
 
 
-def embed_chunk_history(params: Params, state: HistoryState, frames: int, *, model: HeliosTransformer, plan: ChunkPlan) -> HistoryTokens:
-    """Tokens of the history before a chunk of ``frames`` latent frames; twice where steps also run the negative prompt."""
+def embed_chunk_history(
+    params: Params, state: HistoryState, frames: int, *, model: HeliosTransformer, plan: ChunkPlan
+) -> HistoryTokens:
+    """Tokens of the history before a chunk of ``frames`` latent frames; twice where steps also run
+    the negative prompt.
+    """
     history = model.apply(
-        {"params": params}, split_history(state, plan.history_sizes), frame_indices(plan.history_sizes, frames), method="embed_history"
+        {"params": params},
+        split_history(state, plan.history_sizes),
+        frame_indices(plan.history_sizes, frames),
+        method="embed_history",
     )
     if not plan.guided:
         return history
@@ -129,25 +157,39 @@ def sample_stage(
 ) -> Float[Array, "B T _ _ C"] | Float[Array, "M1 B T _ _ C"]:
     """All steps of one pyramid stage, from the sample of the stage before it (None for the first).
 
-    ``schedule`` takes the place of the plan's steps; with ``path``, the sample before every step and after the last is returned.
+    ``schedule`` takes the place of the plan's steps; with ``path``, the sample before every step
+    and after the last is returned.
     """
     _, T, H, W, _ = noise.latents.shape
     frames = frame_indices(plan.history_sizes, T).noisy
     _, ph, pw = model.config.patch_size
-    tokens = [T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)]
+    tokens = [
+        T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)
+    ]
     apply = functools.partial(model.apply, {"params": params})
 
     sample = stage_start(sample, noise, scheduler, stage)
-    schedule = schedule or make_schedule(scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens))
+    schedule = schedule or make_schedule(
+        scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens)
+    )
     times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
     alone = _first_half(text, history) if plan.guided else (text, history)
 
     def denoise(sample, time, text, history):
-        return apply(sample, jax.tree.map(lambda row: row[None], time), text, history, frames, method="denoise")
+        return apply(
+            sample,
+            jax.tree.map(lambda row: row[None], time),
+            text,
+            history,
+            frames,
+            method="denoise",
+        )
 
     def guided(sample, time):
         both = denoise(jnp.concatenate([sample, sample]), time, text, history).astype(jnp.float32)
-        return (guide_zero_star if plan.cfg_zero_star else guide)(*jnp.split(both, 2), guidance_scale)
+        return (guide_zero_star if plan.cfg_zero_star else guide)(
+            *jnp.split(both, 2), guidance_scale
+        )
 
     velocities = {
         "zero": lambda sample, time: jnp.zeros_like(sample),
@@ -160,11 +202,16 @@ def sample_stage(
 
 
 def step_kinds(plan: ChunkPlan, stage: int, levels: Float[np.ndarray, "M"]) -> list[str]:
-    """What the velocity is at each step of a stage: ``"zero"``, that of the ``"prompt"`` alone, or ``"guided"``; levels are timesteps from 0 to 1."""
+    """What the velocity is at each step of a stage: ``"zero"``, that of the ``"prompt"`` alone, or
+    ``"guided"``; levels are timesteps from 0 to 1.
+    """
     low, high = plan.guidance_interval
     within = (low <= levels) & (levels <= high)
     zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
-    return ["zero" if i < zeros else "guided" if plan.guided and within[i] else "prompt" for i in range(len(levels))]
+    return [
+        "zero" if i < zeros else "guided" if plan.guided and within[i] else "prompt"
+        for i in range(len(levels))
+    ]
 
 
 def _first_half(text: TextCache, history: HistoryTokens) -> tuple[TextCache, HistoryTokens]:
@@ -187,16 +234,24 @@ def _solve(
     times: TimeEmbedding,
     path: bool = False,
 ) -> Float[Array, "B T H W C"] | Float[Array, "M1 B T H W C"]:
-    """From a stage's start point to its end point; each part is a velocity, and the number of steps that follow it."""
-    rows = lambda first, count: jax.tree.map(lambda column: jnp.asarray(column[first : first + count]), (table, times))
+    """From a stage's start point to its end point; each part is a velocity, and the number of steps
+    that follow it.
+    """
+    rows = lambda first, count: jax.tree.map(
+        lambda column: jnp.asarray(column[first : first + count]), (table, times)
+    )
 
     def step(velocity, solver, row_and_time):
         row, time = row_and_time
-        return solver_step(solver, velocity(solver.sample, time), start, row), solver.sample if path else None
+        return solver_step(
+            solver, velocity(solver.sample, time), start, row
+        ), solver.sample if path else None
 
     solver, points, first = start_solver(start), [], 0
     for velocity, count in parts:
-        solver, between = jax.lax.scan(functools.partial(step, velocity), solver, rows(first, count))
+        solver, between = jax.lax.scan(
+            functools.partial(step, velocity), solver, rows(first, count)
+        )
         points.append(between)
         first += count
     return jnp.concatenate([*points, solver.sample[None]]) if path else solver.sample

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from helios_jax.diffusion.drift import DriftControl, DriftDecision, DriftStatistics, control_drift, draw_corruption
+from helios_jax.diffusion.drift import (
+    DriftControl,
+    DriftDecision,
+    DriftStatistics,
+    control_drift,
+    draw_corruption,
+)
 from helios_jax.diffusion.history import HistoryState
 from helios_jax.models.block import TextCache
 from helios_jax.sampling.prompts import spread
@@ -57,25 +63,33 @@ def run_chunks(
     on_chunk: Callable[[ChunkRecord], None] | None,
     stopwatch: Stopwatch,
 ) -> Generator[np.ndarray, Sent, None]:
-    """Yield the chunks that follow ``state``; what is sent governs the first chunk that is not yet under way.
+    """Yield the chunks that follow ``state``; what is sent governs the first chunk that is not yet
+    under way.
 
     Args:
       state: where to begin; its arrays are copied.
       chunks: of the whole video.
       keys: one a video.
       texts: keys and values of prompts.
-      sample: the history after a chunk, and its latents, from the chunk's index, the history before it, which is donated, and its text.
+      sample: the history after a chunk, and its latents, from the chunk's index, the history before
+        it, which is donated, and its text.
       decode: what is yielded of latents.
       drift, blend, lookahead, on_chunk, stopwatch: as in ``HeliosPipeline.stream``.
     """
-    history, prompts, statistics = jax.tree.map(jnp.array, state.history), state.prompts, state.drift
+    history, prompts, statistics = (
+        jax.tree.map(jnp.array, state.history),
+        state.prompts,
+        state.drift,
+    )
     pending: collections.deque[ChunkRecord] = collections.deque()
 
     def leave() -> np.ndarray:
         record = pending.popleft()
         if record.drift is not None:
             _report(record.index, record.drift)
-        if on_chunk is not None:  # prompts and rows as they were when the chunk after this one was begun, or will be
+        if (
+            on_chunk is not None
+        ):  # prompts and rows as they were when the chunk after this one was begun, or will be
             now = dict(prompts=prompts.since(record.state.chunk), text_rows=texts.rows)
             on_chunk(record._replace(state=record.state._replace(**now)))
         return np.asarray(record.frames)
@@ -88,10 +102,14 @@ def run_chunks(
             decision = None
             if drift is not None:
                 last = jnp.array(chunk == chunks - 1)
-                statistics, history, latents, decision = _control_drift(statistics, history, latents, keys, jnp.int32(chunk), last, drift)
+                statistics, history, latents, decision = _control_drift(
+                    statistics, history, latents, keys, jnp.int32(chunk), last, drift
+                )
         with stopwatch("vae") as done:
             frames = done(decode(latents))
-        kept = history if on_chunk is None else jax.tree.map(jnp.copy, history)  # the next chunk consumes it
+        kept = (
+            history if on_chunk is None else jax.tree.map(jnp.copy, history)
+        )  # the next chunk consumes it
         after = state._replace(chunk=chunk + 1, history=kept, drift=statistics)
         pending.append(ChunkRecord(chunk, latents, frames, decision, after))
         if len(pending) > lookahead:
@@ -112,11 +130,25 @@ def _control_drift(
     last: Bool[Array, ""],
     control: DriftControl,
 ) -> tuple[DriftStatistics, HistoryState, Float[Array, "B T H W C"], DriftDecision]:
-    return control_drift(statistics, history, latents, draw_corruption(keys, chunk, latents.shape[1:]), ~last, control)
+    return control_drift(
+        statistics,
+        history,
+        latents,
+        draw_corruption(keys, chunk, latents.shape[1:]),
+        ~last,
+        control,
+    )
 
 
 def _report(chunk: int, decision: DriftDecision) -> None:
     """Log a decision."""
     for video, (mean, variance, corrupted) in enumerate(zip(*jax.device_get(decision))):
         verdict = "corrupted" if corrupted else "kept"
-        _log.info("video %d, chunk %d: drift of mean %.3f, of variance %.3f: %s", video, chunk, mean, variance, verdict)
+        _log.info(
+            "video %d, chunk %d: drift of mean %.3f, of variance %.3f: %s",
+            video,
+            chunk,
+            mean,
+            variance,
+            verdict,
+        )

@@ -1,7 +1,8 @@
 """Prompt schedules: which prompt governs which chunk, and how one takes over from another.
 
-A file of schedules is a CSV with the columns ``id, prompt_index, prompt`` and optionally ``refined_prompt``, which is preferred; its rows, grouped by
-id and sorted by index, are one video each. Or it is JSON or YAML, a list of entries for a single video::
+A file of schedules is a CSV with the columns ``id, prompt_index, prompt`` and optionally
+``refined_prompt``, which is preferred; its rows, grouped by id and sorted by index, are one video
+each. Or it is JSON or YAML, a list of entries for a single video::
 
     - {prompt: a red ball rolls over green grass, chunks: 4}
     - {prompt: the ball turns blue, chunks: 3, blend: 1}
@@ -20,7 +21,9 @@ from helios_jax.sampling.request import RequestError
 
 
 class PromptEntry(NamedTuple):
-    """A prompt, the number of chunks it has, and over how many of these it is blended with the prompt before it."""
+    """A prompt, the number of chunks it has, and over how many of these it is blended with the
+    prompt before it.
+    """
 
     prompt: str
     chunks: int
@@ -30,7 +33,8 @@ class PromptEntry(NamedTuple):
 class PromptChange(NamedTuple):
     """From ``chunk`` on, these prompts: one for each video of a batch, or one for all of them.
 
-    While it takes over, for ``blend`` chunks, the text is a mixture: of the old prompt and b/(blend + 1) of the new one, b = 1..blend.
+    While it takes over, for ``blend`` chunks, the text is a mixture: of the old prompt and b/(blend
+      + 1) of the new one, b = 1..blend.
     """
 
     chunk: int
@@ -55,11 +59,13 @@ class PromptSchedule(NamedTuple):
 
         Args:
           entries: in order; the first one's ``blend`` has no meaning.
-          reference: change as the reference implementation does: each prompt takes over one chunk late, and after the last entry's chunks the first
-            prompt returns. Its ``interpolation_steps`` are ``blend + 2``.
+          reference: change as the reference implementation does: each prompt takes over one chunk
+            late, and after the last entry's chunks the first prompt returns. Its
+            ``interpolation_steps`` are ``blend + 2``.
 
         Raises:
-          RequestError: if a prompt is empty, has no chunk, or is not there unblended for at least one.
+          RequestError: if a prompt is empty, has no chunk, or is not there unblended for at least
+            one.
         """
         starts = [0]
         for i, (prompt, chunks, blend) in enumerate(entries):
@@ -73,13 +79,20 @@ class PromptSchedule(NamedTuple):
         if not entries:
             raise RequestError("the prompt schedule is empty")
         changes = [PromptChange(0, (entries[0].prompt,))]
-        changes += [PromptChange(start + reference, (entry.prompt,), entry.blend) for start, entry in zip(starts[1:], entries[1:])]
+        changes += [
+            PromptChange(start + reference, (entry.prompt,), entry.blend)
+            for start, entry in zip(starts[1:], entries[1:])
+        ]
         if reference:
-            changes = [change for change in changes if change.chunk < starts[-1]] + [changes[0]._replace(chunk=starts[-1])]
+            changes = [change for change in changes if change.chunk < starts[-1]] + [
+                changes[0]._replace(chunk=starts[-1])
+            ]
         return cls(tuple(changes), starts[-1])
 
     def at(self, chunk: int) -> tuple[tuple[tuple[str, ...], float], ...]:
-        """The text of a chunk: beginning with the first prompts, go this far towards each of the next; the first distance is 1."""
+        """The text of a chunk: beginning with the first prompts, go this far towards each of the
+        next; the first distance is 1.
+        """
         index = bisect.bisect_right([change.chunk for change in self.changes], chunk) - 1
         start, prompts, blend = self.changes[index]
         weight = min(1.0, (chunk - start + 1) / (blend + 1)) if index else 1.0
@@ -87,11 +100,18 @@ class PromptSchedule(NamedTuple):
 
     def change(self, chunk: int, prompts: tuple[str, ...], blend: int = 0) -> "PromptSchedule":
         """The same up to ``chunk``, and from there on these prompts."""
-        return self._replace(changes=(*(change for change in self.changes if change.chunk < chunk), PromptChange(chunk, prompts, blend)))
+        return self._replace(
+            changes=(
+                *(change for change in self.changes if change.chunk < chunk),
+                PromptChange(chunk, prompts, blend),
+            )
+        )
 
     def since(self, chunk: int) -> "PromptSchedule":
         """The same from ``chunk`` on, without the changes that no longer matter then."""
-        past = bisect.bisect_right([change.chunk for change in self.changes], chunk) - len(self.at(chunk))
+        past = bisect.bisect_right([change.chunk for change in self.changes], chunk) - len(
+            self.at(chunk)
+        )
         return self._replace(changes=self.changes[past:])
 
     def prompts(self) -> list[str]:
@@ -99,8 +119,11 @@ class PromptSchedule(NamedTuple):
         return list(dict.fromkeys(prompt for change in self.changes for prompt in change.prompts))
 
 
-def make_schedule(prompt: str | Sequence[str] | PromptSchedule, batch: int | None) -> PromptSchedule:
-    """The schedule of a prompt, of one prompt for each video, or of a schedule, with as many prompts everywhere as there are videos.
+def make_schedule(
+    prompt: str | Sequence[str] | PromptSchedule, batch: int | None
+) -> PromptSchedule:
+    """The schedule of a prompt, of one prompt for each video, or of a schedule, with as many
+    prompts everywhere as there are videos.
 
     Raises:
       RequestError: if a prompt is empty, or their number is not ``batch``.
@@ -108,7 +131,11 @@ def make_schedule(prompt: str | Sequence[str] | PromptSchedule, batch: int | Non
     if not isinstance(prompt, PromptSchedule):
         return PromptSchedule((PromptChange(0, spread(prompt, batch)),))
     first = spread(prompt.changes[0].prompts, batch)
-    return prompt._replace(changes=tuple(change._replace(prompts=spread(change.prompts, len(first))) for change in prompt.changes))
+    return prompt._replace(
+        changes=tuple(
+            change._replace(prompts=spread(change.prompts, len(first))) for change in prompt.changes
+        )
+    )
 
 
 def spread(prompt: str | Sequence[str], batch: int | None) -> tuple[str, ...]:
@@ -127,12 +154,16 @@ def spread(prompt: str | Sequence[str], batch: int | None) -> tuple[str, ...]:
     return prompts
 
 
-def read_schedules(path: str | os.PathLike, *, chunks: int = 7, blend: int = 1, reference: bool = False) -> dict[str, PromptSchedule]:
-    """The schedules of a file, by the id of their video; a JSON or YAML file has one, whose id is the file's name.
+def read_schedules(
+    path: str | os.PathLike, *, chunks: int = 7, blend: int = 1, reference: bool = False
+) -> dict[str, PromptSchedule]:
+    """The schedules of a file, by the id of their video; a JSON or YAML file has one, whose id is
+    the file's name.
 
     Args:
       path: a .csv, .json, .yaml or .yml file; see the module.
-      chunks, blend: of entries that do not say. The defaults are the reference's, ``interpolate_time`` 7 and ``interpolation_steps`` 3.
+      chunks, blend: of entries that do not say. The defaults are the reference's,
+        ``interpolate_time`` 7 and ``interpolation_steps`` 3.
       reference: see :meth:`PromptSchedule.of`.
 
     Raises:
@@ -141,12 +172,19 @@ def read_schedules(path: str | os.PathLike, *, chunks: int = 7, blend: int = 1, 
     path = Path(path)
     readers = {".csv": _read_csv, ".json": _read_list, ".yaml": _read_list, ".yml": _read_list}
     if path.suffix.lower() not in readers:
-        raise RequestError(f"prompt schedule {path}: cannot read {path.suffix or 'files without suffix'}; known: {', '.join(readers)}")
+        raise RequestError(
+            f"prompt schedule {path}: cannot read {path.suffix or 'files without suffix'}; known: {', '.join(readers)}"
+        )
     try:
         videos = readers[path.suffix.lower()](path, PromptEntry("", chunks, blend))
-        return {name: PromptSchedule.of(entries, reference=reference) for name, entries in videos.items()}
+        return {
+            name: PromptSchedule.of(entries, reference=reference)
+            for name, entries in videos.items()
+        }
     except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError, RequestError) as error:
-        raise RequestError(f"prompt schedule {path}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from error
+        raise RequestError(
+            f"prompt schedule {path}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}"
+        ) from error
 
 
 def _read_csv(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]:
@@ -155,31 +193,52 @@ def _read_csv(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]:
         table = csv.DictReader(file)
         missing = {"id", "prompt_index", "prompt"} - set(table.fieldnames or ())
         if missing:
-            raise RequestError(f"the columns {', '.join(sorted(missing))} are missing; needed are id, prompt_index, prompt")
+            raise RequestError(
+                f"the columns {', '.join(sorted(missing))} are missing; needed are id, prompt_index, prompt"
+            )
         videos: dict[str, list[tuple[int, str]]] = {}
         for row in table:
             if not (row["prompt_index"] or "").strip().isdecimal():
-                raise RequestError(f"line {table.line_num}: prompt_index {row['prompt_index']!r} is not a whole number")
-            videos.setdefault(row["id"].strip(), []).append((int(row["prompt_index"]), row.get("refined_prompt") or row["prompt"] or ""))
+                raise RequestError(
+                    f"line {table.line_num}: prompt_index {row['prompt_index']!r} is not a whole number"
+                )
+            videos.setdefault(row["id"].strip(), []).append(
+                (int(row["prompt_index"]), row.get("refined_prompt") or row["prompt"] or "")
+            )
     if not videos:
         raise RequestError("there is no prompt in it")
-    return {name: [default._replace(prompt=prompt) for _, prompt in sorted(rows, key=lambda row: row[0])] for name, rows in videos.items()}
+    return {
+        name: [
+            default._replace(prompt=prompt) for _, prompt in sorted(rows, key=lambda row: row[0])
+        ]
+        for name, rows in videos.items()
+    }
 
 
 def _read_list(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]:
     """The one video of a JSON or YAML list; JSON is YAML."""
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(entries, list):
-        raise RequestError("it must be a list of entries with prompt and, if wanted, chunks and blend")
+        raise RequestError(
+            "it must be a list of entries with prompt and, if wanted, chunks and blend"
+        )
     return {path.stem: [_read_entry(i, entry, default) for i, entry in enumerate(entries)]}
 
 
 def _read_entry(number: int, entry: Any, default: PromptEntry) -> PromptEntry:
     fields = PromptEntry.__annotations__
     if not isinstance(entry, Mapping) or "prompt" not in entry or not entry.keys() <= fields.keys():
-        raise RequestError(f"entry {number} must be a mapping of prompt and, if wanted, chunks and blend, not {entry!r}")
+        raise RequestError(
+            f"entry {number} must be a mapping of prompt and, if wanted, chunks and blend, not {entry!r}"
+        )
     for name, value in entry.items():
         if type(value) is not fields[name]:
-            raise RequestError(f"entry {number}: {name}={value!r} must be of type {fields[name].__name__}, not {type(value).__name__}")
+            raise RequestError(
+                f"entry {number}: {name}={value!r} must be of type {fields[name].__name__}, not {type(value).__name__}"
+            )
     found = default._replace(**entry)
-    return found if "blend" in entry else found._replace(blend=max(0, min(found.blend, found.chunks - 1)))  # as much as there is room for
+    return (
+        found
+        if "blend" in entry
+        else found._replace(blend=max(0, min(found.blend, found.chunks - 1)))
+    )  # as much as there is room for

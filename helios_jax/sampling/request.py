@@ -5,10 +5,11 @@ import math
 from collections.abc import Sequence
 
 from helios_jax.config import HeliosConfig
+from helios_jax.errors import HeliosError
 from helios_jax.sampling.chunk import ChunkPlan
 
 
-class RequestError(ValueError):
+class RequestError(HeliosError, ValueError):
     """A request the model cannot serve; the message says what to change."""
 
 
@@ -26,7 +27,8 @@ class Request:
       plan: of every chunk but an amplified first one.
       first_plan: of the first chunk.
       guidance_scale: weight of the prompt against the negative prompt; 1 is no guidance.
-      skip_first_chunk: whether the anchor is taken from the second chunk, in place of an image, a video, or the first chunk.
+      skip_first_chunk: whether the anchor is taken from the second chunk, in place of an image, a
+        video, or the first chunk.
     """
 
     height: int
@@ -82,7 +84,9 @@ def make_request(
     if batch < 1:
         raise RequestError(f"batch={batch} must be at least 1")
     if len(steps) != scheduler.stages:
-        raise RequestError(f"steps={','.join(map(str, steps))} names {len(steps)} stages, but this checkpoint has {scheduler.stages}")
+        raise RequestError(
+            f"steps={','.join(map(str, steps))} names {len(steps)} stages, but this checkpoint has {scheduler.stages}"
+        )
     if min(steps) < 1:
         raise RequestError(f"steps={','.join(map(str, steps))} must be at least 1 at every stage")
     _check_size(config, height, width)
@@ -105,7 +109,12 @@ def make_request(
         batch=batch,
         chunks=math.ceil(num_frames / length),
         frames_per_chunk=length,
-        latent_shape=(sample.latent_frames_per_chunk, height // factor, width // factor, config.vae.z_dim),
+        latent_shape=(
+            sample.latent_frames_per_chunk,
+            height // factor,
+            width // factor,
+            config.vae.z_dim,
+        ),
         plan=plan,
         first_plan=amplified if sample.amplify_first_chunk and scheduler.solver == "dmd" else plan,
         guidance_scale=float(guidance_scale),
@@ -119,14 +128,21 @@ def frames_per_chunk(config: HeliosConfig) -> int:
 
 
 def reference_frames(config: HeliosConfig, num_frames: int) -> int:
-    """Frames the reference implementation returns when asked for ``num_frames``: whole chunks, cut to 4m + 1."""
+    """Frames the reference implementation returns when asked for ``num_frames``: whole chunks, cut
+    to 4m + 1.
+    """
     factor, length = config.vae.temporal_factor, frames_per_chunk(config)
     return (max(1, math.ceil(num_frames / length)) * length - 1) // factor * factor + 1
 
 
 def _check_size(config: HeliosConfig, height: int, width: int) -> None:
-    """Height and width must divide into the VAE's cells, halve at every stage, and divide into patches at the coarsest."""
-    for name, size, patch in (("height", height, config.transformer.patch_size[1]), ("width", width, config.transformer.patch_size[2])):
+    """Height and width must divide into the VAE's cells, halve at every stage, and divide into
+    patches at the coarsest.
+    """
+    for name, size, patch in (
+        ("height", height, config.transformer.patch_size[1]),
+        ("width", width, config.transformer.patch_size[2]),
+    ):
         multiple = config.vae.spatial_factor * patch * 2 ** (config.scheduler.stages - 1)
         if size < 1 or size % multiple:
             nearest = max(multiple, round(size / multiple) * multiple)

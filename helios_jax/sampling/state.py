@@ -24,7 +24,8 @@ _REQUESTED = {"height", "width", "num_frames", "fps", "steps", "guidance_scale",
 
 
 class VideoState(NamedTuple):
-    """All that the rest of a video depends on, beside the weights. Its size does not depend on how much of the video there is.
+    """All that the rest of a video depends on, beside the weights. Its size does not depend on how
+    much of the video there is.
 
     Attributes:
       chunk: number of chunks made, the index of the next.
@@ -32,7 +33,8 @@ class VideoState(NamedTuple):
       prompts: from that chunk on.
       text_rows: rows of text that the programs read.
       drift: running statistics, where drift is controlled.
-      options: the arguments of ``HeliosPipeline.stream`` that fix the video: its size, seed, steps and so on.
+      options: the arguments of ``HeliosPipeline.stream`` that fix the video: its size, seed, steps
+        and so on.
       config: of the model and the sampler.
     """
 
@@ -46,13 +48,17 @@ class VideoState(NamedTuple):
 
 
 def save_state(path: str | os.PathLike, state: VideoState) -> None:
-    """Write a state as a safetensors file, which appears whole or not at all and replaces an older one."""
+    """Write a state as a safetensors file, which appears whole or not at all and replaces an older
+    one.
+    """
     tensors = {f"history/{name}": array for name, array in state.history._asdict().items()}
     if state.drift is not None:
         tensors |= {f"drift/{name}": array for name, array in state.drift._asdict().items()}
     rest = state._replace(history=None, drift=None, config=to_dict(state.config))._asdict()
     with staged(Path(os.path.abspath(path))) as partial:
-        safetensors.numpy.save_file(jax.device_get(tensors), partial, {"format": _FORMAT, "state": json.dumps(rest)})
+        safetensors.numpy.save_file(
+            jax.device_get(tensors), partial, {"format": _FORMAT, "state": json.dumps(rest)}
+        )
 
 
 def load_state(path: str | os.PathLike) -> VideoState:
@@ -65,24 +71,33 @@ def load_state(path: str | os.PathLike) -> VideoState:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
-                raise RequestError(f"{path} is not a saved state of a video: its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+                raise RequestError(
+                    f"{path} is not a saved state of a video: its format is {metadata.get('format')!r}, not {_FORMAT!r}"
+                )
             names = file.keys()
             arrays = {name: jnp.array(file.get_tensor(name)) for name in names}
         rest = json.loads(metadata["state"])
-        prompts = [PromptChange(chunk, tuple(prompts), blend) for chunk, prompts, blend in rest["prompts"][0]]
+        prompts = [
+            PromptChange(chunk, tuple(prompts), blend)
+            for chunk, prompts, blend in rest["prompts"][0]
+        ]
         return VideoState(
             chunk=rest["chunk"],
             history=HistoryState(*(arrays[f"history/{name}"] for name in HistoryState._fields)),
             prompts=PromptSchedule(tuple(prompts), rest["prompts"][1]),
             text_rows=rest["text_rows"],
-            drift=DriftStatistics(*(arrays[f"drift/{name}"] for name in DriftStatistics._fields)) if "drift/mean" in arrays else None,
+            drift=DriftStatistics(*(arrays[f"drift/{name}"] for name in DriftStatistics._fields))
+            if "drift/mean" in arrays
+            else None,
             options=rest["options"],
             config=from_dict(HeliosConfig, rest["config"]),
         )
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"{path} cannot be read as the saved state of a video: {error}") from error
+        raise RequestError(
+            f"{path} cannot be read as the saved state of a video: {error}"
+        ) from error
 
 
 def check_config(state: VideoState, config: HeliosConfig) -> None:
@@ -92,9 +107,13 @@ def check_config(state: VideoState, config: HeliosConfig) -> None:
       RequestError: naming every field that differs.
     """
     there, here = _fields(state.config), _fields(config)
-    differing = [f"{name} was {there[name]}, is {here[name]}" for name in there if there[name] != here[name]]
+    differing = [
+        f"{name} was {there[name]}, is {here[name]}" for name in there if there[name] != here[name]
+    ]
     if differing:
-        raise RequestError(f"the state to resume was made with another configuration: {'; '.join(differing)}")
+        raise RequestError(
+            f"the state to resume was made with another configuration: {'; '.join(differing)}"
+        )
 
 
 def _fields(config: HeliosConfig) -> dict[str, Any]:

@@ -16,15 +16,22 @@ Features = tuple[Float[Array, "B S E"], Int[Array, "B"]]
 class PromptTexts:
     """Keys and values of a schedule's prompts.
 
-    A prompt is encoded once, when it is first seen in the schedule, and forgotten when it is no longer in it. Mixtures are of features, padded to the
-    rows of the longest prompt: beyond the longer of two prompts both are zero, so a mixture is a text of that length. Rows never become fewer, so
-    the programs that read them stay the same from chunk to chunk.
+    A prompt is encoded once, when it is first seen in the schedule, and forgotten when it is no
+    longer in it. Mixtures are of features, padded to the rows of the longest prompt: beyond the
+    longer of two prompts both are zero, so a mixture is a text of that length. Rows never become
+    fewer, so the programs that read them stay the same from chunk to chunk.
 
     Attributes:
       rows: to which features are padded.
     """
 
-    def __init__(self, encode: Callable[[str], Features], embed: Callable[..., TextCache], negatives: tuple[str, ...] = (), rows: int = 0):
+    def __init__(
+        self,
+        encode: Callable[[str], Features],
+        embed: Callable[..., TextCache],
+        negatives: tuple[str, ...] = (),
+        rows: int = 0,
+    ):
         """Nothing is encoded yet.
 
         Args:
@@ -39,23 +46,31 @@ class PromptTexts:
         self._key, self._cache = None, None
 
     def __call__(self, schedule: PromptSchedule, chunk: int) -> TextCache:
-        """Keys and values for a chunk; computed anew only where the text is not that of the chunk before."""
+        """Keys and values for a chunk; computed anew only where the text is not that of the chunk
+        before.
+        """
         schedule = schedule.since(chunk)
         wanted = dict.fromkeys([*schedule.prompts(), *self._negatives])
-        self._features = {prompt: self._features.get(prompt) or self._encode(prompt) for prompt in wanted}
+        self._features = {
+            prompt: self._features.get(prompt) or self._encode(prompt) for prompt in wanted
+        }
         self.rows = max(self.rows, *(features.shape[1] for features, _ in self._features.values()))
         mixture = schedule.at(chunk)
         if self._key != (mixture, self.rows):
             (first, _), *_ = mixture
             features, lengths = self._stack(first)
             for prompts, weight in mixture:
-                features, lengths = _blend(features, lengths, *self._stack(prompts), jnp.float32(weight))
+                features, lengths = _blend(
+                    features, lengths, *self._stack(prompts), jnp.float32(weight)
+                )
             self._key, self._cache = (mixture, self.rows), self._embed(features, lengths)
         return self._cache
 
     def _stack(self, prompts: tuple[str, ...]) -> Features:
         """Features of a batch: these prompts, then the negative ones."""
-        features, lengths = zip(*(self._features[prompt] for prompt in (*prompts, *self._negatives)))
+        features, lengths = zip(
+            *(self._features[prompt] for prompt in (*prompts, *self._negatives))
+        )
         padded = [jnp.pad(x, ((0, 0), (0, self.rows - x.shape[1]), (0, 0))) for x in features]
         return jnp.concatenate(padded), jnp.concatenate(lengths)
 
@@ -68,7 +83,11 @@ def _blend(
     new_lengths: Int[Array, "B"],
     weight: Float[Array, ""],
 ) -> Features:
-    """Features ``weight`` of the way from one text to another, in float32; exactly the other where weight is 1."""
+    """Features ``weight`` of the way from one text to another, in float32; exactly the other where
+    weight is 1.
+    """
     start = old.astype(jnp.float32)
     mixed = start + weight * (new.astype(jnp.float32) - start)
-    return jnp.where(weight < 1, mixed.astype(new.dtype), new), jnp.where(weight < 1, jnp.maximum(old_lengths, new_lengths), new_lengths)
+    return jnp.where(weight < 1, mixed.astype(new.dtype), new), jnp.where(
+        weight < 1, jnp.maximum(old_lengths, new_lengths), new_lengths
+    )

@@ -16,8 +16,9 @@ class Stopwatch:
             with stopwatch("vae") as done:
                 frames = done(decode(latents))
 
-    ``done`` waits for arrays, so that the work is charged to the part that asked for it. Tracing and compilation, which JAX reports, are counted
-    under "compile" and not in the part they happened in. Before it is entered nothing waits and nothing is counted.
+    ``done`` waits for arrays, so that the work is charged to the part that asked for it. Tracing
+    and compilation, which JAX reports, are counted under "compile" and not in the part they
+    happened in. Before it is entered nothing waits and nothing is counted.
 
     Attributes:
       seconds: by part; "stage k" are the transformer's pyramid stages.
@@ -51,8 +52,12 @@ class Stopwatch:
             self.seconds[part] += time.perf_counter() - began - (self.seconds["compile"] - compiled)
 
     def _count_compilation(self, event: str, seconds: float, **_: Any) -> None:
-        """JAX reports a phase when it ends; a function traced inside another is reported before the one around it."""
+        """JAX reports a phase when it ends; a function traced inside another is reported before the
+        one around it.
+        """
         if event.startswith("/jax/core/compile/"):
             end = time.perf_counter()
-            self._compilations = [span for span in self._compilations if span[0] < end - seconds] + [(end - seconds, end)]
+            self._compilations = [
+                span for span in self._compilations if span[0] < end - seconds
+            ] + [(end - seconds, end)]
             self.seconds["compile"] = sum(end - start for start, end in self._compilations)

@@ -2,11 +2,12 @@
 
 ::
 
-    <folder>/<step>/state/    the arrays, by Orbax
-    <folder>/<step>/meta/     JSON: the run's signature, the data iterator's state, shape, dtype and sha256 digests of each leaf
+    <folder>/<step>/state/    the arrays, by Orbax <folder>/<step>/meta/     JSON: the run's
+    signature, the data iterator's state, shape, dtype and sha256 digests of each leaf
 
-A step appears under its name when it is complete. The digests are of the values in host memory, taken before Orbax sees them: one for each
-part of a leaf that the devices hold, so that each process digests what it has.
+A step appears under its name when it is complete. The digests are of the values in host memory,
+taken before Orbax sees them: one for each part of a leaf that the devices hold, so that each
+process digests what it has.
 """
 
 import json
@@ -22,7 +23,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.training.leaf_digests import altered_leaves, digests, named_leaves, sha256
+from helios_jax.checkpoint.sharded_digests import altered_leaves, digests, named_leaves, sha256
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,12 @@ class Checkpoints:
 
     Args:
       folder: where the steps lie.
-      signature: what must be equal for a checkpoint to continue this run (its stage, geometry, configuration): nested dictionaries of what
-        JSON can hold.
-      defaults: what a checkpoint means by a field that its signature lacks, because there was none of that name when it was written.
-      free: fields of the signature that may differ, keys joined with dots; a section frees all its fields.
+      signature: what must be equal for a checkpoint to continue this run (its stage, geometry,
+        configuration): nested dictionaries of what JSON can hold.
+      defaults: what a checkpoint means by a field that its signature lacks, because there was none
+        of that name when it was written.
+      free: fields of the signature that may differ, keys joined with dots; a section frees all its
+        fields.
       keep: how many of the newest steps are kept.
       keep_every: steps that are multiples of this are kept for good; 0 keeps none.
       read_only: change nothing in the folder, so that a run which is under way can be read.
@@ -88,10 +91,11 @@ class Checkpoints:
         self._read_only = read_only
 
     def save(self, step: int, state: Any, data_state: Any = None) -> None:
-        """Copy and digest the state, then write it in the background; the state may be donated as soon as this returns.
+        """Copy and digest the state, then write it in the background; the state may be donated as
+        soon as this returns.
 
-        Steps at or past ``step`` that are there already, damaged or of a continuation that was given up, are renamed out of the way.
-        A second save of the same step does nothing.
+        Steps at or past ``step`` that are there already, damaged or of a continuation that was
+        given up, are renamed out of the way. A second save of the same step does nothing.
 
         Args:
           step: steps taken.
@@ -106,17 +110,24 @@ class Checkpoints:
         content = {
             "step": step,
             "signature": self._signature,
-            "leaves": {name: {**_describe(leaf), "sha256": parts} for (name, leaf), parts in zip(leaves.items(), digests(leaves))},
+            "leaves": {
+                name: {**_describe(leaf), "sha256": parts}
+                for (name, leaf), parts in zip(leaves.items(), digests(leaves))
+            },
             "data_state": data_state,
         }
         meta = {"sha256": sha256(_canonical(content)), "content": content}
         self._set_aside(step)
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(leaves), meta=ocp.args.JsonSave(meta))
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(leaves), meta=ocp.args.JsonSave(meta)
+        )
         self._manager.save(step, args=arguments, force=True)
         self._saved = step
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk; an error of the writing is raised here, or by the next save."""
+        """Wait until what was saved is on disk; an error of the writing is raised here, or by the
+        next save.
+        """
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -124,7 +135,8 @@ class Checkpoints:
         self._manager.close()
 
     def check(self) -> None:
-        """Compare the signature with that of the newest step that can be read, before anything heavy is done.
+        """Compare the signature with that of the newest step that can be read, before anything
+        heavy is done.
 
         Raises:
           CheckpointError: naming every field that differs.
@@ -140,14 +152,15 @@ class Checkpoints:
         """The newest step whose every leaf has its digest, on the devices it should be on.
 
         Args:
-          abstract_state: the tree to restore: arrays or ``jax.ShapeDtypeStruct`` whose shardings the result has (the default device where
-            there is none), numpy arrays, plain numbers.
+          abstract_state: the tree to restore: arrays or ``jax.ShapeDtypeStruct`` whose shardings
+            the result has (the default device where there is none), numpy arrays, plain numbers.
 
         Returns:
           The step, or None where there is none at all.
 
         Raises:
-          CheckpointError: if a step is of another run, naming the fields and leaves that differ, or if there are steps and none verifies.
+          CheckpointError: if a step is of another run, naming the fields and leaves that differ, or
+            if there are steps and none verifies.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         skipped, restored = self._strays(steps), None
@@ -156,7 +169,9 @@ class Checkpoints:
                 content = self._agreed(lambda step=step: self._content(step))
                 self._refuse_others(step, content)
                 self._refuse_other_leaves(step, content, abstract_state)
-                state = self._agreed(lambda step=step, content=content: self._read(step, content, abstract_state))
+                state = self._agreed(
+                    lambda step=step, content=content: self._read(step, content, abstract_state)
+                )
             except _DamagedError as error:
                 skipped.append(f"{self.folder / str(step)}: {error}")
                 continue
@@ -165,11 +180,14 @@ class Checkpoints:
         for line in skipped:
             log.warning("skipped %s", line)
         if steps and restored is None:
-            raise CheckpointError(f"no step in {self.folder} verifies: {'; '.join(skipped)}. Move them away to start from the beginning")
+            raise CheckpointError(
+                f"no step in {self.folder} verifies: {'; '.join(skipped)}. Move them away to start from the beginning"
+            )
         return restored
 
     def read(self, step: int | None = None, prefix: str = "") -> tuple[int, dict[str, np.ndarray]]:
-        """The leaves of a step by name (see :func:`~helios_jax.training.leaf_digests.named_leaves`), verified, in host memory.
+        """The leaves of a step by name (see
+        :func:`~helios_jax.checkpoint.sharded_digests.named_leaves`), verified, in host memory.
 
         Args:
           step: which; None is the newest that verifies.
@@ -181,7 +199,9 @@ class Checkpoints:
         there = sorted(self._manager.all_steps(), reverse=True)
         wanted = there if step is None else [step]
         if not wanted or step not in (None, *there):
-            raise CheckpointError(f"{self.folder} has no step{'' if step is None else f' {step}'}; it has {there or 'none'}")
+            raise CheckpointError(
+                f"{self.folder} has no step{'' if step is None else f' {step}'}; it has {there or 'none'}"
+            )
         reasons = []
         for number in wanted:
             try:
@@ -191,55 +211,92 @@ class Checkpoints:
         raise CheckpointError(f"no step verifies: {'; '.join(reasons)}")
 
     def _content(self, step: int) -> dict[str, Any]:
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+            "meta"
+        ]
         if sha256(_canonical(meta["content"])) != meta["sha256"]:
             raise CheckpointError("its metadata is altered")
         return meta["content"]
 
     def _read(self, step: int, content: Mapping[str, Any], abstract_state: Any) -> Any:
         target = {name: _target(leaf) for name, leaf in named_leaves(abstract_state).items()}
-        leaves = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+        leaves = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        )["state"]
         _check_digests(leaves, content["leaves"])
-        return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[name] for name in target])
+        return jax.tree.unflatten(
+            jax.tree.structure(abstract_state), [leaves[name] for name in target]
+        )
 
     def _read_named(self, step: int, prefix: str) -> dict[str, np.ndarray]:
-        recorded = {name: leaf for name, leaf in self._content(step)["leaves"].items() if name.startswith(prefix)}
+        recorded = {
+            name: leaf
+            for name, leaf in self._content(step)["leaves"].items()
+            if name.startswith(prefix)
+        }
         if not recorded:
             return {}
         target = {name: np.empty(leaf["shape"], leaf["dtype"]) for name, leaf in recorded.items()}
         as_arrays = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in target}
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            arguments = ocp.args.PyTreeRestore(item=target, restore_args=as_arrays, partial_restore=True)
+            arguments = ocp.args.PyTreeRestore(
+                item=target, restore_args=as_arrays, partial_restore=True
+            )
             leaves = reader.restore(self.folder / str(step) / "state", args=arguments)
         _check_digests(leaves, recorded)
         return leaves
 
     def _agreed(self, read: Callable[[], Any]) -> Any:
-        """``read()``, whose every error, in any process, means that the step cannot be used: damaged files raise anything."""
+        """``read()``, whose every error, in any process, means that the step cannot be used:
+        damaged files raise anything.
+        """
         try:
             result, problem = read(), ""
         except Exception as error:
             result, problem = None, _line(error)
-        if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(problem))).any():
+        if (
+            jax.process_count() > 1
+            and multihost_utils.process_allgather(np.array(bool(problem))).any()
+        ):
             problem = problem or "another process cannot read it"
         if problem:
             raise _DamagedError(problem)
         return result
 
     def _refuse_others(self, step: int, content: Mapping[str, Any]) -> None:
-        there, here = _fields(self._defaults) | _fields(content["signature"]), _fields(self._signature)
+        there, here = (
+            _fields(self._defaults) | _fields(content["signature"]),
+            _fields(self._signature),
+        )
         self._refuse(
-            step, {name: (there.get(name), here.get(name)) for name in sorted(there.keys() | here.keys()) if not self._is_free(name)}
+            step,
+            {
+                name: (there.get(name), here.get(name))
+                for name in sorted(there.keys() | here.keys())
+                if not self._is_free(name)
+            },
         )
 
-    def _refuse_other_leaves(self, step: int, content: Mapping[str, Any], abstract_state: Any) -> None:
+    def _refuse_other_leaves(
+        self, step: int, content: Mapping[str, Any], abstract_state: Any
+    ) -> None:
         there = {name: _shown(leaf) for name, leaf in content["leaves"].items()}
-        here = {name: _shown(_describe(leaf)) for name, leaf in named_leaves(abstract_state).items()}
-        self._refuse(step, {name: (there.get(name), here.get(name)) for name in sorted(there.keys() | here.keys())})
+        here = {
+            name: _shown(_describe(leaf)) for name, leaf in named_leaves(abstract_state).items()
+        }
+        self._refuse(
+            step,
+            {
+                name: (there.get(name), here.get(name))
+                for name in sorted(there.keys() | here.keys())
+            },
+        )
 
     def _refuse(self, step: int, pairs: Mapping[str, tuple[str | None, str | None]]) -> None:
         differing = [
-            f"{name}: there {there or 'absent'}, here {here or 'absent'}" for name, (there, here) in pairs.items() if there != here
+            f"{name}: there {there or 'absent'}, here {here or 'absent'}"
+            for name, (there, here) in pairs.items()
+            if there != here
         ]
         if differing:
             raise CheckpointError(
@@ -252,7 +309,11 @@ class Checkpoints:
 
     def _strays(self, steps: Collection[int]) -> list[str]:
         known = {str(step) for step in steps}
-        return [f"{entry}: not a finished step" for entry in sorted(self.folder.iterdir()) if entry.name not in known]
+        return [
+            f"{entry}: not a finished step"
+            for entry in sorted(self.folder.iterdir())
+            if entry.name not in known
+        ]
 
     def _set_aside(self, step: int) -> None:
         self.wait()
@@ -261,8 +322,15 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for there in later:
-                number = sum(entry.name.startswith(f"{there}.aside-") for entry in self.folder.iterdir())
-                log.warning("%s is renamed to %s.aside-%d: this run has not come from there", self.folder / str(there), there, number)
+                number = sum(
+                    entry.name.startswith(f"{there}.aside-") for entry in self.folder.iterdir()
+                )
+                log.warning(
+                    "%s is renamed to %s.aside-%d: this run has not come from there",
+                    self.folder / str(there),
+                    there,
+                    number,
+                )
                 (self.folder / str(there)).rename(self.folder / f"{there}.aside-{number}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("set aside")
@@ -275,7 +343,9 @@ class _DamagedError(Exception):
 
 def _check_digests(leaves: Mapping[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:
     if altered := altered_leaves(leaves, {name: leaf["sha256"] for name, leaf in recorded.items()}):
-        raise CheckpointError(f"{len(altered)} of {len(leaves)} leaves are altered: {_shortened(altered)}")
+        raise CheckpointError(
+            f"{len(altered)} of {len(leaves)} leaves are altered: {_shortened(altered)}"
+        )
 
 
 def _describe(leaf: Any) -> dict[str, Any]:
@@ -311,7 +381,9 @@ def _fields(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _shortened(lines: list[str], separator: str = ", ", most: int = 40) -> str:
-    return separator.join(lines[:most]) + (f"{separator}and {len(lines) - most} more" if len(lines) > most else "")
+    return separator.join(lines[:most]) + (
+        f"{separator}and {len(lines) - most} more" if len(lines) > most else ""
+    )
 
 
 def _line(error: Exception) -> str:

@@ -9,8 +9,8 @@ from helios_jax.types import Array, Float, Int, Params
 def decay(n: Int[Array, ""] | int, start: int, maximum: float) -> Float[Array, ""]:
     """The share of the average that the ``n``-th update keeps.
 
-    With ``s = max(0, n - start - 1)``: 0 where ``s = 0``, so that the average is a copy of the weights until update ``start + 1``, and
-    ``min((1 + s) / (10 + s), maximum)`` from then on.
+    With ``s = max(0, n - start - 1)``: 0 where ``s = 0``, so that the average is a copy of the
+    weights until update ``start + 1``, and ``min((1 + s) / (10 + s), maximum)`` from then on.
 
     Args:
       n: number of this update, the first being 1.
@@ -22,7 +22,8 @@ def decay(n: Int[Array, ""] | int, start: int, maximum: float) -> Float[Array, "
 
 
 def update(average: Params, weights: Params, d: Float[Array, ""]) -> Params:
-    """``average - (1 - d) (average - weights)``, leaf by leaf; exactly ``weights`` where ``d`` is 0, whatever the average held.
+    """``average - (1 - d) (average - weights)``, leaf by leaf; exactly ``weights`` where ``d`` is
+    0, whatever the average held.
 
     Args:
       average: tree of float32 arrays.

@@ -1,4 +1,6 @@
-"""Metrics of a run: one line of JSON a step, always; TensorBoard and Weights & Biases on request; by the main process only."""
+"""Metrics of a run: one line of JSON a step, always; TensorBoard and Weights & Biases on request;
+by the main process only.
+"""
 
 import json
 import logging
@@ -23,15 +25,24 @@ class Metrics:
 
     Args:
       folder: the run's; holds ``metrics.jsonl``, ``tensorboard/`` and ``wandb/``.
-      step: steps taken so far: whatever is recorded of later ones, by a run that did not get to save them, is cut off.
+      step: steps taken so far: whatever is recorded of later ones, by a run that did not get to
+        save them, is cut off.
       tensorboard: write TensorBoard's files, too.
-      wandb: arguments of ``wandb.init``, such as ``{"project": "helios"}``, to log there, too; a resumed run goes on with its own ``id``.
+      wandb: arguments of ``wandb.init``, such as ``{"project": "helios"}``, to log there, too; a
+        resumed run goes on with its own ``id``.
 
     Raises:
       ConfigError: if a package that was asked for is not installed.
     """
 
-    def __init__(self, folder: str | os.PathLike, step: int = 0, *, tensorboard: bool = False, wandb: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        step: int = 0,
+        *,
+        tensorboard: bool = False,
+        wandb: Mapping[str, Any] | None = None,
+    ):
         self._sinks: list[Sink] = []
         self._closers: list[Callable[[], Any]] = []
         if jax.process_index() != 0:
@@ -45,10 +56,15 @@ class Metrics:
             self._closers.append(close)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Record the numbers of a step, each a Python number or an array of one; a number that is not finite is ``null`` in the JSON."""
+        """Record the numbers of a step, each a Python number or an array of one; a number that is
+        not finite is ``null`` in the JSON.
+        """
         if not self._sinks:
             return
-        numbers = {name: value if isinstance(value, bool | int) else float(value) for name, value in values.items()}
+        numbers = {
+            name: value if isinstance(value, bool | int) else float(value)
+            for name, value in values.items()
+        }
         for sink in self._sinks:
             sink(step, numbers)
 
@@ -60,10 +76,12 @@ class Metrics:
 
 def _jsonl(path: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
     _cut(path, step)
-    file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # stays open as long as the run
+    file = open(path, "a", encoding="utf-8")  # stays open as long as the run
 
     def write(step: int, numbers: Mapping[str, Any]) -> None:
-        finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        finite = {
+            name: number if math.isfinite(number) else None for name, number in numbers.items()
+        }
         file.write(json.dumps({"step": step, **finite}) + "\n")
         file.flush()
 
@@ -71,7 +89,9 @@ def _jsonl(path: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Leave the whole lines up to ``step``: the last one is not whole if the run was killed while it was written."""
+    """Leave the whole lines up to ``step``: the last one is not whole if the run was killed while
+    it was written.
+    """
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -95,7 +115,9 @@ def _tensorboard(folder: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ConfigError("writing for TensorBoard needs tensorboardX, which is not installed: pip install tensorboardX") from None
+        raise ConfigError(
+            "writing for TensorBoard needs tensorboardX, which is not installed: pip install tensorboardX"
+        ) from None
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(step: int, numbers: Mapping[str, Any]) -> None:
@@ -109,9 +131,14 @@ def _wandb(folder: Path, options: Mapping[str, Any]) -> tuple[Sink, Callable[[],
     try:
         import wandb
     except ImportError:
-        raise ConfigError("logging to Weights & Biases needs wandb, which is not installed: pip install wandb") from None
+        raise ConfigError(
+            "logging to Weights & Biases needs wandb, which is not installed: pip install wandb"
+        ) from None
     identity = folder / "wandb_id"
     if not identity.exists():
         identity.write_text(secrets.token_hex(4))
-    run = wandb.init(**{"dir": str(folder), "name": folder.name, "id": identity.read_text(), "resume": "allow"} | dict(options))
+    run = wandb.init(
+        **{"dir": str(folder), "name": folder.name, "id": identity.read_text(), "resume": "allow"}
+        | dict(options)
+    )
     return lambda step, numbers: run.log(dict(numbers), step=step), run.finish

@@ -1,4 +1,6 @@
-"""The optimiser: gradients clipped by their global norm, then AdamW or Muon, under a schedule of the learning rate."""
+"""The optimiser: gradients clipped by their global norm, then AdamW or Muon, under a schedule of
+the learning rate.
+"""
 
 import dataclasses
 import math
@@ -18,12 +20,14 @@ from helios_jax.types import Array, Float, Int, Params
 class OptimizerConfig:
     """AdamW, or Muon, and the schedule.
 
-    ``muon`` moves matrices and convolutions along the orthogonal factor of their momentum, by the root mean square that AdamW's steps have
-    (Liu et al. 2025, section 2.2), and all else as ``adamw`` does, both with Nesterov's momentum; ``b1`` and ``b2`` are AdamW's. It is for
-    what is trained from nothing.
+    ``muon`` moves matrices and convolutions along the orthogonal factor of their momentum, by the
+    root mean square that AdamW's steps have (Liu et al. 2025, section 2.2), and all else as
+    ``adamw`` does, both with Nesterov's momentum; ``b1`` and ``b2`` are AdamW's. It is for what is
+    trained from nothing.
 
-    ``constant`` pays no heed to ``warmup_steps``; ``constant_with_warmup`` and ``cosine`` rise linearly from 0 over as many steps, and
-    ``cosine`` then falls to 0 at step ``decay_steps``. ``clip_norm`` 0 leaves gradients as they are.
+    ``constant`` pays no heed to ``warmup_steps``; ``constant_with_warmup`` and ``cosine`` rise
+    linearly from 0 over as many steps, and ``cosine`` then falls to 0 at step ``decay_steps``.
+    ``clip_norm`` 0 leaves gradients as they are.
     """
 
     method: Literal["adamw", "muon"] = "adamw"
@@ -39,9 +43,13 @@ class OptimizerConfig:
 
     def __post_init__(self):
         if self.learning_rate < 0 or self.clip_norm < 0 or self.weight_decay < 0:
-            raise ConfigError("optimizer.learning_rate, optimizer.clip_norm and optimizer.weight_decay must not be negative")
+            raise ConfigError(
+                "optimizer.learning_rate, optimizer.clip_norm and optimizer.weight_decay must not be negative"
+            )
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
-            raise ConfigError(f"optimizer.b1={self.b1} and optimizer.b2={self.b2} must be at least 0 and less than 1")
+            raise ConfigError(
+                f"optimizer.b1={self.b1} and optimizer.b2={self.b2} must be at least 0 and less than 1"
+            )
         if self.schedule == "cosine" and self.decay_steps <= self.warmup_steps:
             raise ConfigError(
                 f"optimizer.decay_steps={self.decay_steps} must be more than optimizer.warmup_steps={self.warmup_steps} for schedule='cosine'"
@@ -64,12 +72,18 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Int[Array, ""] | int], F
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """``p <- p - lr (m / (sqrt(v) + eps) + weight_decay p)``, moments bias-corrected; every leaf decays, biases too. Or Muon."""
+    """``p <- p - lr (m / (sqrt(v) + eps) + weight_decay p)``, moments bias-corrected; every leaf
+    decays, biases too. Or Muon.
+    """
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     transform = optax.chain(clip, METHODS[config.method](config))
 
-    def update(gradients: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of its integer step
+    def update(
+        gradients: Params, state: optax.OptState, params: Params
+    ) -> tuple[Params, optax.OptState]:
+        with jax.numpy_dtype_promotion(
+            "standard"
+        ):  # optax raises a float to the power of its integer step
             return transform.update(gradients, state, params)
 
     return optax.GradientTransformation(transform.init, update)
@@ -77,7 +91,13 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 def _adamw(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.b1:
-        return optax.adamw(make_schedule(config), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay)
+        return optax.adamw(
+            make_schedule(config),
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
     # The first moment is the gradient then, and is not kept.
     return optax.chain(
         optax.scale_by_rms(config.b2, config.eps, eps_in_sqrt=False, bias_correction=True),
@@ -103,14 +123,20 @@ METHODS = {"adamw": _adamw, "muon": _muon}
 
 
 def matrices(params: Params) -> Params:
-    """For each leaf the axes that are a matrix's rows and its columns, the others counting matrices; None for what is no matrix."""
+    """For each leaf the axes that are a matrix's rows and its columns, the others counting
+    matrices; None for what is no matrix.
+    """
 
-    def axes(path: tuple[jax.tree_util.DictKey, ...], leaf: Array | jax.ShapeDtypeStruct) -> MuonDimensionNumbers | None:
+    def axes(
+        path: tuple[jax.tree_util.DictKey, ...], leaf: Array | jax.ShapeDtypeStruct
+    ) -> MuonDimensionNumbers | None:
         *module, name = (key.key for key in path)
         if name != "kernel":
             return None
         layers, joins = "blocks" in module, module[-1] in ("qkv", "kv", "time_proj")
         inputs = leaf.ndim - 1 if not (layers or joins) else 2 if module[-1] == "out" else 1
-        return MuonDimensionNumbers(tuple(range(layers, layers + inputs)), tuple(range(layers + inputs + joins, leaf.ndim)))
+        return MuonDimensionNumbers(
+            tuple(range(layers, layers + inputs)), tuple(range(layers + inputs + joins, leaf.ndim))
+        )
 
     return jax.tree_util.tree_map_with_path(axes, params)

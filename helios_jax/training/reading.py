@@ -1,7 +1,9 @@
-"""Training the text encoder: its features must tell, to a small reader that is thrown away afterwards, all that a caption says.
+"""Training the text encoder: its features must tell, to a small reader that is thrown away
+afterwards, all that a caption says.
 
-One question for each colour, and one for the scene, attends to the features of the caption's tokens; what it gathers is read by one linear map. The
-loss is the mean cross-entropy of the answers. A colour's object has to be told from the others', so features bind what belongs together.
+One question for each colour, and one for the scene, attends to the features of the caption's
+tokens; what it gathers is read by one linear map. The loss is the mean cross-entropy of the
+answers. A colour's object has to be told from the others', so features bind what belongs together.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,20 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from helios_jax.data.readings import OF_A_COLOR, OF_THE_SCENE, ReadingBatch
-from helios_jax.data.scenes import COLORS
 from helios_jax.models.lora import combine
 from helios_jax.models.umt5 import UMT5Encoder, relative_position_buckets
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.step import Loss
 from helios_jax.types import Array, Bool, Float, Int, Params
+from helios_jax.world.readings import OF_A_COLOR, OF_THE_SCENE, ReadingBatch
+from helios_jax.world.scenes import COLORS
 
 READER = "reader"
 """Its place beside the encoder's parameters while it trains."""
 
 
 class Reader(nn.Module):
-    """Features of a caption to logits of every answer: ``[B, colors, sum(OF_A_COLOR)]`` and ``[B, sum(OF_THE_SCENE)]``."""
+    """Features of a caption to logits of every answer: ``[B, colors, sum(OF_A_COLOR)]`` and ``[B,
+    sum(OF_THE_SCENE)]``.
+    """
 
     heads: int = 4
 
@@ -35,9 +39,14 @@ class Reader(nn.Module):
         E = features.shape[-1]
         shape = (len(COLORS) + 1, self.heads, E // self.heads)
         query = self.param("query", nn.initializers.normal(shape[-1] ** -0.5), shape)
-        key, value = (nn.DenseGeneral(shape[1:], use_bias=False, name=name)(features) for name in ("key", "value"))
+        key, value = (
+            nn.DenseGeneral(shape[1:], use_bias=False, name=name)(features)
+            for name in ("key", "value")
+        )
         logits = jnp.where(mask[:, None, None], jnp.einsum("qkd,bskd->bkqs", query, key), -1e30)
-        gathered = jnp.einsum("bkqs,bskd->bqkd", jax.nn.softmax(logits), value).reshape(-1, shape[0], E)
+        gathered = jnp.einsum("bkqs,bskd->bqkd", jax.nn.softmax(logits), value).reshape(
+            -1, shape[0], E
+        )
         of_colors = nn.Dense(sum(OF_A_COLOR.values()), name="of_colors")(gathered[:, :-1])
         return of_colors, nn.Dense(sum(OF_THE_SCENE.values()), name="of_scene")(gathered[:, -1])
 
@@ -52,21 +61,32 @@ def init_reader(config: TrainConfig) -> Params:
 def begin(params: Params) -> Params:
     """Random parameters as a text encoder learns from soonest: attention that is soft, and near.
 
-    Its logits have no scale but that of their parameters (Raffel et al. 2020), so queries begin small. Each head looks to one side, by turns,
-    and half as far as the pair of heads after it: a word's attributes stand beside it.
+    Its logits have no scale but that of their parameters (Raffel et al. 2020), so queries begin
+    small. Each head looks to one side, by turns, and half as far as the pair of heads after it: a
+    word's attributes stand beside it.
     """
     attention = params["blocks"]["attention"]
     kernel, table = attention["qkv"]["kernel"], attention["relative_attention_bias"]["embedding"]
     buckets, heads = table.shape[1:]
     reach = 4 * buckets
-    offsets, found = np.arange(-reach, reach + 1), relative_position_buckets(2 * reach + 1, buckets, reach)[reach]
-    offset = np.array([offsets[found == bucket].mean() if np.any(found == bucket) else reach for bucket in range(buckets)])
+    offsets, found = (
+        np.arange(-reach, reach + 1),
+        relative_position_buckets(2 * reach + 1, buckets, reach)[reach],
+    )
+    offset = np.array(
+        [
+            offsets[found == bucket].mean() if np.any(found == bucket) else reach
+            for bucket in range(buckets)
+        ]
+    )
     head = np.arange(heads)
     away = offset[:, None] * (-1.0) ** head < 0
     near = -np.abs(offset)[:, None] * 2.0 ** -(head // 2) - 2.0 * away
     attention = attention | {
         "qkv": {"kernel": kernel.at[:, :, 0].multiply(kernel.shape[-1] ** -0.5)},
-        "relative_attention_bias": {"embedding": jnp.broadcast_to(jnp.asarray(near, table.dtype), table.shape)},
+        "relative_attention_bias": {
+            "embedding": jnp.broadcast_to(jnp.asarray(near, table.dtype), table.shape)
+        },
     }
     return params | {"blocks": params["blocks"] | {"attention": attention}}
 
@@ -93,37 +113,63 @@ def make_validation(
         return jnp.sum(right & asked, axis=0), jnp.sum(asked, axis=0)
 
     look = jax.jit(look, out_shardings=sharding)
-    of_colors, scene = len(COLORS) * len(OF_A_COLOR), ("pattern", "camera", *["behind"] * (len(OF_THE_SCENE) - 2))
+    of_colors, scene = (
+        len(COLORS) * len(OF_A_COLOR),
+        ("pattern", "camera", *["behind"] * (len(OF_THE_SCENE) - 2)),
+    )
 
     def validate(trainable, base, batches):
-        right, asked = np.sum([jax.device_get(look(trainable, base, batch)) for batch in batches], axis=0)
+        right, asked = np.sum(
+            [jax.device_get(look(trainable, base, batch)) for batch in batches], axis=0
+        )
         names = np.asarray([*OF_A_COLOR] * len(COLORS) + [*scene])
         assert len(names) == len(right) > of_colors
-        return {f"validation_{name}": float(right[names == name].sum() / asked[names == name].sum()) for name in dict.fromkeys(names)}
+        return {
+            f"validation_{name}": float(right[names == name].sum() / asked[names == name].sum())
+            for name in dict.fromkeys(names)
+        }
 
     return validate
 
 
 def _reading(config: TrainConfig) -> Callable[[Params, ReadingBatch], tuple[Array, Array, Array]]:
-    """Cross-entropy of each answer, whether it was asked for, and whether it is right: ``[B, questions]``, colour by colour, then of the scene."""
+    """Cross-entropy of each answer, whether it was asked for, and whether it is right: ``[B,
+    questions]``, colour by colour, then of the scene.
+    """
     encoder, reader = UMT5Encoder(config.model.text_encoder, jnp.dtype(config.dtype)), Reader()
 
     def read(params, batch):
         mask = jnp.arange(batch.ids.shape[1])[None] < batch.length[:, None]
-        features = encoder.apply({"params": {name: leaf for name, leaf in params.items() if name != READER}}, batch.ids, mask)
-        of_colors, of_scene = reader.apply({"params": params[READER]}, features.astype(jnp.float32), mask)
-        found = [_score(of_colors, batch.of_colors, OF_A_COLOR), _score(of_scene, batch.of_scene, OF_THE_SCENE)]
-        return tuple(jnp.concatenate([part.reshape(len(mask), -1) for part in parts], axis=1) for parts in zip(*found))
+        features = encoder.apply(
+            {"params": {name: leaf for name, leaf in params.items() if name != READER}},
+            batch.ids,
+            mask,
+        )
+        of_colors, of_scene = reader.apply(
+            {"params": params[READER]}, features.astype(jnp.float32), mask
+        )
+        found = [
+            _score(of_colors, batch.of_colors, OF_A_COLOR),
+            _score(of_scene, batch.of_scene, OF_THE_SCENE),
+        ]
+        return tuple(
+            jnp.concatenate([part.reshape(len(mask), -1) for part in parts], axis=1)
+            for parts in zip(*found)
+        )
 
     return read
 
 
-def _score(logits: Float[Array, "*B logits"], answers: Int[Array, "*B questions"], sizes: dict[str, int]) -> tuple[Array, Array, Array]:
+def _score(
+    logits: Float[Array, "*B logits"], answers: Int[Array, "*B questions"], sizes: dict[str, int]
+) -> tuple[Array, Array, Array]:
     """Cross-entropy, whether it was asked, whether it is right; each ``[*B, questions]``."""
     parts = jnp.split(logits, np.cumsum(list(sizes.values()))[:-1], axis=-1)
     entropies, right = [], []
     for i, part in enumerate(parts):
         answer = jnp.maximum(answers[..., i], 0)
-        entropies.append(-jnp.take_along_axis(jax.nn.log_softmax(part), answer[..., None], axis=-1)[..., 0])
+        entropies.append(
+            -jnp.take_along_axis(jax.nn.log_softmax(part), answer[..., None], axis=-1)[..., 0]
+        )
         right.append(part.argmax(-1) == answer)
     return jnp.stack(entropies, axis=-1), answers >= 0, jnp.stack(right, axis=-1)

@@ -1,4 +1,6 @@
-"""What trains and what is frozen: one tree of parameters becomes two, and :func:`~helios_jax.models.lora.combine` makes them one again."""
+"""What trains and what is frozen: one tree of parameters becomes two, and
+:func:`~helios_jax.models.lora.combine` makes them one again.
+"""
 
 import re
 
@@ -13,7 +15,8 @@ from helios_jax.types import Params, PRNGKeyArray
 
 
 def init_trainable(params: Params, config: TrainableConfig, key: PRNGKeyArray) -> Params:
-    """What trains, in float32: new adapters, and the leaves of a transformer's ``params`` that train in full. Pure; may be traced.
+    """What trains, in float32: new adapters, and the leaves of a transformer's ``params`` that
+    train in full. Pure; may be traced.
 
     Raises:
       ConfigError: if an expression matches nothing, or a kernel would train in both ways.
@@ -36,7 +39,10 @@ def init_trainable(params: Params, config: TrainableConfig, key: PRNGKeyArray) -
 def frozen(params: Params, config: TrainableConfig) -> Params:
     """The leaves that do not train, as they are."""
     full = set(_full(params, config))
-    return unflatten_dict({path: leaf for path, leaf in flatten_dict(params, sep="/").items() if path not in full}, sep="/")
+    return unflatten_dict(
+        {path: leaf for path, leaf in flatten_dict(params, sep="/").items() if path not in full},
+        sep="/",
+    )
 
 
 def _full(params: Params, config: TrainableConfig) -> list[str]:
@@ -44,7 +50,9 @@ def _full(params: Params, config: TrainableConfig) -> list[str]:
     paths = list(flatten_dict(params, sep="/"))
     full = [path for path in paths if config.full and re.fullmatch(config.full, path)]
     if config.full and not full:
-        raise ConfigError(f"trainable.full={config.full!r} matches no parameter; there are {', '.join(paths)}")
+        raise ConfigError(
+            f"trainable.full={config.full!r} matches no parameter; there are {', '.join(paths)}"
+        )
     return full
 
 

@@ -1,11 +1,13 @@
-"""The loss on data that is not trained on, always with the same draws; and with captions or histories of others, to see that both are used."""
+"""The loss on data that is not trained on, always with the same draws; and with captions or
+histories of others, to see that both are used.
+"""
 
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from helios_jax.data.pipeline import TrainBatch
+from helios_jax.data.batches import TrainBatch
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.step import Loss
 from helios_jax.types import Array, Params
@@ -16,13 +18,16 @@ def make_validation(
 ) -> Callable[[Params, Params, Sequence[TrainBatch]], dict[str, float | Array]]:
     """``(trainable, base, batches) -> metrics``: the mean losses over all batches.
 
-    ``validation_loss`` and, for a pyramid, that of each item; ``validation_loss_other_captions`` and ``validation_loss_other_histories``, where every
-    sample is given those of a sample of the next batch (of the same batch, where there is one only). ``sharding`` is where the numbers go.
+    ``validation_loss`` and, for a pyramid, that of each item; ``validation_loss_other_captions``
+    and ``validation_loss_other_histories``, where every sample is given those of a sample of the
+    next batch (of the same batch, where there is one only). ``sharding`` is where the numbers go.
     """
     loss = jax.jit(loss, out_shardings=sharding)
 
     def validate(trainable, base, batches):
-        totals = {"": [], "_other_captions": []} | ({"_other_histories": []} if config.history else {})
+        totals = {"": [], "_other_captions": []} | (
+            {"_other_histories": []} if config.history else {}
+        )
         for batch, other in zip(batches, [*batches[1:], batches[0]]):
             if other is batch:
                 other = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)

@@ -19,18 +19,21 @@ def attention(
     *,
     implementation: Literal["cudnn", "pallas", "by_head", "xla"] | None = None,
 ) -> Float[Array, "B N K d"]:
-    """softmax(q kᵀ / √d + bias) v; products in the arguments' dtype, logits, softmax and sums in float32.
+    """softmax(q kᵀ / √d + bias) v; products in the arguments' dtype, logits, softmax and sums in
+    float32.
 
     Args:
       query: any number of queries.
       key, value: of the tokens attended to, in the queries' dtype.
-      bias: float32 offset of each key's logit; a large negative number hides the key. "cudnn" rounds it to the queries' dtype, which
-        :func:`padding_bias` is made for.
-      implementation: None for the first of "cudnn", "pallas", "by_head" and "xla" that serves these arguments on this device. "by_head", for
-        CPUs, multiplies in float32 and holds the logits of one head where all would be many, "xla" those of all heads at once, the others none.
+      bias: float32 offset of each key's logit; a large negative number hides the key. "cudnn"
+        rounds it to the queries' dtype, which :func:`padding_bias` is made for.
+      implementation: None for the first of "cudnn", "pallas", "by_head" and "xla" that serves these
+        arguments on this device. "by_head", for CPUs, multiplies in float32 and holds the logits of
+        one head where all would be many, "xla" those of all heads at once, the others none.
 
     Returns:
-      The attended values, in the values' dtype. Differentiable in all arrays; with a ``bias``, a GPU's backward pass holds all logits.
+      The attended values, in the values' dtype. Differentiable in all arrays; with a ``bias``, a
+      GPU's backward pass holds all logits.
 
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.
@@ -39,7 +42,8 @@ def attention(
 
 
 def _cudnn(query, key, value, bias):
-    # The backward pass of cuDNN's biased attention would give a gradient of one offset for each query and key, and takes even sizes only.
+    # The backward pass of cuDNN's biased attention would give a gradient of one offset for each
+    # query and key, and takes even sizes only.
     run = cudnn.attention if bias is None else _biased_cudnn
     return run(query, key, value, bias)
 
@@ -53,9 +57,12 @@ def _pallas(*arrays, **static):
 
 
 def _by_head(query, key, value, bias):
-    # Few logits stay near the cores all together, and operations on all heads at once begin fewer times.
+    # Few logits stay near the cores all together, and operations on all heads at once begin fewer
+    # times.
     (B, N, K, _), S = query.shape, key.shape[1]
-    return (by_head.attention if 4 * B * K * N * S > FEW_BYTES else reference.attention)(query, key, value, bias)
+    return (by_head.attention if 4 * B * K * N * S > FEW_BYTES else reference.attention)(
+        query, key, value, bias
+    )
 
 
 FEW_BYTES = 2**24
@@ -68,7 +75,9 @@ def _without_logits(query, key, value, bias, **_):
     return (_cudnn if serves else reference.attention)(query, key, value, bias)
 
 
-def _refuses_cudnn(target: Target, query: Array, key: Array, value: Array, bias: Array | None = None) -> str | None:
+def _refuses_cudnn(
+    target: Target, query: Array, key: Array, value: Array, bias: Array | None = None
+) -> str | None:
     channels = query.shape[-1]
     if target.platform != "cuda":
         return f"it needs an NVIDIA GPU, not {target.platform}"
@@ -77,7 +86,9 @@ def _refuses_cudnn(target: Target, query: Array, key: Array, value: Array, bias:
     return _refuses_dtype(query, key, value)
 
 
-def _refuses_pallas(target: Target, query: Array, key: Array, value: Array, bias: Array | None = None) -> str | None:
+def _refuses_pallas(
+    target: Target, query: Array, key: Array, value: Array, bias: Array | None = None
+) -> str | None:
     channels = query.shape[-1]
     if not target.is_hopper:
         return f"it needs a Hopper GPU, not {target.kind}"
@@ -97,8 +108,8 @@ def _refuses_dtype(*arrays: Array) -> str | None:
     return None
 
 
-# Nothing here was timed. cuDNN's kernels are the fastest known on Hopper, and serve older chips, so they come first, with a bias too: it costs
-# them a few MiB read through the cache.
+# Nothing here was timed. cuDNN's kernels are the fastest known on Hopper, and serve older chips, so
+# they come first, with a bias too: it costs them a few MiB read through the cache.
 IMPLEMENTATIONS = {
     "cudnn": Implementation(_cudnn, _refuses_cudnn),
     "pallas": Implementation(with_reference_gradient(_pallas, _without_logits), _refuses_pallas),

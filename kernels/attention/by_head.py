@@ -1,11 +1,13 @@
-"""Softmax attention of one head after another, for CPUs: one head's logits stay near the cores, in memory that is used again."""
+"""Softmax attention of one head after another, for CPUs: one head's logits stay near the cores, in
+memory that is used again.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from ..products import dot
+from ..matmul import dot
 
 ATTENDED = "attended"
 """Name of what a checkpoint's policy keeps where the backward pass shall not attend again."""
@@ -17,7 +19,8 @@ def attention(
     value: Float[Array, "B S K d"],
     bias: Float[Array, "B S"] | None = None,
 ) -> Float[Array, "B N K d"]:
-    """softmax(q kᵀ / √d + bias) v in float32, products as :func:`..products.dot` makes them; ``bias`` is float32, one number a key.
+    """softmax(q kᵀ / √d + bias) v in float32, products as :func:`..products.dot` makes them;
+    ``bias`` is float32, one number a key.
 
     The backward pass is given the logarithms of the weights' sums, and computes the weights again.
     """
@@ -31,7 +34,10 @@ def attention(
 
 @jax.custom_vjp
 def _head(
-    query: Float[Array, "N d"], key: Float[Array, "S d"], value: Float[Array, "S d"], bias: Float[Array, "S"] | None
+    query: Float[Array, "N d"],
+    key: Float[Array, "S d"],
+    value: Float[Array, "S d"],
+    bias: Float[Array, "S"] | None,
 ) -> Float[Array, "N d"]:
     return _forward(query, key, value, bias)[0]
 
@@ -59,14 +65,22 @@ def _backward(residuals, cotangent):
         logits += bias[:, None]
     weights = jnp.exp(logits - log_total[None])
     d_logits = weights * (dot(v, g, 1, 1) - (g * attended).sum(-1)[None])
-    d_query, d_key, d_value = dot(d_logits, k, 0, 0) * query.shape[-1] ** -0.5, dot(d_logits, q, 1, 0), dot(weights, g, 1, 0)
+    d_query, d_key, d_value = (
+        dot(d_logits, k, 0, 0) * query.shape[-1] ** -0.5,
+        dot(d_logits, q, 1, 0),
+        dot(weights, g, 1, 0),
+    )
     d_bias = None if bias is None else d_logits.sum(-1)
     return d_query.astype(query.dtype), d_key.astype(key.dtype), d_value.astype(value.dtype), d_bias
 
 
 def _scaled(query, key, value):
     """In float32, with the logits' factor in the queries."""
-    return query.astype(jnp.float32) * query.shape[-1] ** -0.5, key.astype(jnp.float32), value.astype(jnp.float32)
+    return (
+        query.astype(jnp.float32) * query.shape[-1] ** -0.5,
+        key.astype(jnp.float32),
+        value.astype(jnp.float32),
+    )
 
 
 _head.defvjp(_forward, _backward)

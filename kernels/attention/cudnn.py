@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LOWEST = -(2.0**15)
-"""A logit offset whose exponential is 0 and which float16 holds, too; cuDNN errs on differences of much larger ones."""
+"""A logit offset whose exponential is 0 and which float16 holds, too; cuDNN errs on differences of
+much larger ones.
+"""
 
 
 def attention(
@@ -16,7 +18,8 @@ def attention(
 ) -> Float[Array, "B N K d"]:
     """As the reference, with ``bias`` rounded to the queries' dtype."""
     if bias is not None:
-        # cuDNN repeats offsets over heads by itself; over queries jax has them repeated in memory (4 MiB at 8640 x 256).
+        # cuDNN repeats offsets over heads by itself; over queries jax has them repeated in memory
+        # (4 MiB at 8640 x 256).
         bias = jnp.maximum(bias, LOWEST).astype(query.dtype)[:, None, None, :]
         bias = jnp.broadcast_to(bias, (bias.shape[0], 1, query.shape[1], bias.shape[3]))
     return jax.nn.dot_product_attention(query, key, value, bias, implementation="cudnn")

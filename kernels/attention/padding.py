@@ -9,15 +9,19 @@ HIDDEN = -1e30
 
 
 def padding_bias(lengths: Int[Array, "B"], rows: int, total: int) -> Float[Array, "B rows"]:
-    """Logit offsets with which the padding among ``rows`` keys weighs as the padding among ``total`` keys does.
+    """Logit offsets with which the padding among ``rows`` keys weighs as the padding among
+    ``total`` keys does.
 
-    One key counted m times has the offset ln m, which bfloat16 would round by several per cent of m. So up to four of the padding keys share
-    the count: all but the last take the multiple of 1/32 below the logarithm of what is left, exact in bfloat16 and float16, and the last takes
-    the rest. The exponentials sum to m to rounding in float32, and to 2^-20 of m when the offsets are rounded to bfloat16.
+    One key counted m times has the offset ln m, which bfloat16 would round by several per cent of
+    m. So up to four of the padding keys share the count: all but the last take the multiple of 1/32
+    below the logarithm of what is left, exact in bfloat16 and float16, and the last takes the rest.
+    The exponentials sum to m to rounding in float32, and to 2^-20 of m when the offsets are rounded
+    to bfloat16.
 
     Args:
-      lengths: keys of each sample that stand for themselves. Those behind are equal to one another, and there is at least one among ``rows``;
-        the sum survives rounding to bfloat16 where there are four.
+      lengths: keys of each sample that stand for themselves. Those behind are equal to one another,
+        and there is at least one among ``rows``; the sum survives rounding to bfloat16 where there
+        are four.
       rows: keys that are kept, longest sample and padding.
       total: keys that they stand for.
     """

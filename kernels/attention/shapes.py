@@ -1,4 +1,6 @@
-"""The shapes that Helios attends with: 33 frames of 384 x 640 at its three pyramid levels, in 40 heads of 128 channels."""
+"""The shapes that Helios attends with: 33 frames of 384 x 640 at its three pyramid levels, in 40
+heads of 128 channels.
+"""
 
 from typing import NamedTuple
 
@@ -18,6 +20,12 @@ HISTORY = 2400
 NOISY = (540, 2160, 8640)
 TEXT = 512
 SELF = {f"self {HISTORY + noisy}": Shape(HISTORY + noisy, HISTORY + noisy) for noisy in NOISY}
-LAST = {f"last block {noisy}": Shape(noisy, HISTORY + noisy) for noisy in NOISY}  # queries of noisy tokens alone
-CROSS = {f"text {noisy} x {rows}": Shape(noisy, rows, bias=rows < TEXT) for noisy in NOISY for rows in (128, 256, TEXT)}
+LAST = {
+    f"last block {noisy}": Shape(noisy, HISTORY + noisy) for noisy in NOISY
+}  # queries of noisy tokens alone
+CROSS = {
+    f"text {noisy} x {rows}": Shape(noisy, rows, bias=rows < TEXT)
+    for noisy in NOISY
+    for rows in (128, 256, TEXT)
+}
 SHAPES = SELF | LAST | CROSS

@@ -18,7 +18,15 @@ GATED_RESIDUAL = rows.implementations(
 GATED_RESIDUAL_NORM = rows.implementations(
     reference.gated_residual_norm,
     lambda x, y, gate, scale, shift, *, history, eps, norm_history: dict(
-        x=x, y=y, gate=gate, scale=scale, shift=shift, history=history, eps=eps, norm="layer", norm_from=0 if norm_history else history
+        x=x,
+        y=y,
+        gate=gate,
+        scale=scale,
+        shift=shift,
+        history=history,
+        eps=eps,
+        norm="layer",
+        norm_from=0 if norm_history else history,
     ),
     lambda x, added, normed: (added, normed),
 )
@@ -36,10 +44,12 @@ def gated_residual(
 
     Args:
       x: ``history`` history tokens, then the noisy ones.
-      y: what is added: for every token, or for the noisy ones only, and then history tokens stay as they are.
+      y: what is added: for every token, or for the noisy ones only, and then history tokens stay as
+        they are.
       gate: a row for history and one for noisy tokens, or one for both; None for 1.
       history: number of history tokens, static.
-      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments on this device.
+      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments
+        on this device.
 
     Returns:
       The sum, in ``x``'s dtype.
@@ -64,9 +74,11 @@ def gated_residual_norm(
     norm_history: bool = True,
     implementation: Literal["triton", "pallas", "xla"] | None = None,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"]]:
-    """The gated sum and its layer norm, without reading the sum back: s = x + gate · y and LN(s) · scale + shift, in float32.
+    """The gated sum and its layer norm, without reading the sum back: s = x + gate · y and LN(s) ·
+    scale + shift, in float32.
 
-    An affine norm is ``scale[None, None]``, ``shift[None, None]``; a modulated one is ``1 + scale``, ``shift``.
+    An affine norm is ``scale[None, None]``, ``shift[None, None]``; a modulated one is ``1 +
+    scale``, ``shift``.
 
     Args:
       x, y, gate, history, implementation: as for :func:`gated_residual`.
@@ -75,8 +87,8 @@ def gated_residual_norm(
       norm_history: False to norm noisy tokens only.
 
     Returns:
-      The sum, and the norm of what it was rounded to; both in ``x``'s dtype. Where ``y`` is given for noisy tokens only, a kernel writes the sum
-      over ``x`` if nothing else needs ``x``.
+      The sum, and the norm of what it was rounded to; both in ``x``'s dtype. Where ``y`` is given
+      for noisy tokens only, a kernel writes the sum over ``x`` if nothing else needs ``x``.
 
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.
@@ -84,9 +96,21 @@ def gated_residual_norm(
     """
     _check(x, y, history)
     static = dict(history=history, eps=eps, norm_history=norm_history)
-    return dispatch("gated_residual_norm", GATED_RESIDUAL_NORM, implementation, x, y, gate, scale, shift, **static)
+    return dispatch(
+        "gated_residual_norm",
+        GATED_RESIDUAL_NORM,
+        implementation,
+        x,
+        y,
+        gate,
+        scale,
+        shift,
+        **static,
+    )
 
 
 def _check(x: jax.Array, y: jax.Array, history: int) -> None:
     if y.shape[1] not in (x.shape[1], x.shape[1] - history):
-        raise ValueError(f"y has {y.shape[1]} tokens, but x has {x.shape[1]}, of which {x.shape[1] - history} are noisy")
+        raise ValueError(
+            f"y has {y.shape[1]} tokens, but x has {x.shape[1]}, of which {x.shape[1] - history} are noisy"
+        )

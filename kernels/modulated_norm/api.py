@@ -12,7 +12,12 @@ from . import reference
 IMPLEMENTATIONS = rows.implementations(
     reference.modulated_layer_norm,
     lambda x, shift, scale, *, history, eps: dict(
-        x=x, scale=1 + scale.astype(jnp.float32), shift=shift, history=history, eps=eps, norm="layer"
+        x=x,
+        scale=1 + scale.astype(jnp.float32),
+        shift=shift,
+        history=history,
+        eps=eps,
+        norm="layer",
     ),
     lambda x, added, normed: normed,
 )
@@ -34,7 +39,8 @@ def modulated_layer_norm(
       shift, scale: float32, a row for history and one for noisy tokens.
       history: number of history tokens, static.
       eps: added to the variance.
-      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments on this device.
+      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments
+        on this device.
 
     Returns:
       The result in ``x``'s dtype.
@@ -42,4 +48,13 @@ def modulated_layer_norm(
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.
     """
-    return dispatch("modulated_layer_norm", IMPLEMENTATIONS, implementation, x, shift, scale, history=history, eps=eps)
+    return dispatch(
+        "modulated_layer_norm",
+        IMPLEMENTATIONS,
+        implementation,
+        x,
+        shift,
+        scale,
+        history=history,
+        eps=eps,
+    )

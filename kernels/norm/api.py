@@ -22,7 +22,9 @@ def _row(weight: jax.Array | None) -> jax.Array | None:
 
 LAYER_NORM = rows.implementations(
     reference.layer_norm,
-    lambda x, scale, bias, *, eps: dict(x=_tokens(x), scale=_row(scale), shift=_row(bias), eps=eps, norm="layer"),
+    lambda x, scale, bias, *, eps: dict(
+        x=_tokens(x), scale=_row(scale), shift=_row(bias), eps=eps, norm="layer"
+    ),
     lambda x, added, normed: normed.reshape(x.shape),
 )
 
@@ -47,7 +49,8 @@ def layer_norm(
       x: any number of rows.
       scale, bias: weights, None for 1 and 0.
       eps: added to the variance.
-      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments on this device.
+      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments
+        on this device.
 
     Returns:
       The result in ``x``'s dtype.
@@ -65,5 +68,7 @@ def rms_norm(
     eps: float,
     implementation: Literal["triton", "pallas", "xla"] | None = None,
 ) -> Float[Array, "*axes D"]:
-    """x / √(mean(x²) + eps) · scale over the last axis, in float32; arguments, result and errors as for :func:`layer_norm`."""
+    """x / √(mean(x²) + eps) · scale over the last axis, in float32; arguments, result and errors as
+    for :func:`layer_norm`.
+    """
     return dispatch("rms_norm", RMS_NORM, implementation, x, scale, eps=eps)

@@ -6,9 +6,15 @@ from jaxtyping import Array, Float
 
 
 def layer_norm(
-    x: Float[Array, "*axes D"], scale: Float[Array, "D"] | None = None, bias: Float[Array, "D"] | None = None, *, eps: float
+    x: Float[Array, "*axes D"],
+    scale: Float[Array, "D"] | None = None,
+    bias: Float[Array, "D"] | None = None,
+    *,
+    eps: float,
 ) -> Float[Array, "*axes D"]:
-    """(x - mean) / √(variance + eps) · scale + bias over the last axis, in float32, returned in ``x``'s dtype."""
+    """(x - mean) / √(variance + eps) · scale + bias over the last axis, in float32, returned in
+    ``x``'s dtype.
+    """
     y = _rows(x)
     y -= y.mean(-1, keepdims=True)
     y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
@@ -19,7 +25,9 @@ def layer_norm(
     return y.reshape(x.shape).astype(x.dtype)
 
 
-def rms_norm(x: Float[Array, "*axes D"], scale: Float[Array, "D"], *, eps: float) -> Float[Array, "*axes D"]:
+def rms_norm(
+    x: Float[Array, "*axes D"], scale: Float[Array, "D"], *, eps: float
+) -> Float[Array, "*axes D"]:
     """x / √(mean(x²) + eps) · scale over the last axis, in float32, returned in ``x``'s dtype."""
     y = _rows(x)
     y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
@@ -27,5 +35,7 @@ def rms_norm(x: Float[Array, "*axes D"], scale: Float[Array, "D"], *, eps: float
 
 
 def _rows(x: Float[Array, "*axes D"]) -> Float[Array, "rows D"]:
-    """All tokens in one axis, in float32. Next to a batch axis of size 1, a CPU sums the gradient's products far more slowly."""
+    """All tokens in one axis, in float32. Next to a batch axis of size 1, a CPU sums the gradient's
+    products far more slowly.
+    """
     return x.astype(jnp.float32).reshape(-1, x.shape[-1])

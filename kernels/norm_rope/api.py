@@ -1,4 +1,6 @@
-"""RMS norm and rotary embedding of the joint query, key, value projection, by whichever implementation serves best."""
+"""RMS norm and rotary embedding of the joint query, key, value projection, by whichever
+implementation serves best.
+"""
 
 import importlib
 import importlib.util
@@ -25,23 +27,28 @@ def norm_rope(
     eps: float,
     implementation: Literal["triton", "pallas", "xla"] | None = None,
 ) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
-    """Queries, keys and values of self-attention, from one reading of the projection that holds all three.
+    """Queries, keys and values of self-attention, from one reading of the projection that holds all
+    three.
 
-    Of queries and keys, x ↦ R(θ) · x / √(mean(x²) + eps) · scale: an RMS norm over the K·d channels of a token, and a rotation of each
-    interleaved pair of a head's channels, (x₂ᵢ cos θᵢ - x₂ᵢ₊₁ sin θᵢ, x₂ᵢ sin θᵢ + x₂ᵢ₊₁ cos θᵢ). Both are computed in float32 and rounded to
-    the projection's dtype after each, then once more after the gain. Values are copied.
+    Of queries and keys, x ↦ R(θ) · x / √(mean(x²) + eps) · scale: an RMS norm over the K·d channels
+    of a token, and a rotation of each interleaved pair of a head's channels, (x₂ᵢ cos θᵢ - x₂ᵢ₊₁
+    sin θᵢ, x₂ᵢ sin θᵢ + x₂ᵢ₊₁ cos θᵢ). Both are computed in float32 and rounded to the projection's
+    dtype after each, then once more after the gain. Values are copied.
 
     Args:
       qkv: queries, keys and values, bfloat16, float16 or float32.
       scale_q, scale_k: weights of the two norms.
-      cos, sin: float32, of each token's angles; cos² + sin² may be less than 1, as averaged rotations also shrink.
+      cos, sin: float32, of each token's angles; cos² + sin² may be less than 1, as averaged
+        rotations also shrink.
       key_gain: float32 factor of each head's keys in the first ``history`` tokens, or None.
       history: number of history tokens; they come first.
       eps: of the norms.
-      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments on this device.
+      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments
+        on this device.
 
     Returns:
-      query, key, value, each contiguous, in the projection's dtype. Differentiable in all arrays, as the plain version is.
+      query, key, value, each contiguous, in the projection's dtype. Differentiable in all arrays,
+      as the plain version is.
 
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.

@@ -23,17 +23,31 @@ def norm_rope(
     key = norm_rope_one(key, scale_k, cos, sin, eps=eps)
     if key_gain is not None and history:
         is_history = (jnp.arange(key.shape[1]) < history)[None, :, None, None]
-        key = (key.astype(jnp.float32) * jnp.where(is_history, key_gain[None, None, :, None], 1)).astype(key.dtype)
+        key = (
+            key.astype(jnp.float32) * jnp.where(is_history, key_gain[None, None, :, None], 1)
+        ).astype(key.dtype)
     return query, key, value
 
 
 def norm_rope_one(
-    x: Float[Array, "B N K d"], scale: Float[Array, "K*d"], cos: Float[Array, "N d//2"], sin: Float[Array, "N d//2"], *, eps: float
+    x: Float[Array, "B N K d"],
+    scale: Float[Array, "K*d"],
+    cos: Float[Array, "N d//2"],
+    sin: Float[Array, "N d//2"],
+    *,
+    eps: float,
 ) -> Float[Array, "B N K d"]:
-    """RMS norm over the K·d channels of a token, then rotation of each interleaved pair of channels by its angle."""
+    """RMS norm over the K·d channels of a token, then rotation of each interleaved pair of channels
+    by its angle.
+    """
     B, N, K, d = x.shape
-    # Rounded to the array's dtype before it is rotated in float32, and once more after, as PyTorch's model does.
-    pairs = rms_norm(x.reshape(B, N, K * d), scale, eps=eps).astype(jnp.float32).reshape(B, N, K, d // 2, 2)
+    # Rounded to the array's dtype before it is rotated in float32, and once more after, as
+    # PyTorch's model does.
+    pairs = (
+        rms_norm(x.reshape(B, N, K * d), scale, eps=eps)
+        .astype(jnp.float32)
+        .reshape(B, N, K, d // 2, 2)
+    )
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = cos[None, :, None, :], sin[None, :, None, :]
     rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)

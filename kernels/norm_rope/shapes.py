@@ -1,4 +1,6 @@
-"""The shapes that Helios rotates: 33 frames of 384 x 640 at its three pyramid levels after 2400 history tokens, in 40 heads of 128 channels."""
+"""The shapes that Helios rotates: 33 frames of 384 x 640 at its three pyramid levels after 2400
+history tokens, in 40 heads of 128 channels.
+"""
 
 from typing import NamedTuple
 
@@ -14,7 +16,9 @@ class Shape(NamedTuple):
 
     @property
     def bytes_moved(self) -> int:
-        """Of bfloat16: the projection read once and its three parts written once; the tables are 3 % more at most."""
+        """Of bfloat16: the projection read once and its three parts written once; the tables are 3
+        % more at most.
+        """
         return 2 * 2 * 3 * self.batch * self.tokens * self.heads * self.channels
 
 

@@ -1,7 +1,9 @@
-"""The fused norm and rotation in Triton: one program a token, which holds its queries, then its keys, in registers from their read to their write.
+"""The fused norm and rotation in Triton: one program a token, which holds its queries, then its
+keys, in registers from their read to their write.
 
-A token is cut into groups of heads of which every thread has 16 bytes, eight bfloat16 channels: four whole pairs, so that none is rotated across
-threads. What tokens and heads share, weights and angles, comes from the caches near the cores, past which the tokens themselves are streamed.
+A token is cut into groups of heads of which every thread has 16 bytes, eight bfloat16 channels:
+four whole pairs, so that none is rotated across threads. What tokens and heads share, weights and
+angles, comes from the caches near the cores, past which the tokens themselves are streamed.
 """
 
 import math
@@ -47,11 +49,19 @@ def _rotate(
     inverse = tl.rsqrt(tl.sum(tl.reshape(squares, [STEP])) / WIDTH + EPS)
 
     for i in tl.static_range(WIDTH // STEP):
-        normed = (groups[i] * inverse * tl.load(scale + i * STEP + group).to(tl.float32)).to(dtype).to(tl.float32)
+        normed = (
+            (groups[i] * inverse * tl.load(scale + i * STEP + group).to(tl.float32))
+            .to(dtype)
+            .to(tl.float32)
+        )
         even, odd = tl.split(tl.reshape(normed, [HEADS, CHANNELS // 2, 2]))
-        turned = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), [HEADS, CHANNELS])
+        turned = tl.reshape(
+            tl.join(even * cos - odd * sin, even * sin + odd * cos), [HEADS, CHANNELS]
+        )
         if HISTORY:
-            factor = tl.load(gain + i * HEADS + tl.arange(0, HEADS)[:, None], mask=token < HISTORY, other=1.0)
+            factor = tl.load(
+                gain + i * HEADS + tl.arange(0, HEADS)[:, None], mask=token < HISTORY, other=1.0
+            )
             turned = turned.to(dtype).to(tl.float32) * factor
         tl.store(result + i * STEP + group, turned.to(dtype))
 
@@ -77,15 +87,37 @@ def norm_rope_body(
 ):
     token = tl.program_id(0)
     row = (tl.program_id(1).to(tl.int64) * TOKENS + token) * WIDTH
-    # Every head has the same angles; rows of them, rather than one, are loaded into the threads that hold their pairs.
-    pairs = token * (CHANNELS // 2) + tl.zeros([HEADS, 1], tl.int32) + tl.arange(0, CHANNELS // 2)[None, :]
+    # Every head has the same angles; rows of them, rather than one, are loaded into the threads
+    # that hold their pairs.
+    pairs = (
+        token * (CHANNELS // 2)
+        + tl.zeros([HEADS, 1], tl.int32)
+        + tl.arange(0, CHANNELS // 2)[None, :]
+    )
     c, s = tl.load(cos + pairs), tl.load(sin + pairs)
     _rotate(qkv + 3 * row, query + row, scale_q, gain, c, s, token, WIDTH, HEADS, CHANNELS, 0, EPS)
-    _rotate(qkv + 3 * row + WIDTH, key + row, scale_k, gain, c, s, token, WIDTH, HEADS, CHANNELS, HISTORY, EPS)
-    # 2 x 113 MB at 11040 tokens, the same that XLA would move to make the values contiguous for attention, in a launch of its own.
+    _rotate(
+        qkv + 3 * row + WIDTH,
+        key + row,
+        scale_k,
+        gain,
+        c,
+        s,
+        token,
+        WIDTH,
+        HEADS,
+        CHANNELS,
+        HISTORY,
+        EPS,
+    )
+    # 2 x 113 MB at 11040 tokens, the same that XLA would move to make the values contiguous for
+    # attention, in a launch of its own.
     for start in tl.static_range(0, WIDTH, HEADS * CHANNELS):
         group = start + tl.arange(0, HEADS * CHANNELS)
-        tl.store(value + row + group, tl.load(qkv + 3 * row + 2 * WIDTH + group, eviction_policy="evict_first"))
+        tl.store(
+            value + row + group,
+            tl.load(qkv + 3 * row + 2 * WIDTH + group, eviction_policy="evict_first"),
+        )
 
 
 def launch(qkv, history, eps):
@@ -102,13 +134,21 @@ def norm_rope(qkv, scale_q, scale_k, cos, sin, key_gain=None, *, history, eps):
     B, N, _, K, d = qkv.shape
     grid, constants = launch(qkv, 0 if key_gain is None else history, eps)
     results = jax_triton.triton_call(
-        *(qkv, scale_q, scale_k, cos, sin, jnp.ones(K, jnp.float32) if key_gain is None else key_gain),
+        *(
+            qkv,
+            scale_q,
+            scale_k,
+            cos,
+            sin,
+            jnp.ones(K, jnp.float32) if key_gain is None else key_gain,
+        ),
         kernel=norm_rope_body,
         name="helios_norm_rope",
         out_shape=[jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)] * 3,
         grid=grid,
         num_warps=max(1, constants["HEADS"] * d * qkv.dtype.itemsize // (16 * 32)),
-        # Known without asking the driver, which is not there when a program is compiled for a GPU elsewhere.
+        # Known without asking the driver, which is not there when a program is compiled for a GPU
+        # elsewhere.
         compute_capability=90 if target().is_hopper else None,
         **constants,
     )

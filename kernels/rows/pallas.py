@@ -1,7 +1,9 @@
-"""The row kernel for Hopper, in Mosaic GPU: a warpgroup takes a few consecutive tokens of one segment, whose weights it keeps in shared memory.
+"""The row kernel for Hopper, in Mosaic GPU: a warpgroup takes a few consecutive tokens of one
+segment, whose weights it keeps in shared memory.
 
-Rows come through the asynchronous copy engine, the next one while this one is reduced, and leave the same way from where they lie: a result takes
-the place of what it was computed from. Several such warpgroups, each a program, share a multiprocessor.
+Rows come through the asynchronous copy engine, the next one while this one is reduced, and leave
+the same way from where they lie: a result takes the place of what it was computed from. Several
+such warpgroups, each a program, share a multiprocessor.
 """
 
 import math
@@ -13,7 +15,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 ROWS = 8
-"""Tokens a program takes: enough to fetch the weights seldom, and few enough for the programs to end together."""
+"""Tokens a program takes: enough to fetch the weights seldom, and few enough for the programs to
+end together.
+"""
 
 SLOTS = 2
 """Rows in shared memory, one computed and one on its way."""
@@ -22,16 +26,36 @@ LANES = 256
 """Most elements in a dimension of what the copy engine moves."""
 
 CHANNELS = 6144
-"""Most channels of a row: two slots of two rows and three weights, all in float32, fit in shared memory."""
+"""Most channels of a row: two slots of two rows and three weights, all in float32, fit in shared
+memory.
+"""
 
 
-def row_kernel(x, y=None, gate=None, scale=None, shift=None, *, history=0, eps=0.0, norm=None, norm_from=0, interpret=False):
-    """``added`` and ``normed``, None for what is not asked for; arguments as in :func:`.api.implementations`."""
+def row_kernel(
+    x,
+    y=None,
+    gate=None,
+    scale=None,
+    shift=None,
+    *,
+    history=0,
+    eps=0.0,
+    norm=None,
+    norm_from=0,
+    interpret=False,
+):
+    """``added`` and ``normed``, None for what is not asked for; arguments as in
+    :func:`.api.implementations`.
+    """
     B, N, D = x.shape
     tile = (D // math.gcd(D, LANES), math.gcd(D, LANES))
     fold = lambda array: array.reshape(*array.shape[:-1], *tile)
     arrays = {name: fold(array) for name, array in dict(x=x, y=y).items() if array is not None}
-    weights = {name: fold(array) for name, array in dict(gate=gate, scale=scale, shift=shift).items() if array is not None}
+    weights = {
+        name: fold(array)
+        for name, array in dict(gate=gate, scale=scale, shift=shift).items()
+        if array is not None
+    }
     results = {"added": N} if y is not None else {}
     results |= {"normed": N - norm_from} if norm else {}
     add_from = N - y.shape[1] if y is not None else 0
@@ -43,7 +67,8 @@ def row_kernel(x, y=None, gate=None, scale=None, shift=None, *, history=0, eps=0
         segment = (program >= history_programs).astype(jnp.int32)
         first = program * ROWS + segment * (history - history_programs * ROWS)
         stop = lax.min(first + ROWS, history + segment * (N - history))
-        # Whether this program's tokens, all of one segment, have a `y`, and whether they are normed.
+        # Whether this program's tokens, all of one segment, have a `y`, and whether they are
+        # normed.
         adds, norms = (start == 0 or segment == 1 for start in (add_from, norm_from))
 
         def fetch(token, slot):
@@ -52,7 +77,11 @@ def row_kernel(x, y=None, gate=None, scale=None, shift=None, *, history=0, eps=0
 
                 @pl.when(adds)
                 def _():
-                    plgpu.copy_gmem_to_smem(gmem["y"].at[batch, token - add_from], smem["y"].at[slot], ready.at[SLOTS + slot])
+                    plgpu.copy_gmem_to_smem(
+                        gmem["y"].at[batch, token - add_from],
+                        smem["y"].at[slot],
+                        ready.at[SLOTS + slot],
+                    )
 
         def store(name, ref, token):
             plgpu.commit_smem()
@@ -60,7 +89,9 @@ def row_kernel(x, y=None, gate=None, scale=None, shift=None, *, history=0, eps=0
 
         fetch(first, 0)
         for name, weight in weights.items():
-            row = gmem[name].at[batch if weight.shape[0] > 1 else 0, segment if weight.shape[1] > 1 else 0]
+            row = gmem[name].at[
+                batch if weight.shape[0] > 1 else 0, segment if weight.shape[1] > 1 else 0
+            ]
             plgpu.copy_gmem_to_smem(row, smem[name], weights_ready)
         if weights:
             plgpu.barrier_wait(weights_ready)
@@ -71,7 +102,9 @@ def row_kernel(x, y=None, gate=None, scale=None, shift=None, *, history=0, eps=0
 
             @pl.when(token + 1 < stop)
             def _():
-                plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # the results in the other slot are on their way
+                plgpu.wait_smem_to_gmem(
+                    0, wait_read_only=True
+                )  # the results in the other slot are on their way
                 fetch(token + 1, 1 - slot)
 
             row = smem["x"].at[slot]

@@ -1,4 +1,6 @@
-"""The sequences that Helios norms and adds to: 33 frames of 384 x 640 at its three pyramid levels, 5120 channels a token."""
+"""The sequences that Helios norms and adds to: 33 frames of 384 x 640 at its three pyramid levels,
+5120 channels a token.
+"""
 
 from typing import NamedTuple
 
@@ -15,4 +17,6 @@ class Shape(NamedTuple):
 HISTORY = 2400
 NOISY = (540, 2160, 8640)
 SHAPES = {f"{HISTORY + noisy} tokens": Shape(HISTORY + noisy, HISTORY) for noisy in NOISY}
-SHAPES |= {f"{noisy} noisy tokens": Shape(noisy, 0) for noisy in NOISY}  # of cross-attention, and of the last block
+SHAPES |= {
+    f"{noisy} noisy tokens": Shape(noisy, 0) for noisy in NOISY
+}  # of cross-attention, and of the last block

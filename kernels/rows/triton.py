@@ -1,7 +1,9 @@
-"""The row kernel in Triton: one program a token, which holds the whole row in registers from the only read to the only write.
+"""The row kernel in Triton: one program a token, which holds the whole row in registers from the
+only read to the only write.
 
-A program is small, four warps with 16 bytes a thread and load, so that many of them keep the memory busy while others reduce; what weights they
-share comes from the L1 cache, past which the rows themselves are streamed.
+A program is small, four warps with 16 bytes a thread and load, so that many of them keep the memory
+busy while others reduce; what weights they share comes from the L1 cache, past which the rows
+themselves are streamed.
 """
 
 from typing import no_type_check
@@ -22,10 +24,17 @@ CHUNKS = 16
 @triton.jit
 @no_type_check
 def _load(row, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, mask):
-    """A row's chunks in float32; zeros if masked. Rows are read once and need no place in the caches."""
+    """A row's chunks in float32; zeros if masked. Rows are read once and need no place in the
+    caches.
+    """
     chunks = ()
     for i in tl.static_range(CHUNKS):
-        chunk = tl.load(row + i * CHUNK + tl.arange(0, CHUNK), mask=mask, other=0.0, eviction_policy="evict_first")
+        chunk = tl.load(
+            row + i * CHUNK + tl.arange(0, CHUNK),
+            mask=mask,
+            other=0.0,
+            eviction_policy="evict_first",
+        )
         chunks += (chunk.to(tl.float32),)
     return chunks
 
@@ -33,7 +42,9 @@ def _load(row, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, mask):
 @triton.jit
 @no_type_check
 def _store(row, chunks, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, mask):
-    """Write a row's chunks, all after the last load: a load that follows a store has to wait for it, as they might overlap."""
+    """Write a row's chunks, all after the last load: a load that follows a store has to wait for
+    it, as they might overlap.
+    """
     for i in tl.static_range(CHUNKS):
         tl.store(row + i * CHUNK + tl.arange(0, CHUNK), chunks[i], mask=mask)
 
@@ -42,7 +53,9 @@ def _store(row, chunks, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, mask):
 @no_type_check
 def _weight(weight, STRIDES: tl.constexpr, batch, segment, first, CHUNK: tl.constexpr):
     """A chunk of the weight of a segment, in float32."""
-    return tl.load(weight + batch * STRIDES[0] + segment * STRIDES[1] + first + tl.arange(0, CHUNK)).to(tl.float32)
+    return tl.load(
+        weight + batch * STRIDES[0] + segment * STRIDES[1] + first + tl.arange(0, CHUNK)
+    ).to(tl.float32)
 
 
 @triton.jit
@@ -84,14 +97,25 @@ def row_kernel_body(
     row = _load(x + (batch * TOKENS + token) * CHANNELS, CHUNK, CHUNKS, True)
 
     if ADD_FROM is not None:
-        terms = _load(y + (batch * (TOKENS - ADD_FROM) + token - ADD_FROM) * CHANNELS, CHUNK, CHUNKS, token >= ADD_FROM)
+        terms = _load(
+            y + (batch * (TOKENS - ADD_FROM) + token - ADD_FROM) * CHANNELS,
+            CHUNK,
+            CHUNKS,
+            token >= ADD_FROM,
+        )
         sums = ()
         for i in tl.static_range(CHUNKS):
             term = terms[i]
             if GATE is not None:
                 term *= _weight(gate, GATE, batch, segment, i * CHUNK, CHUNK)
             sums += ((row[i] + term).to(added.dtype.element_ty),)
-        _store(added + (batch * TOKENS + token) * CHANNELS, sums, CHUNK, CHUNKS, token >= ADD_FROM if IN_PLACE else True)
+        _store(
+            added + (batch * TOKENS + token) * CHANNELS,
+            sums,
+            CHUNK,
+            CHUNKS,
+            token >= ADD_FROM if IN_PLACE else True,
+        )
         row = ()
         for i in tl.static_range(CHUNKS):
             row += (sums[i].to(tl.float32),)
@@ -115,7 +139,13 @@ def row_kernel_body(
             if SHIFT is not None:
                 result += _weight(shift, SHIFT, batch, segment, i * CHUNK, CHUNK)
             results += (result.to(normed.dtype.element_ty),)
-        _store(normed + (batch * (TOKENS - NORM_FROM) + token - NORM_FROM) * CHANNELS, results, CHUNK, CHUNKS, token >= NORM_FROM)
+        _store(
+            normed + (batch * (TOKENS - NORM_FROM) + token - NORM_FROM) * CHANNELS,
+            results,
+            CHUNK,
+            CHUNKS,
+            token >= NORM_FROM,
+        )
 
 
 def chunk_size(channels: int) -> int:
@@ -139,7 +169,8 @@ def launch(x, y, gate, scale, shift, *, history=0, eps=0.0, norm=None, norm_from
         SHIFT=_strides(shift),
         CENTER=norm == "layer",
         EPS=eps,
-        # Tokens that nothing is added to stay where they are. Otherwise a new array is better: a backward pass wants the old one, too.
+        # Tokens that nothing is added to stay where they are. Otherwise a new array is better: a
+        # backward pass wants the old one, too.
         IN_PLACE=bool(add_from),
     )
     added = None if y is None else jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -156,11 +187,14 @@ def _strides(weight):
 
 
 def row_kernel(x, y=None, gate=None, scale=None, shift=None, **case):
-    """``added`` and ``normed``, None for what is not asked for; arguments as in :func:`.api.implementations`."""
+    """``added`` and ``normed``, None for what is not asked for; arguments as in
+    :func:`.api.implementations`.
+    """
     import jax_triton
 
     grid, results, constants = launch(x, y, gate, scale, shift, **case)
-    # What is absent needs something in its place that is never touched; `x` itself only where it is not to be overwritten.
+    # What is absent needs something in its place that is never touched; `x` itself only where it is
+    # not to be overwritten.
     unused = jax.ShapeDtypeStruct((), x.dtype)
     stand_in = x if y is None else y
     outputs = jax_triton.triton_call(
@@ -171,7 +205,8 @@ def row_kernel(x, y=None, gate=None, scale=None, shift=None, **case):
         input_output_aliases={0: 0} if constants["IN_PLACE"] else {},
         grid=grid,
         num_warps=4,
-        # Known without asking the driver, which is not there when a program is compiled for a GPU elsewhere.
+        # Known without asking the driver, which is not there when a program is compiled for a GPU
+        # elsewhere.
         compute_capability=90 if target().is_hopper else None,
         **constants,
     )

@@ -21,7 +21,9 @@ from .tiny import CONFIG, random_params
 @pytest.fixture(scope="module")
 def params():
     dtypes = {"transformer": jnp.bfloat16, "vae": np.float32, "text_encoder": jnp.bfloat16}
-    return {component: random_params(CONFIG, component, dtype) for component, dtype in dtypes.items()}
+    return {
+        component: random_params(CONFIG, component, dtype) for component, dtype in dtypes.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,9 @@ def assert_equal_trees(found, expected):
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():
         assert found[path].dtype == leaf.dtype, path
-        np.testing.assert_array_equal(np.asarray(found[path], np.float32), np.asarray(leaf, np.float32), err_msg=path)
+        np.testing.assert_array_equal(
+            np.asarray(found[path], np.float32), np.asarray(leaf, np.float32), err_msg=path
+        )
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -54,17 +58,27 @@ def test_what_is_loaded_is_what_was_saved(saved, params, component):
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_orbax_restores_each_component(saved, params, component):
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params[component])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params[component]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert_equal_trees(ocp.StandardCheckpointer().restore(saved / component, abstract), params[component])
+        assert_equal_trees(
+            ocp.StandardCheckpointer().restore(saved / component, abstract), params[component]
+        )
         assert_equal_trees(ocp.PyTreeCheckpointer().restore(saved / component), params[component])
 
 
 def test_a_chunk_holds_one_layer_and_one_projection(saved):
     layers, projections = CONFIG.transformer.num_layers, 3
-    chunks = {file.name for file in (saved / "transformer/blocks.attn1.qkv.kernel").iterdir()} - {".zarray"}
-    assert chunks == {f"{layer}.0.{projection}.0.0" for layer in range(layers) for projection in range(projections)}
+    chunks = {file.name for file in (saved / "transformer/blocks.attn1.qkv.kernel").iterdir()} - {
+        ".zarray"
+    }
+    assert chunks == {
+        f"{layer}.0.{projection}.0.0"
+        for layer in range(layers)
+        for projection in range(projections)
+    }
 
 
 def test_large_tensors_are_cut_into_chunks_and_come_back_whole(monkeypatch, tmp_path):
@@ -77,8 +91,13 @@ def test_large_tensors_are_cut_into_chunks_and_come_back_whole(monkeypatch, tmp_
 
 
 def test_leaves_are_converted_to_the_dtype_asked_for_each_path(saved, params):
-    loaded = load_params(saved, "vae", dtypes=lambda path: jnp.bfloat16 if path.endswith("kernel") else jnp.float32)
-    expected = {path: leaf.astype(jnp.bfloat16 if path.endswith("kernel") else np.float32) for path, leaf in flatten(params["vae"]).items()}
+    loaded = load_params(
+        saved, "vae", dtypes=lambda path: jnp.bfloat16 if path.endswith("kernel") else jnp.float32
+    )
+    expected = {
+        path: leaf.astype(jnp.bfloat16 if path.endswith("kernel") else np.float32)
+        for path, leaf in flatten(params["vae"]).items()
+    }
     assert_equal_trees(loaded, expected)
 
 
@@ -130,7 +149,9 @@ def test_damage_to_another_component_does_not_matter(copy, params):
 
 def test_without_digests_the_checkpoint_is_unfinished(copy):
     (copy / "digests.json").unlink()
-    with pytest.raises(CheckpointError, match=r"not a finished helios-jax checkpoint: digests\.json is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"not a finished helios-jax checkpoint: digests\.json is missing"
+    ):
         load_config(copy)
 
 
@@ -174,7 +195,10 @@ def test_a_configuration_of_another_format_is_refused(copy, changes, says):
 def test_a_configuration_that_does_not_fit_the_arrays_is_refused(copy):
     values = json.loads((copy / "config.json").read_text())["transformer"]
     rewrite_config(copy, transformer=values | {"num_layers": 4})
-    with pytest.raises(CheckpointError, match=r"blocks/scale_shift_table has shape \[3, 6, 24\], config.json asks for \[4, 6, 24\]"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"blocks/scale_shift_table has shape \[3, 6, 24\], config.json asks for \[4, 6, 24\]",
+    ):
         load_params(copy, "transformer")
 
 
@@ -195,8 +219,15 @@ def test_a_folder_that_is_no_checkpoint_is_one_clear_line(tmp_path):
 
 
 def test_a_tree_that_does_not_fit_its_configuration_is_not_saved(tmp_path, params):
-    wrong = dict(params["transformer"], extra=np.zeros(3, np.float32), proj_out={"kernel": np.zeros((2, 2), np.float32)})
-    with pytest.raises(CheckpointError, match=r"missing: proj_out/bias; unexpected: extra; of another shape: proj_out/kernel is \[2, 2\]"):
+    wrong = dict(
+        params["transformer"],
+        extra=np.zeros(3, np.float32),
+        proj_out={"kernel": np.zeros((2, 2), np.float32)},
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"missing: proj_out/bias; unexpected: extra; of another shape: proj_out/kernel is \[2, 2\]",
+    ):
         save(tmp_path / "wrong", CONFIG, {"transformer": wrong})
     assert not list(tmp_path.iterdir())
 

@@ -53,12 +53,16 @@ def merged(base, tmp_path, lora=None, partial=None, metadata=None):
 
 
 def assert_changed(found, before, expected):
-    """Tensors named in ``expected`` have its values, rounded to the base's dtype once; the others are as before."""
+    """Tensors named in ``expected`` have its values, rounded to the base's dtype once; the others
+    are as before.
+    """
     for name, tensor in before.items():
         assert found[name].dtype == tensor.dtype
         if name in expected:
             tolerance = 1e-5 if tensor.dtype == torch.float32 else 2**-8
-            np.testing.assert_allclose(found[name].double(), expected[name].double(), rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(
+                found[name].double(), expected[name].double(), rtol=tolerance, atol=tolerance
+            )
         else:
             assert torch.equal(found[name], tensor), name
 
@@ -74,22 +78,31 @@ def assert_changed(found, before, expected):
 )
 def test_a_linear_weight_gains_alpha_over_rank_times_b_a(base, tmp_path, settings, scale):
     lora = factors(Q, WIDTH, WIDTH)
-    metadata = {"format": "pt"} | ({"lora_adapter_metadata": json.dumps(settings)} if settings else {})
+    metadata = {"format": "pt"} | (
+        {"lora_adapter_metadata": json.dumps(settings)} if settings else {}
+    )
     found, before = merged(base, tmp_path, lora, metadata=metadata)
     weight = before[f"{Q}.weight"]
-    assert_changed(found, before, {f"{Q}.weight": weight.double() + change(lora, weight.shape, scale)})
+    assert_changed(
+        found, before, {f"{Q}.weight": weight.double() + change(lora, weight.shape, scale)}
+    )
 
 
 def test_a_convolution_is_adapted_in_its_own_kernel(base, tmp_path):
     lora = factors(MID, WIDTH, 4, 2, 4, 4)
     found, before = merged(base, tmp_path, lora)
     weight = before[f"{MID}.weight"]
-    assert_changed(found, before, {f"{MID}.weight": weight.double() + change(lora, weight.shape, 1)})
+    assert_changed(
+        found, before, {f"{MID}.weight": weight.double() + change(lora, weight.shape, 1)}
+    )
 
 
 @pytest.mark.parametrize(
     ("prefix", "ffn", "attention"),
-    [("diffusion_model.", "blocks.0.ffn.0", "blocks.1.self_attn.q"), ("lora_unet_", "blocks_0_ffn_0", "blocks_1_self_attn_q")],
+    [
+        ("diffusion_model.", "blocks.0.ffn.0", "blocks.1.self_attn.q"),
+        ("lora_unet_", "blocks_0_ffn_0", "blocks_1_self_attn_q"),
+    ],
 )
 def test_wan_names_and_alphas_are_understood(base, tmp_path, prefix, ffn, attention):
     lora = factors(ffn, FFN, WIDTH, prefix=prefix, names=("lora_down", "lora_up"))
@@ -97,13 +110,20 @@ def test_wan_names_and_alphas_are_understood(base, tmp_path, prefix, ffn, attent
     alpha = {f"{prefix}{ffn}.alpha": torch.tensor(2.0)}
     found, before = merged(base, tmp_path, lora | other | alpha)
     up, q = before[f"{UP}.weight"], before[f"{Q}.weight"]
-    expected = {f"{UP}.weight": up.double() + change(lora, up.shape, 0.5), f"{Q}.weight": q.double() + change(other, q.shape, 1)}
+    expected = {
+        f"{UP}.weight": up.double() + change(lora, up.shape, 0.5),
+        f"{Q}.weight": q.double() + change(other, q.shape, 1),
+    }
     assert_changed(found, before, expected)
 
 
 def test_norms_stored_in_full_replace_the_bases(base, tmp_path):
     norm = torch.randn(WIDTH)
-    found, before = merged(base, tmp_path, factors(Q, WIDTH, WIDTH) | {"transformer.blocks.2.attn2.norm_k.weight": norm})
+    found, before = merged(
+        base,
+        tmp_path,
+        factors(Q, WIDTH, WIDTH) | {"transformer.blocks.2.attn2.norm_k.weight": norm},
+    )
     dtype = before["blocks.2.attn2.norm_k.weight"].dtype
     assert torch.equal(found["blocks.2.attn2.norm_k.weight"], norm.to(dtype))
 
@@ -115,10 +135,20 @@ def test_a_partial_file_replaces_and_the_discriminator_is_left_out(base, tmp_pat
         "gan_heads.3.head3d.0.w": torch.zeros(2),
     }
     found, before = merged(base, tmp_path, partial=partial)
-    assert_changed(found, before, {name: tensor.to(before[name].dtype) for name, tensor in partial.items() if "gan" not in name})
+    assert_changed(
+        found,
+        before,
+        {
+            name: tensor.to(before[name].dtype)
+            for name, tensor in partial.items()
+            if "gan" not in name
+        },
+    )
 
 
-def test_first_the_partial_file_replaces_then_the_lora_adds_but_of_a_patch_only_the_lora_counts(base, tmp_path):
+def test_first_the_partial_file_replaces_then_the_lora_adds_but_of_a_patch_only_the_lora_counts(
+    base, tmp_path
+):
     lora, patch = factors(Q, WIDTH, WIDTH), factors(MID, WIDTH, 4, 2, 4, 4)
     partial = {
         f"{Q}.weight": torch.randn(WIDTH, WIDTH),
@@ -137,7 +167,10 @@ def test_first_the_partial_file_replaces_then_the_lora_adds_but_of_a_patch_only_
 
 
 def test_history_scales_of_a_partial_file_switch_the_option_on(base, tmp_path):
-    partial = {f"blocks.{layer}.attn1.history_key_scale": torch.full((2,), float(layer)) for layer in range(3)}
+    partial = {
+        f"blocks.{layer}.attn1.history_key_scale": torch.full((2,), float(layer))
+        for layer in range(3)
+    }
     found, before = merged(base, tmp_path, partial=partial)
     assert load_config(tmp_path / "ours").transformer.is_amplify_history
     assert load_config(tmp_path / "ours").transformer.history_scale_mode == "per_head"
@@ -150,13 +183,37 @@ BAD_FILES = {
         {"partial": {"blocks.0.attn1.q_loras.down.weight": torch.zeros(2)}},
         "q_loras.* no place in the base; .*restrict_lora",
     ),
-    "shape": ({"partial": {"patch_mid.bias": torch.zeros(2)}}, r"patch_mid.bias is \[2\], the base's is \[24\]"),
-    "scales": ({"partial": {"blocks.0.attn1.history_key_scale": torch.ones(2)}}, r"missing: blocks\.\{1-2\}\.attn1\.history_key_scale"),
-    "other model": ({"lora": factors("unet.mid", 4, 4)}, "LoRA of unet.mid.weight has no place in the base"),
-    "other width": ({"lora": factors(Q, 48, WIDTH)}, r"is \[48, 4\] x \[4, 24\], the base's weight is \[24, 24\]"),
-    "half": ({"lora": dict(list(factors(Q, WIDTH, WIDTH).items())[:1])}, "only one of lora_A and lora_B of blocks.1.attn1.to_q"),
-    "dora": ({"lora": factors(Q, WIDTH, WIDTH), "metadata": {"lora_adapter_metadata": '{"transformer.use_dora": true}'}}, "is a DoRA"),
-    "metadata": ({"lora": factors(Q, WIDTH, WIDTH), "metadata": {"lora_adapter_metadata": "["}}, "not a JSON dictionary"),
+    "shape": (
+        {"partial": {"patch_mid.bias": torch.zeros(2)}},
+        r"patch_mid.bias is \[2\], the base's is \[24\]",
+    ),
+    "scales": (
+        {"partial": {"blocks.0.attn1.history_key_scale": torch.ones(2)}},
+        r"missing: blocks\.\{1-2\}\.attn1\.history_key_scale",
+    ),
+    "other model": (
+        {"lora": factors("unet.mid", 4, 4)},
+        "LoRA of unet.mid.weight has no place in the base",
+    ),
+    "other width": (
+        {"lora": factors(Q, 48, WIDTH)},
+        r"is \[48, 4\] x \[4, 24\], the base's weight is \[24, 24\]",
+    ),
+    "half": (
+        {"lora": dict(list(factors(Q, WIDTH, WIDTH).items())[:1])},
+        "only one of lora_A and lora_B of blocks.1.attn1.to_q",
+    ),
+    "dora": (
+        {
+            "lora": factors(Q, WIDTH, WIDTH),
+            "metadata": {"lora_adapter_metadata": '{"transformer.use_dora": true}'},
+        },
+        "is a DoRA",
+    ),
+    "metadata": (
+        {"lora": factors(Q, WIDTH, WIDTH), "metadata": {"lora_adapter_metadata": "["}},
+        "not a JSON dictionary",
+    ),
 }
 
 

@@ -19,7 +19,9 @@ from .tiny import CONFIG
 
 
 def shapes(model, *inputs):
-    params = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), *inputs)["params"]
+    params = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), *inputs)[
+        "params"
+    ]
     return {path: leaf.shape for path, leaf in flatten(params).items()}
 
 
@@ -27,7 +29,14 @@ def described(slots):
     return {path: slot.leaf_shape for path, slot in leaves(slots).items()}
 
 
-@pytest.mark.parametrize("options", [{}, {"is_amplify_history": True}, {"is_amplify_history": True, "history_scale_mode": "scalar"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_amplify_history": True},
+        {"is_amplify_history": True, "history_scale_mode": "scalar"},
+    ],
+)
 @pytest.mark.parametrize("config", [CONFIG.transformer, TransformerConfig()], ids=["toy", "14B"])
 def test_transformer(config, options):
     config = dataclasses.replace(config, **options)
@@ -54,6 +63,10 @@ def test_vae(config):
     assert shapes(VAE(config), jnp.zeros((1, 5, 16, 16, 3))) == described(vae_slots(config))
 
 
-@pytest.mark.parametrize("config", [CONFIG.text_encoder, TextEncoderConfig()], ids=["toy", "umt5-xxl"])
+@pytest.mark.parametrize(
+    "config", [CONFIG.text_encoder, TextEncoderConfig()], ids=["toy", "umt5-xxl"]
+)
 def test_text_encoder(config):
-    assert shapes(UMT5Encoder(config), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)) == described(text_encoder_slots(config))
+    assert shapes(
+        UMT5Encoder(config), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
+    ) == described(text_encoder_slots(config))

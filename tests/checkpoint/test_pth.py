@@ -21,22 +21,43 @@ def assert_reads(path, state):
         found = tensors[name].read()
         assert tensors[name].shape == found.shape == tuple(expected.shape)
         assert found.dtype == tensors[name].dtype
-        bits = np.frombuffer(expected.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes(), np.uint8)
+        bits = np.frombuffer(
+            expected.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes(), np.uint8
+        )
         np.testing.assert_array_equal(np.frombuffer(found.tobytes(), np.uint8), bits, err_msg=name)
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
+    "dtype",
+    [
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.uint8,
+        torch.bool,
+    ],
 )
 def test_every_dtype_is_read_bit_for_bit(tmp_path, dtype):
-    state = {"a": torch.arange(12).reshape(3, 4).to(dtype), "scalar": torch.tensor(1).to(dtype), "empty": torch.zeros(0, 3, dtype=dtype)}
+    state = {
+        "a": torch.arange(12).reshape(3, 4).to(dtype),
+        "scalar": torch.tensor(1).to(dtype),
+        "empty": torch.zeros(0, 3, dtype=dtype),
+    }
     torch.save(state, tmp_path / "a.pth")
     assert_reads(tmp_path / "a.pth", state)
 
 
 def test_views_of_a_storage_are_read_with_their_strides(tmp_path):
     base = torch.arange(60.0).reshape(3, 4, 5)
-    state = {"t": base.transpose(0, 2), "slice": base[1:, ::2], "broadcast": base[:1, 0, 0].expand(4), "whole": base}
+    state = {
+        "t": base.transpose(0, 2),
+        "slice": base[1:, ::2],
+        "broadcast": base[:1, 0, 0].expand(4),
+        "whole": base,
+    }
     torch.save(state, tmp_path / "views.pth")
     assert_reads(tmp_path / "views.pth", state)
 
@@ -61,8 +82,13 @@ class Attack:
 
 
 def test_a_malicious_file_runs_nothing_and_is_named(tmp_path):
-    torch.save({"weight": torch.zeros(2), "extra": Attack(tmp_path / "attacked")}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match=r"evil\.pth asks to run posix\.mkdir, which is not part of a dictionary of tensors: refused"):
+    torch.save(
+        {"weight": torch.zeros(2), "extra": Attack(tmp_path / "attacked")}, tmp_path / "evil.pth"
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"evil\.pth asks to run posix\.mkdir, which is not part of a dictionary of tensors: refused",
+    ):
         read_pth(tmp_path / "evil.pth")
     assert not (tmp_path / "attacked").exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)
@@ -102,7 +128,10 @@ def saved(state, **options):
 
 def recompressed(content):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for name in old.namelist():
             new.writestr(name, old.read(name))
     return buffer.getvalue()
@@ -118,7 +147,10 @@ def with_short_storage(content):
 
 STATE = {"a": torch.arange(1000.0)}
 BAD_FILES = {
-    "truncated": (lambda: saved(STATE)[:-30], "is truncated: the end of the zip archive is missing"),
+    "truncated": (
+        lambda: saved(STATE)[:-30],
+        "is truncated: the end of the zip archive is missing",
+    ),
     "nothing": (lambda: b"", "is not a zip archive"),
     "old format": (
         lambda: saved(STATE, _use_new_zipfile_serialization=False),
@@ -126,7 +158,10 @@ BAD_FILES = {
     ),
     "compressed": (lambda: recompressed(saved(STATE)), "is compressed"),
     "short storage": (lambda: with_short_storage(saved(STATE)), "storage 0 has 4 bytes, not 4000"),
-    "a module": (lambda: saved(torch.nn.Linear(2, 2)), r"asks to run torch\.nn\.modules\.linear\.Linear"),
+    "a module": (
+        lambda: saved(torch.nn.Linear(2, 2)),
+        r"asks to run torch\.nn\.modules\.linear\.Linear",
+    ),
     "not tensors": (lambda: saved({"epoch": 3}), "does not hold a dictionary of tensors"),
     "nested": (lambda: saved({"state_dict": STATE}), "does not hold a dictionary of tensors"),
 }
@@ -136,7 +171,9 @@ BAD_FILES = {
 def test_a_bad_file_is_one_clear_line(tmp_path, case):
     content, says = BAD_FILES[case]
     (tmp_path / "bad.pth").write_bytes(content())
-    with pytest.raises(CheckpointError, match=f"bad.pth {says}|bad.pth is damaged: {says}") as error:
+    with pytest.raises(
+        CheckpointError, match=f"bad.pth {says}|bad.pth is damaged: {says}"
+    ) as error:
         read_pth(tmp_path / "bad.pth")
     assert "\n" not in str(error.value)
 
@@ -162,5 +199,7 @@ def test_a_view_beyond_its_storage_is_refused(tmp_path):
     write_archive(tmp_path / "view.pth", program, **{"0": bytes(16)})
     with pytest.raises(CheckpointError, match="a tensor reaches beyond its storage"):
         read_pth(tmp_path / "view.pth")
-    write_archive(tmp_path / "view.pth", program.replace(b"I2\n(I3", b"I1\n(I3"), **{"0": bytes(16)})
+    write_archive(
+        tmp_path / "view.pth", program.replace(b"I2\n(I3", b"I1\n(I3"), **{"0": bytes(16)}
+    )
     assert read_pth(tmp_path / "view.pth")["w"].read().tolist() == [0, 0, 0]

@@ -8,13 +8,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers, convert_wan_vae_to_diffusers
+from diffusers.loaders.single_file_utils import (
+    convert_wan_transformer_to_diffusers,
+    convert_wan_vae_to_diffusers,
+)
 from safetensors.torch import save_file
 
 from helios_jax.checkpoint import CheckpointError, load_config, load_params, wan
 from helios_jax.checkpoint.convert import from_torch, to_diffusers
 from helios_jax.checkpoint.names import text_encoder_slots, transformer_slots, vae_slots
-from helios_jax.config import SampleConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from helios_jax.config import (
+    SampleConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 
 from .test_convert import tensors_of
 from .test_directory import assert_equal_trees
@@ -82,13 +91,27 @@ ORIGINAL_VAE = {
 def original_name(name, table):
     for pattern, original in table.items():
         name = re.sub(pattern, original, name)
-    name = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda match: f"upsamples.{4 * int(match[1]) + int(match[2])}", name)
-    return re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda match: f"upsamples.{4 * int(match[1]) + 3}", name)
+    name = re.sub(
+        r"up_blocks\.(\d)\.resnets\.(\d)",
+        lambda match: f"upsamples.{4 * int(match[1]) + int(match[2])}",
+        name,
+    )
+    return re.sub(
+        r"up_blocks\.(\d)\.upsamplers\.0", lambda match: f"upsamples.{4 * int(match[1]) + 3}", name
+    )
 
 
 @pytest.fixture(scope="module")
 def models():
-    text = transformers.UMT5Config(vocab_size=40, d_model=16, d_kv=6, d_ff=18, num_layers=2, num_heads=3, relative_attention_num_buckets=8)
+    text = transformers.UMT5Config(
+        vocab_size=40,
+        d_model=16,
+        d_kv=6,
+        d_ff=18,
+        num_layers=2,
+        num_heads=3,
+        relative_attention_num_buckets=8,
+    )
     return {
         "transformer": randomised(diffusers.WanTransformer3DModel(**GEOMETRY)).to(torch.bfloat16),
         "vae": randomised(diffusers.AutoencoderKLWan(base_dim=2)),
@@ -110,61 +133,129 @@ def diffusers_folder(models, tmp_path_factory):
 def original_folder(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wan") / "original"
     tokenizer().save_pretrained(folder / "google/umt5-xxl")
-    transformer = {original_name(name, ORIGINAL_TRANSFORMER): tensor for name, tensor in models["transformer"].state_dict().items()}
+    transformer = {
+        original_name(name, ORIGINAL_TRANSFORMER): tensor
+        for name, tensor in models["transformer"].state_dict().items()
+    }
     names = sorted(transformer)
     for part, shard in enumerate((names[::2], names[1::2])):
-        save_file({name: transformer[name].contiguous() for name in shard}, folder / f"diffusion_pytorch_model-{part}.safetensors")
-    index = {name: f"diffusion_pytorch_model-{position % 2}.safetensors" for position, name in enumerate(names)}
-    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    vae = {original_name(name, ORIGINAL_VAE): tensor for name, tensor in models["vae"].state_dict().items()}
+        save_file(
+            {name: transformer[name].contiguous() for name in shard},
+            folder / f"diffusion_pytorch_model-{part}.safetensors",
+        )
+    index = {
+        name: f"diffusion_pytorch_model-{position % 2}.safetensors"
+        for position, name in enumerate(names)
+    }
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": index})
+    )
+    vae = {
+        original_name(name, ORIGINAL_VAE): tensor
+        for name, tensor in models["vae"].state_dict().items()
+    }
     torch.save(vae, folder / "Wan2.1_VAE.pth")
-    text = {original_name(name, ORIGINAL_TEXT_ENCODER): tensor for name, tensor in models["text_encoder"].state_dict().items()}
+    text = {
+        original_name(name, ORIGINAL_TEXT_ENCODER): tensor
+        for name, tensor in models["text_encoder"].state_dict().items()
+    }
     text.pop("encoder.embed_tokens.weight", None)
     torch.save(text, folder / "models_t5_umt5-xxl-enc-bf16.pth")
-    config = {"model_type": "t2v", "dim": 24, "num_heads": 2, "num_layers": 2, "ffn_dim": 20, "freq_dim": 8, "in_dim": 16, "out_dim": 16}
-    (folder / "config.json").write_text(json.dumps(config | {"eps": 1e-6, "text_dim": 16, "text_len": 512}))
+    config = {
+        "model_type": "t2v",
+        "dim": 24,
+        "num_heads": 2,
+        "num_layers": 2,
+        "ffn_dim": 20,
+        "freq_dim": 8,
+        "in_dim": 16,
+        "out_dim": 16,
+    }
+    (folder / "config.json").write_text(
+        json.dumps(config | {"eps": 1e-6, "text_dim": 16, "text_len": 512})
+    )
     return folder
 
 
 def test_original_names_are_those_that_diffusers_converts(models):
-    """The names this file makes are right: diffusers' own converters turn them into its names, and so do our tables."""
-    names = [original_name(name, ORIGINAL_TRANSFORMER) for name in models["transformer"].state_dict()]
-    theirs = convert_wan_transformer_to_diffusers({name: torch.tensor(float(i)) for i, name in enumerate(names)})
+    """The names this file makes are right: diffusers' own converters turn them into its names, and
+    so do our tables.
+    """
+    names = [
+        original_name(name, ORIGINAL_TRANSFORMER) for name in models["transformer"].state_dict()
+    ]
+    theirs = convert_wan_transformer_to_diffusers(
+        {name: torch.tensor(float(i)) for i, name in enumerate(names)}
+    )
     ours = {wan.rename(name, wan.TRANSFORMER): i for i, name in enumerate(names)}
     ours["scale_shift_table"] = ours.pop("norm_out.scale_shift_table")
     assert {name: int(tensor) for name, tensor in theirs.items()} == ours
     names = [original_name(name, ORIGINAL_VAE) for name in models["vae"].state_dict()]
-    theirs = convert_wan_vae_to_diffusers({name: torch.tensor(float(i)) for i, name in enumerate(names)})
-    assert {name: int(tensor) for name, tensor in theirs.items()} == {wan.rename(name, wan.VAE): i for i, name in enumerate(names)}
+    theirs = convert_wan_vae_to_diffusers(
+        {name: torch.tensor(float(i)) for i, name in enumerate(names)}
+    )
+    assert {name: int(tensor) for name, tensor in theirs.items()} == {
+        wan.rename(name, wan.VAE): i for i, name in enumerate(names)
+    }
 
 
 def test_both_layouts_of_wan_give_the_same_helios(diffusers_folder, original_folder, tmp_path):
     from_torch(diffusers_folder, tmp_path / "a", init_from_wan=True)
     from_torch(original_folder, tmp_path / "b", init_from_wan=True)
     config = load_config(tmp_path / "a")
-    assert load_config(tmp_path / "b").transformer == config.transformer.__class__(**GEOMETRY, rope_dim=(4, 4, 4))
-    assert config.scheduler == load_config(tmp_path / "b").scheduler == SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
-    assert config.sample == load_config(tmp_path / "b").sample == SampleConfig(num_frames=99, steps=(50,))
+    assert load_config(tmp_path / "b").transformer == config.transformer.__class__(
+        **GEOMETRY, rope_dim=(4, 4, 4)
+    )
+    assert (
+        config.scheduler
+        == load_config(tmp_path / "b").scheduler
+        == SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
+    )
+    assert (
+        config.sample
+        == load_config(tmp_path / "b").sample
+        == SampleConfig(num_frames=99, steps=(50,))
+    )
     assert config.text_encoder == load_config(tmp_path / "b").text_encoder
     assert config.vae == load_config(tmp_path / "b").vae == VAEConfig(base_dim=2)
     for component in ("transformer", "vae", "text_encoder"):
-        assert_equal_trees(load_params(tmp_path / "b", component), load_params(tmp_path / "a", component))
+        assert_equal_trees(
+            load_params(tmp_path / "b", component), load_params(tmp_path / "a", component)
+        )
 
 
-def test_history_patches_see_an_enlarged_picture_as_the_patch_embedding_sees_the_picture(models, diffusers_folder, tmp_path):
+def test_history_patches_see_an_enlarged_picture_as_the_patch_embedding_sees_the_picture(
+    models, diffusers_folder, tmp_path
+):
     from_torch(diffusers_folder, tmp_path / "ours", init_from_wan=True)
     to_diffusers(tmp_path / "ours", tmp_path / "helios")
-    tensors = {name: tensor.double() for name, tensor in tensors_of(tmp_path / "helios/transformer").items() if name.startswith("patch_")}
+    tensors = {
+        name: tensor.double()
+        for name, tensor in tensors_of(tmp_path / "helios/transformer").items()
+        if name.startswith("patch_")
+    }
     picture = torch.randn(1, 16, 2, 4, 6, dtype=torch.float64)
-    expected = F.conv3d(picture, tensors["patch_embedding.weight"], tensors["patch_embedding.bias"], stride=(1, 2, 2))
+    expected = F.conv3d(
+        picture,
+        tensors["patch_embedding.weight"],
+        tensors["patch_embedding.bias"],
+        stride=(1, 2, 2),
+    )
     for name, factor in {"patch_short": 1, "patch_mid": 2, "patch_long": 4}.items():
         enlarged = picture
         for axis in (2, 3, 4):
             enlarged = enlarged.repeat_interleave(factor, axis)
-        found = F.conv3d(enlarged, tensors[f"{name}.weight"], tensors[f"{name}.bias"], stride=(factor, 2 * factor, 2 * factor))
+        found = F.conv3d(
+            enlarged,
+            tensors[f"{name}.weight"],
+            tensors[f"{name}.bias"],
+            stride=(factor, 2 * factor, 2 * factor),
+        )
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     kept = {
-        name: tensor for name, tensor in tensors_of(tmp_path / "helios/transformer").items() if not re.match("patch_(short|mid|long)", name)
+        name: tensor
+        for name, tensor in tensors_of(tmp_path / "helios/transformer").items()
+        if not re.match("patch_(short|mid|long)", name)
     }
     wan_tensors = dict(models["transformer"].state_dict())
     wan_tensors["norm_out.scale_shift_table"] = wan_tensors.pop("scale_shift_table")
@@ -172,22 +263,34 @@ def test_history_patches_see_an_enlarged_picture_as_the_patch_embedding_sees_the
 
 
 def test_a_wan_goes_back_to_the_folder_it_came_from(models, diffusers_folder, tmp_path):
-    """Diffusers loads what is written, every tensor is Wan's own, and reading it again gives the same Helios."""
+    """Diffusers loads what is written, every tensor is Wan's own, and reading it again gives the
+    same Helios.
+    """
     from_torch(diffusers_folder, tmp_path / "ours", init_from_wan=True)
     to_diffusers(tmp_path / "ours", tmp_path / "wan", as_wan=True)
-    found, problems = diffusers.WanTransformer3DModel.from_pretrained(tmp_path / "wan/transformer", output_loading_info=True)
+    found, problems = diffusers.WanTransformer3DModel.from_pretrained(
+        tmp_path / "wan/transformer", output_loading_info=True
+    )
     assert not any(problems.values())
     assert_same_tensors(found.to(torch.bfloat16).state_dict(), models["transformer"].state_dict())
     assert {**found.config}.items() >= GEOMETRY.items()
-    assert json.loads((tmp_path / "wan/model_index.json").read_text())["_class_name"] == "WanPipeline"
+    assert (
+        json.loads((tmp_path / "wan/model_index.json").read_text())["_class_name"] == "WanPipeline"
+    )
     from_torch(tmp_path / "wan", tmp_path / "again", init_from_wan=True)
     assert load_config(tmp_path / "again") == load_config(tmp_path / "ours")
-    assert_equal_trees(load_params(tmp_path / "again", "transformer"), load_params(tmp_path / "ours", "transformer"))
+    assert_equal_trees(
+        load_params(tmp_path / "again", "transformer"),
+        load_params(tmp_path / "ours", "transformer"),
+    )
 
 
 @pytest.mark.parametrize(
     ("geometry", "tensors", "parameters"),
-    [({}, 1101, 14_312_427_584), ({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, 831, 1_426_177_600)],
+    [
+        ({}, 1101, 14_312_427_584),
+        ({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, 831, 1_426_177_600),
+    ],
 )
 def test_the_released_geometries_have_the_known_number_of_tensors(geometry, tensors, parameters):
     slots = transformer_slots(TransformerConfig(**geometry))

@@ -20,14 +20,31 @@ CONFIG = HeliosConfig(
         rope_dim=(4, 4, 4),
     ),
     vae=VAEConfig(
-        base_dim=3, z_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1, latents_mean=(0.1, 0.2, 0.3, 0.4), latents_std=(1.0, 1.1, 1.2, 1.3)
+        base_dim=3,
+        z_dim=4,
+        dim_mult=(1, 1, 1, 1),
+        num_res_blocks=1,
+        latents_mean=(0.1, 0.2, 0.3, 0.4),
+        latents_std=(1.0, 1.1, 1.2, 1.3),
     ),
-    text_encoder=TextEncoderConfig(vocab_size=40, d_model=16, d_kv=6, d_ff=18, num_layers=2, num_heads=3, relative_attention_num_buckets=8),
+    text_encoder=TextEncoderConfig(
+        vocab_size=40,
+        d_model=16,
+        d_kv=6,
+        d_ff=18,
+        num_layers=2,
+        num_heads=3,
+        relative_attention_num_buckets=8,
+    ),
 )
 
 
 def random_params(config: HeliosConfig, component: str, dtype=np.float32, seed: int = 0) -> dict:
     """A tree of random numpy arrays with the geometry of ``config``."""
     generator = np.random.default_rng(seed)
-    shapes = {path: slot.leaf_shape for path, slot in leaves(component_slots(config, component)).items()}
-    return unflatten({path: generator.standard_normal(shape).astype(dtype) for path, shape in shapes.items()})
+    shapes = {
+        path: slot.leaf_shape for path, slot in leaves(component_slots(config, component)).items()
+    }
+    return unflatten(
+        {path: generator.standard_normal(shape).astype(dtype) for path, shape in shapes.items()}
+    )

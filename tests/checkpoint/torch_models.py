@@ -10,7 +10,9 @@ import transformers
 from .tiny import CONFIG
 
 SCHEDULERS = {
-    "base": lambda: diffusers.HeliosScheduler(stages=1, stage_range=[0, 1], use_dynamic_shifting=True),
+    "base": lambda: diffusers.HeliosScheduler(
+        stages=1, stage_range=[0, 1], use_dynamic_shifting=True
+    ),
     "mid": lambda: diffusers.HeliosScheduler(use_dynamic_shifting=True),
     "distilled": lambda: diffusers.HeliosDMDScheduler(use_dynamic_shifting=True),
 }
@@ -30,7 +32,11 @@ def transformer(**changes):
         "num_layers",
         "rope_dim",
     )
-    return randomised(diffusers.HeliosTransformer3DModel(**({name: getattr(ours, name) for name in names} | changes)))
+    return randomised(
+        diffusers.HeliosTransformer3DModel(
+            **({name: getattr(ours, name) for name in names} | changes)
+        )
+    )
 
 
 def vae():
@@ -51,15 +57,35 @@ def vae():
 def text_encoder():
     """A ``UMT5EncoderModel`` with the geometry of ``CONFIG``."""
     ours = CONFIG.text_encoder
-    names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets")
-    return randomised(transformers.UMT5EncoderModel(transformers.UMT5Config(**{name: getattr(ours, name) for name in names})))
+    names = (
+        "vocab_size",
+        "d_model",
+        "d_kv",
+        "d_ff",
+        "num_layers",
+        "num_heads",
+        "relative_attention_num_buckets",
+    )
+    return randomised(
+        transformers.UMT5EncoderModel(
+            transformers.UMT5Config(**{name: getattr(ours, name) for name in names})
+        )
+    )
 
 
 def tokenizer():
     """A tokenizer that knows the letters."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((letter, -2.0) for letter in "abcdefghijklmnopqrstuvwxyz")]
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -1.0),
+        *((letter, -2.0) for letter in "abcdefghijklmnopqrstuvwxyz"),
+    ]
     backend = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=2))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 def randomised(model):
@@ -73,7 +99,11 @@ def randomised(model):
 def save_pipeline(folder, kind="distilled", dtype=torch.float32, max_shard_size="10GB", **changes):
     """Save a toy pipeline; returns the state dictionary of each component as it was saved."""
     scheduler = SCHEDULERS[kind]()
-    models = {"transformer": transformer(**changes).to(dtype), "vae": vae(), "text_encoder": text_encoder().to(dtype)}
+    models = {
+        "transformer": transformer(**changes).to(dtype),
+        "vae": vae(),
+        "text_encoder": text_encoder().to(dtype),
+    }
     for name, model in models.items():
         model.save_pretrained(folder / name, max_shard_size=max_shard_size)
     scheduler.save_pretrained(folder / "scheduler")
@@ -97,4 +127,6 @@ def assert_same_tensors(found, expected):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(found[name].view(torch.uint8), tensor.contiguous().view(torch.uint8)), name
+        assert torch.equal(found[name].view(torch.uint8), tensor.contiguous().view(torch.uint8)), (
+            name
+        )

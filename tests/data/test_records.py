@@ -26,24 +26,37 @@ from .toy import FACTS, toy_record, write_dataset
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_a_record_comes_back_as_it_was_written(tmp_path, dtype):
-    """Latents and text bit for bit in their own dtypes, prompt and metadata too, and the index knows the rest without reading it."""
+    """Latents and text bit for bit in their own dtypes, prompt and metadata too, and the index
+    knows the rest without reading it.
+    """
     record = toy_record("clip-0")._replace(prompt="Ein Ball\nrollt — \u2028weiter")
     record = record._replace(latents=record.latents.astype(dtype))
-    source = RecordSource([write_dataset(tmp_path / "set", [record, toy_record("clip-1", 3)], per_shard=1)])
+    source = RecordSource(
+        [write_dataset(tmp_path / "set", [record, toy_record("clip-1", 3)], per_shard=1)]
+    )
     read = source.read(0)
     assert read.latents.dtype == dtype
     assert read.text.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(read.latents, record.latents)
     np.testing.assert_array_equal(read.text, record.text)
     assert (read.prompt, read.metadata) == (record.prompt, record.metadata)
-    expected = Entry(id="clip-1", prompt="clip clip-1", sections=3, height=2, width=3, tokens=5, frames=99, source="clip-1.mp4")
+    expected = Entry(
+        id="clip-1",
+        prompt="clip clip-1",
+        sections=3,
+        height=2,
+        width=3,
+        tokens=5,
+        frames=99,
+        source="clip-1.mp4",
+    )
     assert source.entries[1] == expected
 
 
 def test_a_shard_that_fails_leaves_nothing(tmp_path):
     """An error while a shard is written removes what is half written, and readers do not see it."""
     write_facts(tmp_path, FACTS)
-    with pytest.raises(KeyboardInterrupt), open_shard(tmp_path, "clips-00000") as shard:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), open_shard(tmp_path, "clips-00000") as shard:
         shard.write(toy_record("clip-0"))
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
@@ -53,7 +66,9 @@ def test_a_shard_that_fails_leaves_nothing(tmp_path):
 
 
 def test_what_cannot_be_a_record_is_not_written(tmp_path):
-    """Values that are not finite and arrays of other ranks and dtypes are refused, and what was left out is listed."""
+    """Values that are not finite and arrays of other ranks and dtypes are refused, and what was
+    left out is listed.
+    """
     good = toy_record("clip-0")
     write_facts(tmp_path, FACTS)
     with open_shard(tmp_path, "clips-00000") as shard:
@@ -66,12 +81,18 @@ def test_what_cannot_be_a_record_is_not_written(tmp_path):
         shard.skip("a.mp4", "too short", "a.mp4: has 3 frames")
         shard.write(good)
     assert len(RecordSource([tmp_path])) == 1
-    assert read_skipped(tmp_path) == [{"source": "a.mp4", "kind": "too short", "reason": "a.mp4: has 3 frames"}]
+    assert read_skipped(tmp_path) == [
+        {"source": "a.mp4", "kind": "too short", "reason": "a.mp4: has 3 frames"}
+    ]
 
 
 def test_damage_is_named_by_file_and_record(tmp_path):
-    """A flipped bit, another shape than the index says, a file cut short, and one that is gone; the records beside them are read."""
-    folder = write_dataset(tmp_path / "set", [toy_record(f"clip-{i}") for i in range(12)], per_shard=3)
+    """A flipped bit, another shape than the index says, a file cut short, and one that is gone; the
+    records beside them are read.
+    """
+    folder = write_dataset(
+        tmp_path / "set", [toy_record(f"clip-{i}") for i in range(12)], per_shard=3
+    )
     files = sorted(folder.glob("*.array_record"))
     flipped = bytearray(files[0].read_bytes())
     flipped[flipped.index(b"clip-1.mp4")] ^= 1
@@ -93,7 +114,12 @@ def test_damage_is_named_by_file_and_record(tmp_path):
         place = f"{files[number // 3]}: record {number % 3} (clip-{number}): "
         with pytest.raises(RecordError, match=f"{re.escape(place)}.*({cause})"):
             source.read(number)
-    assert [source.read(number).metadata["id"] for number in (0, 2, 4, 5)] == ["clip-0", "clip-2", "clip-4", "clip-5"]
+    assert [source.read(number).metadata["id"] for number in (0, 2, 4, 5)] == [
+        "clip-0",
+        "clip-2",
+        "clip-4",
+        "clip-5",
+    ]
 
 
 def test_a_record_that_its_dataset_does_not_know_is_an_error(tmp_path):
@@ -101,14 +127,23 @@ def test_a_record_that_its_dataset_does_not_know_is_an_error(tmp_path):
     folder = write_dataset(tmp_path / "set", [toy_record("clip-0")])
     facts = folder / "dataset.json"
     facts.write_text(facts.read_text().replace('"text_width": 3', '"text_width": 4'))
-    with pytest.raises(RecordError, match=r"are \(9, 2, 3, 'bfloat16'\), the dataset's are \(9, 2, 4, 'bfloat16'\)"):
+    with pytest.raises(
+        RecordError, match=r"are \(9, 2, 3, 'bfloat16'\), the dataset's are \(9, 2, 4, 'bfloat16'\)"
+    ):
         RecordSource([folder]).read(0)
 
 
 def test_no_blob_is_taken_for_a_record_that_is_none():
     """Whatever the bytes, there is a record or a RecordError."""
     blob = to_bytes(toy_record("clip-0"))
-    for bad in (b"", b"\xff" * 9, blob[:100], blob[:-1], blob.replace(b"BF16", b"I16 "), blob.replace(b"prompt", b"prumpt")):
+    for bad in (
+        b"",
+        b"\xff" * 9,
+        blob[:100],
+        blob[:-1],
+        blob.replace(b"BF16", b"I16 "),
+        blob.replace(b"prompt", b"prumpt"),
+    ):
         with pytest.raises(RecordError):
             from_bytes(bad)
 
@@ -116,12 +151,21 @@ def test_no_blob_is_taken_for_a_record_that_is_none():
 def test_datasets_that_do_not_fit_are_not_mixed(tmp_path):
     """Other sizes or another VAE are refused by name; a VAE that is not known fits any."""
     folders = {}
-    for name, change in {"a": dict(vae="1"), "b": dict(vae="2"), "c": dict(vae=""), "d": dict(text_width=4), "e": dict(vae="1")}.items():
+    for name, change in {
+        "a": dict(vae="1"),
+        "b": dict(vae="2"),
+        "c": dict(vae=""),
+        "d": dict(text_width=4),
+        "e": dict(vae="1"),
+    }.items():
         facts = dataclasses.replace(FACTS, **change)
         record = toy_record("clip-0")
         record = record._replace(text=np.ones((5, facts.text_width), ml_dtypes.bfloat16))
         folders[name] = write_dataset(tmp_path / name, [record], facts=facts)
-    with pytest.raises(DataError, match=re.escape(f"{folders['a']} and {folders['b']} cannot be mixed: vae '1' and '2'")):
+    with pytest.raises(
+        DataError,
+        match=re.escape(f"{folders['a']} and {folders['b']} cannot be mixed: vae '1' and '2'"),
+    ):
         RecordSource([folders["a"], folders["b"]])
     with pytest.raises(DataError, match="text_width 3 and 4"):
         RecordSource([folders["c"], folders["d"]])
@@ -140,7 +184,9 @@ def test_a_dataset_is_founded_once(tmp_path):
     with pytest.raises(DataError, match="other inputs or settings"):
         write_facts(tmp_path, dataclasses.replace(FACTS, inputs="others"))
     (tmp_path / "dataset.json").write_text(json.dumps({"section_frames": "nine"}))
-    with pytest.raises(DataError, match="cannot be read: section_frames='nine' must be of type int"):
+    with pytest.raises(
+        DataError, match="cannot be read: section_frames='nine' must be of type int"
+    ):
         RecordSource([tmp_path])
     with pytest.raises(DataError, match="not a folder of records"):
         RecordSource([tmp_path / "nowhere"])

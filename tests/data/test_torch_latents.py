@@ -20,23 +20,46 @@ def content(**changes):
     embed[3] = 0  # a row of zeros amid the prompt ends nothing
     image = Image.fromarray(np.zeros((32, 48, 3), np.uint8))
     latents = torch.randn(4, 16, 9, 4, 6, generator=torch.manual_seed(1))
-    return {"vae_latent": latents, "prompt_embed": embed, "prompt_raw": "a cat", "first_frames_image": image, **changes}
+    return {
+        "vae_latent": latents,
+        "prompt_embed": embed,
+        "prompt_raw": "a cat",
+        "first_frames_image": image,
+        **changes,
+    }
 
 
 def test_every_value_is_in_its_place(tmp_path):
-    """Channels last, the text without the zeros behind it, the prompt, and what the file's name says."""
+    """Channels last, the text without the zeros behind it, the prompt, and what the file's name
+    says.
+    """
     path, given = tmp_path / "cat_0-7_140_32_48.pt", content()
     torch.save(given, path)
     record = read_torch_latents(path, FLOAT32)
-    np.testing.assert_array_equal(record.latents, given["vae_latent"].permute(0, 2, 3, 4, 1).numpy())
+    np.testing.assert_array_equal(
+        record.latents, given["vae_latent"].permute(0, 2, 3, 4, 1).numpy()
+    )
     assert record.text.dtype == ml_dtypes.bfloat16
-    np.testing.assert_array_equal(record.text.astype(np.float32), given["prompt_embed"][:7].float().numpy())
+    np.testing.assert_array_equal(
+        record.text.astype(np.float32), given["prompt_embed"][:7].float().numpy()
+    )
     assert record.prompt == "a cat"
-    assert record.metadata == {"id": "cat_0-7_140_32_48", "source": "cat_0-7_140_32_48.pt", "frames": 140}
+    assert record.metadata == {
+        "id": "cat_0-7_140_32_48",
+        "source": "cat_0-7_140_32_48.pt",
+        "frames": 140,
+    }
     facts = facts_of(record)
-    assert (facts.section_frames, facts.latent_channels, facts.text_width, facts.text_dtype) == (9, 16, 6, "bfloat16")
+    assert (facts.section_frames, facts.latent_channels, facts.text_width, facts.text_dtype) == (
+        9,
+        16,
+        6,
+        "bfloat16",
+    )
     facts.check(record)
-    assert read_torch_latents(path, np.dtype(ml_dtypes.bfloat16)).latents.dtype == ml_dtypes.bfloat16
+    assert (
+        read_torch_latents(path, np.dtype(ml_dtypes.bfloat16)).latents.dtype == ml_dtypes.bfloat16
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -67,7 +90,10 @@ def test_a_pickle_that_asks_for_more_is_refused_and_does_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        (dict(vae_latent=torch.zeros(16, 21, 4, 6)), r"vae_latent is \[16, 21, 4, 6\], not a tensor \[S, C, T, H, W\]"),
+        (
+            dict(vae_latent=torch.zeros(16, 21, 4, 6)),
+            r"vae_latent is \[16, 21, 4, 6\], not a tensor \[S, C, T, H, W\]",
+        ),
         (dict(vae_latent=None), "vae_latent is NoneType"),
         (dict(prompt_embed=torch.zeros(512, 6)), "prompt_embed is all zero"),
         (dict(prompt_raw=" "), "prompt_raw is ' ', not a caption"),

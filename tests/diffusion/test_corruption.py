@@ -1,4 +1,6 @@
-"""Tasks are drawn as often as they are meant to be, and damage is what its draws say, where there is something to damage."""
+"""Tasks are drawn as often as they are meant to be, and damage is what its draws say, where there
+is something to damage.
+"""
 
 import functools
 
@@ -36,9 +38,18 @@ def frames(seed=0, shape=SHAPE):
 
 def draws_of(mode, shape=SHAPE, sigma=0.25, scale=1.0, exposure=1.0, saturation=1.0):
     """Draws by hand: numbers for all frames and segments, or a list of one for each."""
-    each = lambda value, count: jnp.asarray(np.broadcast_to(np.asarray(value, np.float32), (count,)))
+    each = lambda value, count: jnp.asarray(
+        np.broadcast_to(np.asarray(value, np.float32), (count,))
+    )
     noise = jax.random.normal(jax.random.key(9), (WINDOW + 1, *shape))
-    return CorruptionDraws(jnp.int32(MODES[mode]), each(sigma, 20), noise, each(scale, 5), each(exposure, 5), each(saturation, 5))
+    return CorruptionDraws(
+        jnp.int32(MODES[mode]),
+        each(sigma, 20),
+        noise,
+        each(scale, 5),
+        each(exposure, 5),
+        each(saturation, 5),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "parts"))
@@ -49,13 +60,20 @@ def damage(history, anchor, draws, config=CorruptionConfig(), parts=PARTS):
 def assert_share(hits, expected):
     """A share of independent trials within four standard deviations of its probability."""
     hits = np.asarray(hits)
-    assert abs(hits.mean() - expected) <= 4 * (expected * (1 - expected) / hits.size) ** 0.5, (hits.mean(), expected)
+    assert abs(hits.mean() - expected) <= 4 * (expected * (1 - expected) / hits.size) ** 0.5, (
+        hits.mean(),
+        expected,
+    )
 
 
 def test_tasks_and_cuts_come_with_the_probabilities_of_three_tests_in_a_row():
-    """With (.4, .1, .4): text .4, image .6 x .1, video .6 x .9 x .4 with three cuts alike, and the whole history otherwise."""
+    """With (.4, .1, .4): text .4, image .6 x .1, video .6 x .9 x .4 with three cuts alike, and the
+    whole history otherwise.
+    """
     keys = jax.random.split(jax.random.key(0), 4000)
-    task, cut = jax.vmap(lambda key: draw_task(key, TaskConfig(text=0.4, image=0.1, video=0.4), WINDOW, CHUNK))(keys)
+    task, cut = jax.vmap(
+        lambda key: draw_task(key, TaskConfig(text=0.4, image=0.1, video=0.4), WINDOW, CHUNK)
+    )(keys)
     assert_share(task == 1, 0.4)
     assert_share(task == 2, 0.06)
     assert_share(task == 0, 0.324)
@@ -66,19 +84,30 @@ def test_tasks_and_cuts_come_with_the_probabilities_of_three_tests_in_a_row():
 
 @pytest.mark.parametrize(
     ("task", "cut", "kept", "anchored"),
-    [(0, 2, 19, True), (1, 0, 0, False), (2, 0, 1, True), (3, 0, 18, True), (3, 1, 9, True), (3, 2, 0, True)],
+    [
+        (0, 2, 19, True),
+        (1, 0, 0, False),
+        (2, 0, 1, True),
+        (3, 0, 18, True),
+        (3, 1, 9, True),
+        (3, 2, 0, True),
+    ],
 )
 def test_a_task_keeps_the_newest_frames_and_the_anchor(task, cut, kept, anchored):
     """Whole; text: nothing; image: the newest; video: all but the oldest 1, 10 or 19."""
     history, anchor = frames()
-    found, found_anchor = apply_task(history, anchor, TaskDraws(jnp.int32(task), jnp.int32(cut)), CHUNK)
+    found, found_anchor = apply_task(
+        history, anchor, TaskDraws(jnp.int32(task), jnp.int32(cut)), CHUNK
+    )
     assert not np.any(found[: WINDOW - kept])
     np.testing.assert_array_equal(found[WINDOW - kept :], history[WINDOW - kept :])
     np.testing.assert_array_equal(found_anchor, anchor if anchored else np.zeros_like(anchor))
 
 
 def test_the_reference_map_is_chunks_the_newest_of_which_is_cut_in_two():
-    """Segments 0 | 1-9 | 10-11 | 12-18 | anchor; the two of the last chunk are one window; noise levels long before the cut, mid after it."""
+    """Segments 0 | 1-9 | 10-11 | 12-18 | anchor; the two of the last chunk are one window; noise
+    levels long before the cut, mid after it.
+    """
     assert (
         Segments(
             segment=(0, *[1] * 9, *[2] * 2, *[3] * 7, 4),
@@ -95,9 +124,19 @@ def test_the_map_by_roles_is_long_mid_newest_and_anchor():
     assert segments("roles", SIZES, CHUNK) == Segments((*each, 3), (*whole_chunks, 3), (*each, 2))
 
 
-@pytest.mark.parametrize("draws", [draws_of("clean", sigma=0.3), draws_of("noise", sigma=0.0), draws_of("exposure"), draws_of("blur")])
+@pytest.mark.parametrize(
+    "draws",
+    [
+        draws_of("clean", sigma=0.3),
+        draws_of("noise", sigma=0.0),
+        draws_of("exposure"),
+        draws_of("blur"),
+    ],
+)
 def test_no_damage_of_any_kind_is_identity(draws):
-    """Clean is exact whatever else was drawn, and so is every damage of strength 0; blur of scale 1 to a rounding."""
+    """Clean is exact whatever else was drawn, and so is every damage of strength 0; blur of scale 1
+    to a rounding.
+    """
     exact = draws.mode != MODES["blur"]
     for found, given in zip(damage(*frames(), draws), frames()):
         np.testing.assert_allclose(found, given, rtol=0, atol=0 if exact else 1e-6)
@@ -109,13 +148,19 @@ def test_noise_is_blended_with_each_frames_own_level():
     draws = draws_of("noise", sigma=sigma)
     found = np.concatenate(damage(history, anchor, draws))
     given, column = np.concatenate([history, anchor]), sigma[:, None, None, None]
-    np.testing.assert_allclose(found, (1 - column) * given + column * np.asarray(draws.noise), atol=1e-6)
+    np.testing.assert_allclose(
+        found, (1 - column) * given + column * np.asarray(draws.noise), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("zeros", "damaged_from"), [(19, 19), (10, 10), (1, 1), (5, 1), (0, 0)])
 @pytest.mark.parametrize("mode", ["noise", "exposure"])
-def test_windows_of_zeros_stay_zero_and_zero_frames_beside_others_get_noise(mode, zeros, damaged_from):
-    """What tasks and early sections leave out looks left out; a zero frame of a window that is used becomes noise of variance sigma squared."""
+def test_windows_of_zeros_stay_zero_and_zero_frames_beside_others_get_noise(
+    mode, zeros, damaged_from
+):
+    """What tasks and early sections leave out looks left out; a zero frame of a window that is used
+    becomes noise of variance sigma squared.
+    """
     history, anchor = frames()
     history = history.at[:zeros].set(0.0)
     draws = draws_of(mode, sigma=0.25, exposure=0.5)
@@ -133,8 +178,13 @@ def test_windows_of_zeros_stay_zero_and_zero_frames_beside_others_get_noise(mode
 def test_zero_windows_are_told_for_each_sample_of_a_batch():
     """A sample without a history stays without one beside a sample that has one."""
     history, anchor = frames()
-    both = jnp.stack([history, jnp.zeros_like(history)]), jnp.stack([anchor, jnp.zeros_like(anchor)])
-    found = jax.vmap(lambda history, anchor: damage(history, anchor, draws_of("noise", saturation=1.5)))(*both)
+    both = (
+        jnp.stack([history, jnp.zeros_like(history)]),
+        jnp.stack([anchor, jnp.zeros_like(anchor)]),
+    )
+    found = jax.vmap(
+        lambda history, anchor: damage(history, anchor, draws_of("noise", saturation=1.5))
+    )(*both)
     assert np.any(found[0][0] != history)
     assert not np.any(found[0][1])
     assert not np.any(found[1][1])
@@ -144,7 +194,11 @@ def test_exposure_scales_each_segment_by_its_factor():
     history, anchor = frames()
     factors = np.array([0.5, 0.75, 1.25, 1.5, 2.0], np.float32)
     found = np.concatenate(damage(history, anchor, draws_of("exposure", exposure=factors)))
-    np.testing.assert_allclose(found, factors[list(PARTS.segment)][:, None, None, None] * np.concatenate([history, anchor]), rtol=1e-6)
+    np.testing.assert_allclose(
+        found,
+        factors[list(PARTS.segment)][:, None, None, None] * np.concatenate([history, anchor]),
+        rtol=1e-6,
+    )
 
 
 def test_the_anchor_can_be_left_out_of_the_damage():
@@ -167,17 +221,27 @@ def test_saturation_keeps_the_channels_mean_and_scales_deviations():
 
 
 def resized(values, height, width):
-    """PyTorch's antialiased bilinear resize down and back up, of [T H W C]; in float64, as in float32 it misplaces the last of 40 cells by 1e-5."""
+    """PyTorch's antialiased bilinear resize down and back up, of [T H W C]; in float64, as in
+    float32 it misplaces the last of 40 cells by 1e-5.
+    """
     resize = functools.partial(F.interpolate, mode="bilinear", align_corners=False, antialias=True)
     planes = torch.from_numpy(np.array(values, np.float64)).permute(0, 3, 1, 2)
-    return resize(resize(planes, size=(height, width)), size=planes.shape[2:]).permute(0, 2, 3, 1).numpy()
+    return (
+        resize(resize(planes, size=(height, width)), size=planes.shape[2:])
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
 
 
 @pytest.mark.parametrize(
     ("cells", "scales", "bounds"),
     [
         ((24, 40), [0.9, 0.92, 0.95, 0.98, 1.0], (0.9, 1.0)),
-        ((8, 16), [0.5625, 0.6875, 0.8125, 0.9375, 0.5], (0.5, 1.0)),  # halves of cells, which are rounded to even
+        (
+            (8, 16),
+            [0.5625, 0.6875, 0.8125, 0.9375, 0.5],
+            (0.5, 1.0),
+        ),  # halves of cells, which are rounded to even
         ((3, 5), [0.1, 0.2, 0.4, 0.6, 0.8], (0.1, 0.8)),  # one cell remains at least
     ],
 )
@@ -185,7 +249,14 @@ def test_blur_is_pytorchs_antialiased_resize_down_and_up(cells, scales, bounds):
     """Each segment to its own size, ``max(1, round(scale x size))``; to 1e-5."""
     H, W = cells
     history, anchor = frames(shape=(H, W, 2))
-    found = np.concatenate(damage(history, anchor, draws_of("blur", (H, W, 2), scale=scales), CorruptionConfig(blur_scale=bounds)))
+    found = np.concatenate(
+        damage(
+            history,
+            anchor,
+            draws_of("blur", (H, W, 2), scale=scales),
+            CorruptionConfig(blur_scale=bounds),
+        )
+    )
     given = np.concatenate([history, anchor])
     for number, scale in enumerate(scales):
         own = np.array(PARTS.segment) == number
@@ -205,11 +276,15 @@ def draw_many(keys, config):
 
 
 KEYS = jax.random.split(jax.random.key(1), 4000)
-MIXED = CorruptionConfig(clean=0.2, noise=2.0, blur=1.0, exposure=1.0, noise_sigma=(0.1, 0.2, 0.4), blur_scale=(0.6, 0.8))
+MIXED = CorruptionConfig(
+    clean=0.2, noise=2.0, blur=1.0, exposure=1.0, noise_sigma=(0.1, 0.2, 0.4), blur_scale=(0.6, 0.8)
+)
 
 
 def test_damage_is_drawn_with_the_probabilities_and_ranges_asked_for():
-    """One kind a sample; levels uniform below each role's own; factors on both sides of 1 alike, a tenth of them 1, the anchor's always."""
+    """One kind a sample; levels uniform below each role's own; factors on both sides of 1 alike, a
+    tenth of them 1, the anchor's always.
+    """
     draws = draw_many(KEYS, MIXED)
     for mode, expected in zip(range(4), (0.2, 0.4, 0.2, 0.2)):
         assert_share(draws.mode == mode, expected)
@@ -229,15 +304,21 @@ def test_damage_is_drawn_with_the_probabilities_and_ranges_asked_for():
 
 
 def test_a_published_run_never_blurs_or_saturates_and_levels_can_be_shared_by_a_segment():
-    draws = draw_many(KEYS, CorruptionConfig(clean=0.1, noise=1.0, blur=0.0, saturation=False, per_frame=False))
+    draws = draw_many(
+        KEYS, CorruptionConfig(clean=0.1, noise=1.0, blur=0.0, saturation=False, per_frame=False)
+    )
     assert set(np.unique(draws.mode)) == {0, 1}
     assert_share(draws.mode == 0, 0.1)
     assert np.all(draws.saturation == 1)
-    assert [len(np.unique(draws.sigma[0, np.array(PARTS.segment) == number])) for number in range(5)] == [1] * 5
+    assert [
+        len(np.unique(draws.sigma[0, np.array(PARTS.segment) == number])) for number in range(5)
+    ] == [1] * 5
     assert len(np.unique(draws.sigma[0])) == 5
 
 
 def test_draws_of_a_sample_do_not_depend_on_what_it_shares_a_batch_with():
     some = draw_many(KEYS, MIXED)
-    others = draw_many(jnp.concatenate([KEYS[7:8], jax.random.split(jax.random.key(2), len(KEYS) - 1)]), MIXED)
+    others = draw_many(
+        jnp.concatenate([KEYS[7:8], jax.random.split(jax.random.key(2), len(KEYS) - 1)]), MIXED
+    )
     jax.tree.map(lambda one, other: np.testing.assert_array_equal(one[7], other[0]), some, others)

@@ -6,7 +6,9 @@ import numpy as np
 from helios_jax.diffusion.guidance import guide, guide_zero_star
 
 RNG = np.random.default_rng(0)
-POSITIVE, NEGATIVE = (jnp.asarray(RNG.standard_normal((2, 3, 4, 5, 6)), jnp.float32) for _ in range(2))
+POSITIVE, NEGATIVE = (
+    jnp.asarray(RNG.standard_normal((2, 3, 4, 5, 6)), jnp.float32) for _ in range(2)
+)
 
 
 def test_scale_one_is_the_positive_velocity():
@@ -21,7 +23,14 @@ def test_zero_star_projects_each_sample_apart():
 
 
 def test_zero_star_multiplies_in_float32():
-    """Of bfloat16 velocities the inner product is exact where products rounded to bfloat16 would cancel to 0."""
-    p, u = (jnp.array(values, jnp.bfloat16).reshape(1, 1, 1, 1, 2) for values in ([1 + 2**-7, -(1 + 2**-6)], [1 + 2**-7, 1.0]))
+    """Of bfloat16 velocities the inner product is exact where products rounded to bfloat16 would
+    cancel to 0.
+    """
+    p, u = (
+        jnp.array(values, jnp.bfloat16).reshape(1, 1, 1, 1, 2)
+        for values in ([1 + 2**-7, -(1 + 2**-6)], [1 + 2**-7, 1.0])
+    )
     a = 2**-14 / ((1 + 2**-7) ** 2 + 1)
-    np.testing.assert_allclose(guide_zero_star(p, u, 0.0).astype(jnp.float32), a * u.astype(jnp.float32), rtol=0.01)
+    np.testing.assert_allclose(
+        guide_zero_star(p, u, 0.0).astype(jnp.float32), a * u.astype(jnp.float32), rtol=0.01
+    )

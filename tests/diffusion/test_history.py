@@ -3,7 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 
-from helios_jax.diffusion.history import append_chunk, frame_indices, release_anchor, split_history, start_history
+from helios_jax.diffusion.history import (
+    append_chunk,
+    frame_indices,
+    release_anchor,
+    split_history,
+    start_history,
+)
 
 SIZES = (16, 2, 1)
 
@@ -15,7 +21,9 @@ def chunk(number):
 
 
 def test_window_after_three_chunks():
-    """Long, mid and newest are the last 19 frames in order; the anchor precedes the newest in the short segment."""
+    """Long, mid and newest are the last 19 frames in order; the anchor precedes the newest in the
+    short segment.
+    """
     state = start_history((2, 4, 4, 3), SIZES)
     for number in range(3):
         state = append_chunk(state, chunk(number))
@@ -35,15 +43,21 @@ def test_first_window_is_zeros():
 
 def test_given_anchor_is_kept():
     """An anchor that came from an image is not overwritten by the first chunk."""
-    state = start_history((2, 4, 4, 3), SIZES)._replace(anchor=jnp.full((2, 1, 4, 4, 3), 7.0), anchored=jnp.ones((), bool))
+    state = start_history((2, 4, 4, 3), SIZES)._replace(
+        anchor=jnp.full((2, 1, 4, 4, 3), 7.0), anchored=jnp.ones((), bool)
+    )
     assert float(append_chunk(state, chunk(0)).anchor[0, 0, 0, 0, 0]) == 7
 
 
 def test_released_anchor_is_replaced_by_the_next_chunk_alone():
-    """The window is as it was until the chunk is appended, whose first frame is then the anchor for good."""
+    """The window is as it was until the chunk is appended, whose first frame is then the anchor for
+    good.
+    """
     state = append_chunk(start_history((2, 4, 4, 3), SIZES), chunk(0))
     released = release_anchor(state)
-    np.testing.assert_array_equal(split_history(released, SIZES).short, split_history(state, SIZES).short)
+    np.testing.assert_array_equal(
+        split_history(released, SIZES).short, split_history(state, SIZES).short
+    )
     for number in (1, 2):
         released = append_chunk(released, chunk(number))
     assert float(released.anchor[0, 0, 0, 0, 0]) == 10

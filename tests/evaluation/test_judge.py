@@ -1,11 +1,22 @@
-"""The judge reads true clips rightly, whatever they show, and is not fooled by clips that show something else."""
+"""The judge reads true clips rightly, whatever they show, and is not fooled by clips that show
+something else.
+"""
 
 import numpy as np
 import pytest
 
-from helios_jax.data.scenes import DIRECTIONS, EDITIONS, MOTIONS, SHAPES, Background, Object, Scene, can_spin
-from helios_jax.data.world import render, sample_scene
+from helios_jax.commands.world import render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, read_clip, score
+from helios_jax.world.scenes import (
+    DIRECTIONS,
+    EDITIONS,
+    MOTIONS,
+    SHAPES,
+    Background,
+    Object,
+    Scene,
+    can_spin,
+)
 
 SIZE = 64, 128
 CHECKER = Background("checker", ("black", "teal"), "", 0.2)
@@ -36,7 +47,9 @@ def test_true_clips(index, edition):
 def test_every_motion_and_shape(i, edition):
     """Each motion, with a shape that can have it, in a square frame and at another rate."""
     shape = SHAPES[i % len(SHAPES)] if can_spin(SHAPES[i % len(SHAPES)]) else "star"
-    thing = Object(shape, "white", "small", MOTIONS[i], ("slow", "fast")[i % 2], (0.5, 0.4), 0.3, edition)
+    thing = Object(
+        shape, "white", "small", MOTIONS[i], ("slow", "fast")[i % 2], (0.5, 0.4), 0.3, edition
+    )
     scene = Scene((thing,), Background("gradient", ("navy", "maroon"), "y", 0.0), "still")
     assert not wrong(read_clip(render(scene, 30, 64, 64, fps=20), 20, edition), scene)
 

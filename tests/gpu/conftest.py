@@ -1,4 +1,6 @@
-"""What is here needs a GPU: ``JAX_PLATFORMS=cuda pytest tests/gpu``. Elsewhere it is skipped, and pytest says so."""
+"""What is here needs a GPU: ``JAX_PLATFORMS=cuda pytest tests/gpu``. Elsewhere it is skipped, and
+pytest says so.
+"""
 
 import jax
 import pytest
@@ -10,4 +12,6 @@ def pytest_collection_modifyitems(items):
     if jax.default_backend() != "gpu":
         for item in items:
             if str(item.path).startswith(here):
-                item.add_marker(pytest.mark.skip(reason="needs a GPU: JAX_PLATFORMS=cuda pytest tests/gpu"))
+                item.add_marker(
+                    pytest.mark.skip(reason="needs a GPU: JAX_PLATFORMS=cuda pytest tests/gpu")
+                )

@@ -1,4 +1,6 @@
-"""Every compiled kernel, forward and backward, against its reference in float32, at the shapes of the released model."""
+"""Every compiled kernel, forward and backward, against its reference in float32, at the shapes of
+the released model.
+"""
 
 import functools
 
@@ -33,10 +35,20 @@ def cases(tokens, dtype):
     segments, fine = dict(history=HISTORY), dict(eps=1e-6)
     qkv, gain = draw(8, 1, tokens, 3, K, d, dtype=dtype), draw(9, K, around=5.0)
     return {
-        "modulated layer norm": (modulated_norm.modulated_layer_norm, modulated_layer_norm, (x, pair(2), pair(3)), segments | fine),
+        "modulated layer norm": (
+            modulated_norm.modulated_layer_norm,
+            modulated_layer_norm,
+            (x, pair(2), pair(3)),
+            segments | fine,
+        ),
         "layer norm": (norm.layer_norm, plain_norm.layer_norm, (x, weight, bias), fine),
         "RMS norm": (norm.rms_norm, plain_norm.rms_norm, (x, weight), fine),
-        "gated residual": (gated_residual.gated_residual, plain_residual.gated_residual, (x, y, pair(4)), segments),
+        "gated residual": (
+            gated_residual.gated_residual,
+            plain_residual.gated_residual,
+            (x, y, pair(4)),
+            segments,
+        ),
         "residual of noisy tokens + norm": (
             gated_residual.gated_residual_norm,
             plain_residual.gated_residual_norm,
@@ -58,7 +70,9 @@ def cases(tokens, dtype):
     }
 
 
-CASES = list(jax.eval_shape(lambda: {name: jnp.zeros(()) for name in cases(HISTORY + 1, jnp.float32)}))
+CASES = list(
+    jax.eval_shape(lambda: {name: jnp.zeros(()) for name in cases(HISTORY + 1, jnp.float32)})
+)
 
 
 def in_float32(arrays):
@@ -66,7 +80,9 @@ def in_float32(arrays):
 
 
 def error(ours, exact):
-    """Largest deviation, each number's relative to its own size or to the deviation of all, whichever is larger."""
+    """Largest deviation, each number's relative to its own size or to the deviation of all,
+    whichever is larger.
+    """
 
     def worst(ours, exact):
         ours, exact = ours.astype(jnp.float32), exact.astype(jnp.float32)
@@ -80,7 +96,9 @@ def error(ours, exact):
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("name", CASES)
 def test_row_kernels(name, tokens, dtype, implementation):
-    """Each result within the reference's own few roundings of the reference in float32, and each gradient within a few more."""
+    """Each result within the reference's own few roundings of the reference in float32, and each
+    gradient within a few more.
+    """
     if (name, dtype, implementation) == ("q, k norm + rotary", "float32", "pallas"):
         return  # refuses: a pair would be eight bytes
     fn, reference, arrays, static = cases(tokens, jnp.dtype(dtype))[name]
@@ -96,22 +114,43 @@ def test_row_kernels(name, tokens, dtype, implementation):
             return pull(cotangents)
 
         cotangents = jax.tree.map(lambda y: draw(10, *y.shape, dtype=y.dtype), ours)
-        exact = jax.jit(functools.partial(gradients, plain))(in_float32(arrays), in_float32(cotangents))
+        exact = jax.jit(functools.partial(gradients, plain))(
+            in_float32(arrays), in_float32(cotangents)
+        )
         ours = jax.jit(functools.partial(gradients, run))(arrays, cotangents)
         assert error(ours, exact) <= 16 * DTYPES[dtype]
 
 
 @pytest.mark.parametrize("implementation", ["cudnn", "pallas"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("queries", "keys", "biased"), [(2940, 2940, False), (4560, 4560, False), (1111, 11040, False), (8640, 128, True)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "biased"),
+    [(2940, 2940, False), (4560, 4560, False), (1111, 11040, False), (8640, 128, True)],
+)
 def test_attention(queries, keys, biased, dtype, implementation):
-    """Attended values, and gradients, within the rounding of the weights; the reference takes four heads, whose logits fit in memory."""
-    query, key, value = (draw(seed, 1, tokens, 4, d, dtype=dtype) for seed, tokens in enumerate((queries, keys, keys)))
+    """Attended values, and gradients, within the rounding of the weights; the reference takes four
+    heads, whose logits fit in memory.
+    """
+    query, key, value = (
+        draw(seed, 1, tokens, 4, d, dtype=dtype)
+        for seed, tokens in enumerate((queries, keys, keys))
+    )
     bias = attention.padding_bias(jnp.array([70]), keys, 512) if biased else None
     run = jax.jit(functools.partial(attention.attention, implementation=implementation))
     with jax.default_matmul_precision("highest"):
         exact = jax.jit(plain_attention)(*in_float32((query, key, value)), bias)
         ours = run(query, key, value, bias)
         assert error(ours, exact) <= 8 * DTYPES[dtype]
-        loss = lambda fn: jax.jit(jax.grad(lambda q, k, v: jnp.sin(fn(q, k, v, bias).astype(jnp.float32)).sum(), argnums=(0, 1, 2)))
-        assert error(loss(run)(query, key, value), loss(plain_attention)(*in_float32((query, key, value)))) <= 32 * DTYPES[dtype]
+        loss = lambda fn: jax.jit(
+            jax.grad(
+                lambda q, k, v: jnp.sin(fn(q, k, v, bias).astype(jnp.float32)).sum(),
+                argnums=(0, 1, 2),
+            )
+        )
+        assert (
+            error(
+                loss(run)(query, key, value),
+                loss(plain_attention)(*in_float32((query, key, value))),
+            )
+            <= 32 * DTYPES[dtype]
+        )

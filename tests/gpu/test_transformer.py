@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from helios_jax.checkpoint.params import random_params
 from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.history import frame_indices
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.models.weights import random_params
 from helios_jax.types import History
 
 SIZES = (16, 2, 1)
@@ -22,22 +22,39 @@ def draw(seed, *shape):
 @pytest.mark.parametrize("kernels", ["triton", "pallas"])
 @pytest.mark.parametrize("attention", ["cudnn", "pallas"])
 def test_transformer_with_kernels_is_the_plain_one(kernels, attention):
-    """Three blocks of full width, bfloat16: the kernels are as far from the plain path in float32 as the plain path in bfloat16 is."""
+    """Three blocks of full width, bfloat16: the kernels are as far from the plain path in float32
+    as the plain path in bfloat16 is.
+    """
     config = dataclasses.replace(HeliosConfig().transformer, num_layers=3, text_dim=512)
-    params = random_params(dataclasses.replace(HeliosConfig(), transformer=config, text_encoder=TEXT), 0, jnp.float32)["transformer"]
+    params = random_params(
+        dataclasses.replace(HeliosConfig(), transformer=config, text_encoder=TEXT), 0, jnp.float32
+    )["transformer"]
     indices = frame_indices(SIZES, 9)
-    history = History(short=draw(1, 1, 2, 24, 40, 16), mid=draw(2, 1, 2, 24, 40, 16), long=draw(3, 1, 16, 24, 40, 16))
+    history = History(
+        short=draw(1, 1, 2, 24, 40, 16),
+        mid=draw(2, 1, 2, 24, 40, 16),
+        long=draw(3, 1, 16, 24, 40, 16),
+    )
     inputs = draw(0, 1, 9, 24, 40, 16), jnp.full((1,), 500.0), draw(4, 1, 128, 512), history
 
     def run(dtype, kernels, attention):
-        model = HeliosTransformer(dataclasses.replace(config, kernels=kernels, attention=attention), dtype)
-        return jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs, indices))(params, *inputs).astype(jnp.float32)
+        model = HeliosTransformer(
+            dataclasses.replace(config, kernels=kernels, attention=attention), dtype
+        )
+        return jax.jit(lambda params, *inputs: model.apply({"params": params}, *inputs, indices))(
+            params, *inputs
+        ).astype(jnp.float32)
 
     with jax.default_matmul_precision("highest"):
         exact = run(jnp.float32, "xla", "xla")
     deviation = lambda velocity: float(jnp.square(velocity - exact).mean() ** 0.5)
-    plain, ours = deviation(run(jnp.bfloat16, "xla", "xla")), deviation(run(jnp.bfloat16, kernels, attention))
+    plain, ours = (
+        deviation(run(jnp.bfloat16, "xla", "xla")),
+        deviation(run(jnp.bfloat16, kernels, attention)),
+    )
     assert ours <= 1.2 * plain
 
 
-TEXT = dataclasses.replace(HeliosConfig().text_encoder, d_model=512, d_ff=512, num_layers=1, num_heads=8, vocab_size=64)
+TEXT = dataclasses.replace(
+    HeliosConfig().text_encoder, d_model=512, d_ff=512, num_layers=1, num_heads=8, vocab_size=64
+)

@@ -1,6 +1,7 @@
 """What NVIDIA's assembler says of the Mosaic and Triton kernels of a program compiled for an H100.
 
-Neither compiler has a public name for its assembly, so this is the one file that knows where they can be made to leave it.
+Neither compiler has a public name for its assembly, so this is the one file that knows where they
+can be made to leave it.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from helios_jax.kernels import deviceless
+from helios_jax.memory import compiler as deviceless
 
 
 class Assembled(NamedTuple):
@@ -24,7 +25,8 @@ class Assembled(NamedTuple):
       name: its entry function.
       registers: of a thread.
       spilled: bytes of registers that a thread keeps in memory instead.
-      shared_memory: bytes that Triton asks for a block; Mosaic refuses to compile what asks for more than there is.
+      shared_memory: bytes that Triton asks for a block; Mosaic refuses to compile what asks for
+        more than there is.
     """
 
     name: str
@@ -38,9 +40,17 @@ def compile_and_assemble(fn, *args):
 
     A Mosaic kernel that this process has compiled before is not compiled again, and so is missing.
     """
-    with tempfile.TemporaryDirectory() as folder, _mosaic_reports(folder), _triton_kernels() as triton_kernels:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _mosaic_reports(folder),
+        _triton_kernels() as triton_kernels,
+    ):
         program = deviceless.compile_for(fn, *args)
-        kernels = [kernel for report in sorted(Path(folder).glob("*.ptxas")) for kernel in _parse(report.read_text())]
+        kernels = [
+            kernel
+            for report in sorted(Path(folder).glob("*.ptxas"))
+            for kernel in _parse(report.read_text())
+        ]
         for assembly, shared_memory in triton_kernels:
             path = Path(folder, "triton.ptx")
             path.write_text(assembly)
@@ -51,8 +61,14 @@ def compile_and_assemble(fn, *args):
 
 
 def _parse(report: str) -> list[Assembled]:
-    entry = re.compile(r"entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
-    return [Assembled(name, int(registers), int(stores) + int(loads)) for name, stores, loads, registers in entry.findall(report)]
+    entry = re.compile(
+        r"entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        re.DOTALL,
+    )
+    return [
+        Assembled(name, int(registers), int(stores) + int(loads))
+        for name, stores, loads, registers in entry.findall(report)
+    ]
 
 
 def _mosaic_reports(folder: str):
@@ -62,7 +78,9 @@ def _mosaic_reports(folder: str):
 
 @contextlib.contextmanager
 def _triton_kernels() -> Iterator[list[tuple[str, int]]]:
-    """Assembly and shared memory of the kernels that jax-triton makes meanwhile; XLA would assemble them when the program starts."""
+    """Assembly and shared memory of the kernels that jax-triton makes meanwhile; XLA would assemble
+    them when the program starts.
+    """
     made = []
     if importlib.util.find_spec("jax_triton") is None:
         yield made

@@ -1,8 +1,10 @@
-"""Pallas' interpreter of Mosaic GPU kernels, which runs them on a CPU with threads, barriers and asynchronous copies.
+"""Pallas' interpreter of Mosaic GPU kernels, which runs them on a CPU with threads, barriers and
+asynchronous copies.
 
-It has no public name yet in jax 0.10 and 0.11, so this is the one file that imports it from where it lies. It checks values and
-synchronization, not layouts: a kernel that passes here can still fail to compile. It runs Python for every copy and barrier, so keep
-shapes tiny. After an exception inside a kernel the process must be started again.
+It has no public name yet in jax 0.10 and 0.11, so this is the one file that imports it from where
+it lies. It checks values and synchronization, not layouts: a kernel that passes here can still fail
+to compile. It runs Python for every copy and barrier, so keep shapes tiny. After an exception
+inside a kernel the process must be started again.
 """
 
 import contextlib
@@ -20,11 +22,17 @@ INTERPRET = InterpretGPUParams(detect_races=True)
 
 @contextlib.contextmanager
 def clipping_copies() -> Iterator[InterpretGPUParams]:
-    """Parameters for kernels whose copies reach past the end of an array: read as zeros there and not written, as the hardware does it."""
+    """Parameters for kernels whose copies reach past the end of an array: read as zeros there and
+    not written, as the hardware does it.
+    """
     with mock.patch.object(Buffer, "__setitem__", Buffer.set_in_bounds_portion):
-        yield dataclasses.replace(INTERPRET, out_of_bounds_reads="uninitialized", uninitialized_memory="zero")
+        yield dataclasses.replace(
+            INTERPRET, out_of_bounds_reads="uninitialized", uninitialized_memory="zero"
+        )
 
 
 def raced() -> bool:
-    """Whether two threads of the last kernel used the same memory, one of them writing, with no barrier between."""
+    """Whether two threads of the last kernel used the same memory, one of them writing, with no
+    barrier between.
+    """
     return gpu_callbacks.get_races().races_found

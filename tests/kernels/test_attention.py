@@ -1,4 +1,6 @@
-"""Attention: the Mosaic kernel against the plain version, padding that few keys stand for, and what compiles for an H100."""
+"""Attention: the Mosaic kernel against the plain version, padding that few keys stand for, and what
+compiles for an H100.
+"""
 
 import re
 
@@ -8,15 +10,30 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from helios_jax.kernels import deviceless
-from helios_jax.kernels.attention import ATTENDED, HIDDEN, attention, by_head, padding_bias, pallas, reference
+from helios_jax.kernels.attention import (
+    ATTENDED,
+    HIDDEN,
+    attention,
+    by_head,
+    padding_bias,
+    pallas,
+    reference,
+)
 from helios_jax.kernels.attention.api import IMPLEMENTATIONS
 from helios_jax.kernels.attention.shapes import SHAPES
 from helios_jax.kernels.dispatch import Target, UnsupportedError
+from helios_jax.memory import compiler as deviceless
 from tests.kernels.interpret import clipping_copies, raced
 
-H100, A100, CPU = Target("cuda", "NVIDIA H100 80GB HBM3"), Target("cuda", "NVIDIA A100-SXM4-80GB"), Target("cpu", "cpu")
-needs_compiler = pytest.mark.skipif(deviceless.unavailable() is not None, reason=f"cannot compile for a GPU: {deviceless.unavailable()}")
+H100, A100, CPU = (
+    Target("cuda", "NVIDIA H100 80GB HBM3"),
+    Target("cuda", "NVIDIA A100-SXM4-80GB"),
+    Target("cpu", "cpu"),
+)
+needs_compiler = pytest.mark.skipif(
+    deviceless.unavailable() is not None,
+    reason=f"cannot compile for a GPU: {deviceless.unavailable()}",
+)
 
 
 def normal(seed, *shape, dtype=jnp.float32):
@@ -26,7 +43,10 @@ def normal(seed, *shape, dtype=jnp.float32):
 def inputs(dtype, batch=1, queries=70, keys=140, heads=1, channels=64):
     """Queries, keys and values."""
     sizes = (queries, keys, keys)
-    return tuple(normal(seed, batch, tokens, heads, channels, dtype=dtype) for seed, tokens in enumerate(sizes))
+    return tuple(
+        normal(seed, batch, tokens, heads, channels, dtype=dtype)
+        for seed, tokens in enumerate(sizes)
+    )
 
 
 # --- the padding of a text
@@ -35,7 +55,9 @@ def inputs(dtype, batch=1, queries=70, keys=140, heads=1, channels=64):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("lengths", [(1, 37), (60, 59), (3, 2)])
 def test_four_padding_keys_stand_for_all(lengths, dtype):
-    """Attention to 64 keys with offsets, rounded to any dtype, is attention to 512 without, which is computed in float64."""
+    """Attention to 64 keys with offsets, rounded to any dtype, is attention to 512 without, which
+    is computed in float64.
+    """
     total, rows = 512, 64
     query, key, value = inputs(jnp.float32, batch=2, queries=9, keys=total, heads=2, channels=8)
     is_token = (jnp.arange(total)[None] < jnp.array(lengths)[:, None])[..., None, None]
@@ -46,10 +68,14 @@ def test_four_padding_keys_stand_for_all(lengths, dtype):
     exact_query, exact_key, exact_value = (np.asarray(x, np.float64) for x in (query, key, value))
     weights = np.exp(np.einsum("bnkd,bskd->bkns", exact_query, exact_key) * query.shape[-1] ** -0.5)
     exact = np.einsum("bkns,bskd->bnkd", weights / weights.sum(-1, keepdims=True), exact_value)
-    np.testing.assert_allclose(attention(query, key[:, :rows], value[:, :rows], rounded), exact, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(
+        attention(query, key[:, :rows], value[:, :rows], rounded), exact, rtol=1e-5, atol=2e-6
+    )
 
 
-@pytest.mark.parametrize(("length", "rows"), [(511, 512), (508, 511), (63, 64), (62, 64), (512, 512), (509, 512)])
+@pytest.mark.parametrize(
+    ("length", "rows"), [(511, 512), (508, 511), (63, 64), (62, 64), (512, 512), (509, 512)]
+)
 def test_padding_weighs_as_much_with_fewer_keys(length, rows):
     """However few keys are left for it, the padding's weights sum to its count in float32."""
     weights = np.exp(np.asarray(padding_bias(jnp.array([length]), rows, 512), np.float64))[0]
@@ -73,10 +99,15 @@ def test_padding_weighs_as_much_with_fewer_keys(length, rows):
 )
 def test_who_serves(target, dtype, channels, expected):
     arrays = inputs(dtype, channels=channels)
-    assert [name for name, it in IMPLEMENTATIONS.items() if it.refuses(target, *arrays, None) is None] == expected
+    assert [
+        name for name, it in IMPLEMENTATIONS.items() if it.refuses(target, *arrays, None) is None
+    ] == expected
 
 
-@pytest.mark.parametrize(("name", "reason"), [("cudnn", "it needs an NVIDIA GPU, not cpu"), ("pallas", "it needs a Hopper GPU, not cpu")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("cudnn", "it needs an NVIDIA GPU, not cpu"), ("pallas", "it needs a Hopper GPU, not cpu")],
+)
 def test_refusal_tells_why(name, reason):
     with pytest.raises(UnsupportedError, match=reason):
         attention(*inputs(jnp.bfloat16), implementation=name)
@@ -94,17 +125,26 @@ def test_mixed_dtypes_are_refused():
 
 def plain(query, key, value, bias):
     """In the arrays' dtype, whatever it is."""
-    logits = jnp.einsum("bnkd,bskd->bkns", query, key) / np.sqrt(query.shape[-1]) + bias[:, None, None]
+    logits = (
+        jnp.einsum("bnkd,bskd->bkns", query, key) / np.sqrt(query.shape[-1]) + bias[:, None, None]
+    )
     return jnp.einsum("bkns,bskd->bnkd", jax.nn.softmax(logits), value)
 
 
 @pytest.mark.parametrize(
-    "sizes", [dict(queries=37, keys=37, heads=3), dict(batch=2, queries=5, keys=131, heads=2, channels=24), dict(queries=70, keys=5)]
+    "sizes",
+    [
+        dict(queries=37, keys=37, heads=3),
+        dict(batch=2, queries=5, keys=131, heads=2, channels=24),
+        dict(queries=70, keys=5),
+    ],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-5), (jnp.bfloat16, 2**-7)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_by_head_is_exact(sizes, dtype, tolerance, biased):
-    """Values and gradients are those of float64, rounded once to the arrays' dtype; logits of hundreds overflow nothing."""
+    """Values and gradients are those of float64, rounded once to the arrays' dtype; logits of
+    hundreds overflow nothing.
+    """
     query, key, value = inputs(dtype, **sizes)
     arrays, cotangent = (40 * query, key, value), normal(4, *query.shape, dtype=dtype)
     bias = 3 * normal(3, *key.shape[:2]).at[0, 1:3].set(HIDDEN) if biased else None
@@ -113,14 +153,20 @@ def test_by_head_is_exact(sizes, dtype, tolerance, biased):
     assert [x.dtype for x in ours] == [dtype] * 4 + [jnp.float32] * biased
     with jax.enable_x64():
         wide = lambda x: jnp.asarray(np.asarray(x, np.float64))
-        value, pullback = jax.vjp(plain, *map(wide, arrays), jnp.zeros(key.shape[:2]) if bias is None else wide(bias))
+        value, pullback = jax.vjp(
+            plain, *map(wide, arrays), jnp.zeros(key.shape[:2]) if bias is None else wide(bias)
+        )
         theirs = [value, *pullback(wide(cotangent))]
     for one, other in zip(ours, theirs, strict=False):
-        np.testing.assert_allclose(np.asarray(one, np.float64), other, rtol=tolerance, atol=tolerance * np.abs(other).max())
+        np.testing.assert_allclose(
+            np.asarray(one, np.float64), other, rtol=tolerance, atol=tolerance * np.abs(other).max()
+        )
 
 
 def test_by_head_does_not_attend_again():
-    """Where a checkpoint's policy keeps the attended values, the backward pass exponentiates once, for the weights."""
+    """Where a checkpoint's policy keeps the attended values, the backward pass exponentiates once,
+    for the weights.
+    """
     policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
     run = jax.checkpoint(by_head.attention, policy=policy)
     program = jax.jit(jax.grad(lambda arrays: run(*arrays).sum())).lower(inputs(jnp.float32))
@@ -132,7 +178,9 @@ def test_by_head_does_not_attend_again():
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The kernel in Pallas' interpreter, which has no matrix product with an operand in registers: here it is jnp's."""
+    """The kernel in Pallas' interpreter, which has no matrix product with an operand in registers:
+    here it is jnp's.
+    """
 
     def product(a, b, *, transpose=False):
         a, b = a[...], b[...]
@@ -147,14 +195,19 @@ def interpreted(monkeypatch):
 @pytest.mark.parametrize(
     ("sizes", "biased"),
     [
-        (dict(queries=130, keys=140, heads=2), False),  # ends inside a second tile of queries and inside a second block of keys
+        (
+            dict(queries=130, keys=140, heads=2),
+            False,
+        ),  # ends inside a second tile of queries and inside a second block of keys
         (dict(queries=5, keys=300, batch=2), True),  # a third block, in the first one's slot
     ],
 )
 def test_mosaic_kernel_is_the_plain_version(interpreted, sizes, biased):
     """And no warpgroup reads or writes shared memory that another is at."""
     arrays = inputs(jnp.bfloat16, **sizes)
-    bias = 3 * normal(3, *arrays[1].shape[:2]).at[0, :130].set(-jnp.inf) if biased else None  # a whole block hidden, and before others
+    bias = (
+        3 * normal(3, *arrays[1].shape[:2]).at[0, :130].set(-jnp.inf) if biased else None
+    )  # a whole block hidden, and before others
     ours = interpreted(*arrays, bias)
     assert not raced()
     exact = reference.attention(*(x.astype(jnp.float32) for x in arrays), bias)
@@ -166,10 +219,17 @@ def test_mosaic_kernel_is_the_plain_version(interpreted, sizes, biased):
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_gradient_is_the_plain_versions(monkeypatch, biased):
-    """Where there is no cuDNN, the Mosaic kernel is differentiated as the plain version, in the bias, too."""
+    """Where there is no cuDNN, the Mosaic kernel is differentiated as the plain version, in the
+    bias, too.
+    """
     monkeypatch.setattr(pallas, "attention", lambda query, key, value, bias: jnp.ones_like(query))
-    arrays = (*inputs(jnp.float32, queries=6, keys=9, channels=8), normal(3, 1, 9) if biased else None)
-    gradient = lambda run: jax.grad(lambda arrays: (normal(4, 1, 6, 1, 8) * run(*arrays)).sum())(arrays)
+    arrays = (
+        *inputs(jnp.float32, queries=6, keys=9, channels=8),
+        normal(3, 1, 9) if biased else None,
+    )
+    gradient = lambda run: jax.grad(lambda arrays: (normal(4, 1, 6, 1, 8) * run(*arrays)).sum())(
+        arrays
+    )
     ours, theirs = gradient(IMPLEMENTATIONS["pallas"].run), gradient(reference.attention)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert len(jax.tree.leaves(ours)) == 3 + biased
@@ -179,21 +239,27 @@ def test_gradient_is_the_plain_versions(monkeypatch, biased):
 
 
 def structs(shape, dtype=jnp.bfloat16):
-    of = lambda tokens: jax.ShapeDtypeStruct((shape.batch, tokens, shape.heads, shape.channels), dtype)
+    of = lambda tokens: jax.ShapeDtypeStruct(
+        (shape.batch, tokens, shape.heads, shape.channels), dtype
+    )
     bias = jax.ShapeDtypeStruct((shape.batch, shape.keys), jnp.float32) if shape.bias else None
     return of(shape.queries), of(shape.keys), of(shape.keys), bias
 
 
 @pytest.fixture
 def assembled(tmp_path, monkeypatch):
-    """Compiles for an H100; also gives what the assembler said of Mosaic kernels: bytes of registers spilled."""
+    """Compiles for an H100; also gives what the assembler said of Mosaic kernels: bytes of
+    registers spilled.
+    """
     for name, setting in dict(TO=tmp_path, PTXAS=1).items():
         monkeypatch.setenv(f"MOSAIC_GPU_DUMP_{name}", str(setting))
 
     def compile(fn, *args):
         compiled = deviceless.compile_for(fn, *args)
         reports = [path.read_text() for path in tmp_path.glob("*.ptxas")]
-        return compiled, [int(number) for report in reports for number in re.findall(r"(\d+) bytes spill", report)]
+        return compiled, [
+            int(number) for report in reports for number in re.findall(r"(\d+) bytes spill", report)
+        ]
 
     return compile
 
@@ -201,8 +267,12 @@ def assembled(tmp_path, monkeypatch):
 @needs_compiler
 @pytest.mark.parametrize("name", ["self 11040", "last block 540", "text 8640 x 256"])
 def test_mosaic_kernel_compiles(assembled, name):
-    """At real sizes, within the shared memory (or it would not compile) and without a register spilled."""
-    compiled, spilled = assembled(lambda *arrays: attention(*arrays, implementation="pallas"), *structs(SHAPES[name]))
+    """At real sizes, within the shared memory (or it would not compile) and without a register
+    spilled.
+    """
+    compiled, spilled = assembled(
+        lambda *arrays: attention(*arrays, implementation="pallas"), *structs(SHAPES[name])
+    )
     assert "mosaic_gpu" in compiled.as_text()
     assert spilled == [0, 0]
 
@@ -210,7 +280,9 @@ def test_mosaic_kernel_compiles(assembled, name):
 @needs_compiler
 @pytest.mark.parametrize("name", ["self 11040", "text 8640 x 512", "text 8640 x 256"])
 def test_automatic_choice_is_cudnn(name):
-    """For every size, with offsets too, and without anything as large as the logits: 18 GiB at 11040 tokens."""
+    """For every size, with offsets too, and without anything as large as the logits: 18 GiB at
+    11040 tokens.
+    """
     compiled = deviceless.compile_for(attention, *structs(SHAPES[name]))
     call = "__cudnn$fmhaScaleBiasSoftmax" if SHAPES[name].bias else "__cudnn$fmhaSoftmax"
     assert f'"{call}"' in compiled.as_text()
@@ -221,7 +293,11 @@ def test_automatic_choice_is_cudnn(name):
 @pytest.mark.parametrize("implementation", ["cudnn", "pallas"])
 def test_backward_is_cudnn(implementation):
     """The logits of 11040 tokens are never held for a gradient."""
-    run = lambda *arrays: attention(*arrays, implementation=implementation).astype(jnp.float32).sum()
-    compiled = deviceless.compile_for(jax.grad(run, argnums=(0, 1, 2)), *structs(SHAPES["self 11040"]))
+    run = lambda *arrays: (
+        attention(*arrays, implementation=implementation).astype(jnp.float32).sum()
+    )
+    compiled = deviceless.compile_for(
+        jax.grad(run, argnums=(0, 1, 2)), *structs(SHAPES["self 11040"])
+    )
     assert '"__cudnn$fmhaSoftmaxBackward"' in compiled.as_text()
     assert compiled.memory_analysis().temp_size_in_bytes < 2**30

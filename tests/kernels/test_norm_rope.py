@@ -1,4 +1,6 @@
-"""Queries, keys and values from one reading of their projection: every kernel against the plain version, and what compiles for an H100."""
+"""Queries, keys and values from one reading of their projection: every kernel against the plain
+version, and what compiles for an H100.
+"""
 
 import functools
 import importlib.util
@@ -8,18 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helios_jax.kernels import deviceless
 from helios_jax.kernels.dispatch import Target, UnsupportedError
 from helios_jax.kernels.norm.reference import rms_norm
 from helios_jax.kernels.norm_rope import api, pallas, reference
 from helios_jax.kernels.norm_rope.api import norm_rope
 from helios_jax.kernels.norm_rope.shapes import SHAPES
+from helios_jax.memory import compiler as deviceless
 from tests.kernels.assembler import compile_and_assemble
 from tests.kernels.interpret import INTERPRET
 from tests.kernels.triton_interpreter import Launch, interpret
 
 EPS = 1e-6
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
 H100 = Target("cuda", "NVIDIA H100 80GB HBM3")
 
 
@@ -30,11 +34,19 @@ def inputs(dtype, tokens=6, heads=4, channels=128, gain=True, batch=2):
     angles = normal(tokens, channels // 2)
     scales = (1 + 0.1 * normal(heads * channels) for _ in range(2))
     key_gain = 2 + normal(heads) if gain else None
-    return normal(batch, tokens, 3, heads, channels).astype(dtype), *scales, 0.9 * jnp.cos(angles), 0.9 * jnp.sin(angles), key_gain
+    return (
+        normal(batch, tokens, 3, heads, channels).astype(dtype),
+        *scales,
+        0.9 * jnp.cos(angles),
+        0.9 * jnp.sin(angles),
+        key_gain,
+    )
 
 
 def assert_rounded_alike(ours, theirs):
-    """A few roundings apart at most. 16-bit numbers are nearly all the same: another order of the sum of squares moves few across a half."""
+    """A few roundings apart at most. 16-bit numbers are nearly all the same: another order of the
+    sum of squares moves few across a half.
+    """
     for our, their in zip(ours, theirs, strict=True):
         assert our.shape == their.shape
         assert our.dtype == their.dtype
@@ -46,7 +58,9 @@ def assert_rounded_alike(ours, theirs):
 
 
 def test_plain_version_is_the_formula():
-    """Norm over all heads, rotation of neighbours by averaged angles, gain of the first keys only, values untouched."""
+    """Norm over all heads, rotation of neighbours by averaged angles, gain of the first keys only,
+    values untouched.
+    """
     arrays = inputs(jnp.float32)
     exact = [np.asarray(array, np.float64) for array in arrays]
     x, turn = exact[0], (exact[3] + 1j * exact[4])[None, :, None]
@@ -64,23 +78,41 @@ def test_plain_version_is_the_formula():
 
 
 def test_rotation_is_float32_between_two_roundings():
-    """Queries and keys are rounded after their norm and after their rotation, which is exact in between."""
+    """Queries and keys are rounded after their norm and after their rotation, which is exact in
+    between.
+    """
     qkv, *weights, cos, sin, _ = inputs(jnp.bfloat16)
     rotated = norm_rope(qkv, *weights, cos, sin, history=0, eps=EPS)
     for part, scale in enumerate(weights):
-        normed = np.asarray(rms_norm(qkv[:, :, part].reshape(2, 6, 512), scale, eps=EPS), np.float64).reshape(2, 6, 4, 64, 2)
-        turned = (normed[..., 0] + 1j * normed[..., 1]) * (np.float64(cos) + 1j * np.float64(sin))[None, :, None]
+        normed = np.asarray(
+            rms_norm(qkv[:, :, part].reshape(2, 6, 512), scale, eps=EPS), np.float64
+        ).reshape(2, 6, 4, 64, 2)
+        turned = (normed[..., 0] + 1j * normed[..., 1]) * (np.float64(cos) + 1j * np.float64(sin))[
+            None, :, None
+        ]
         exact = np.stack([turned.real, turned.imag], axis=-1).reshape(2, 6, 4, 128)
         assert rotated[part].dtype == jnp.bfloat16
-        assert np.all(np.abs(np.asarray(rotated[part], np.float64) - exact) <= np.abs(exact) * 2**-8 + 1e-6)
+        assert np.all(
+            np.abs(np.asarray(rotated[part], np.float64) - exact) <= np.abs(exact) * 2**-8 + 1e-6
+        )
 
 
 @pytest.mark.parametrize("history", [0, 4])
 def test_gain_is_of_history_only(history):
-    """Keys are rounded before they are multiplied, and again after; others are what they are without a gain."""
+    """Keys are rounded before they are multiplied, and again after; others are what they are
+    without a gain.
+    """
     arrays = inputs(jnp.bfloat16)
-    plain, amplified = (norm_rope(*arrays[:5], gain, history=history, eps=EPS) for gain in (None, arrays[5]))
-    expected = plain[1].astype(jnp.float32).at[:, :history].multiply(arrays[5][None, None, :, None]).astype(jnp.bfloat16)
+    plain, amplified = (
+        norm_rope(*arrays[:5], gain, history=history, eps=EPS) for gain in (None, arrays[5])
+    )
+    expected = (
+        plain[1]
+        .astype(jnp.float32)
+        .at[:, :history]
+        .multiply(arrays[5][None, None, :, None])
+        .astype(jnp.bfloat16)
+    )
     np.testing.assert_array_equal(amplified[1], expected)
     np.testing.assert_array_equal(amplified[0], plain[0])
 
@@ -94,7 +126,9 @@ MOSAIC_CASES = {
 
 @pytest.mark.parametrize("case", MOSAIC_CASES)
 def test_mosaic_kernel_is_the_plain_version(case, monkeypatch):
-    """With one group of heads and with several, with blocks of one and of two tokens, and history ending inside one."""
+    """With one group of heads and with several, with blocks of one and of two tokens, and history
+    ending inside one.
+    """
     monkeypatch.setattr(pallas, "MOST_TOKENS", 2)
     arrays, history = MOSAIC_CASES[case]
     ours = pallas.norm_rope(*arrays, history=history, eps=EPS, interpret=INTERPRET)
@@ -103,23 +137,32 @@ def test_mosaic_kernel_is_the_plain_version(case, monkeypatch):
 
 def test_gradient_is_the_plain_versions(monkeypatch):
     """Of every array, through a kernel that is not differentiable itself."""
-    monkeypatch.setattr(pallas, "norm_rope", functools.partial(pallas.norm_rope, interpret=INTERPRET))
+    monkeypatch.setattr(
+        pallas, "norm_rope", functools.partial(pallas.norm_rope, interpret=INTERPRET)
+    )
     arrays = inputs(jnp.bfloat16, tokens=2, batch=1)
 
     def loss(run, arrays):
-        return sum(jnp.sum(jnp.sin(part.astype(jnp.float32))) for part in run(*arrays, history=1, eps=EPS))
+        return sum(
+            jnp.sum(jnp.sin(part.astype(jnp.float32))) for part in run(*arrays, history=1, eps=EPS)
+        )
 
     ours, theirs = (
-        jax.jit(jax.grad(functools.partial(loss, run)))(arrays) for run in (api.IMPLEMENTATIONS["pallas"].run, reference.norm_rope)
+        jax.jit(jax.grad(functools.partial(loss, run)))(arrays)
+        for run in (api.IMPLEMENTATIONS["pallas"].run, reference.norm_rope)
     )
     for our, their in zip(ours, theirs, strict=True):
         assert np.any(their != 0)
-        np.testing.assert_allclose(our.astype(jnp.float32), their.astype(jnp.float32), rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(
+            our.astype(jnp.float32), their.astype(jnp.float32), rtol=0.02, atol=0.02
+        )
 
 
 @needs_triton
 def test_triton_kernel_is_the_plain_version():
-    """With one group of heads and with several, of queries alone and of amplified keys, in both dtypes its interpreter computes with."""
+    """With one group of heads and with several, of queries alone and of amplified keys, in both
+    dtypes its interpreter computes with.
+    """
     from helios_jax.kernels.norm_rope.triton import launch
 
     cases = [
@@ -132,7 +175,9 @@ def test_triton_kernel_is_the_plain_version():
         grid, constants = launch(arrays[0], history, EPS)
         results = [arrays[0][:, :, part] * 0 for part in range(3)]
         arrays = tuple(np.asarray(array) for array in (*arrays, *results))
-        launches.append(Launch("helios_jax.kernels.norm_rope.triton:norm_rope_body", grid, arrays, constants))
+        launches.append(
+            Launch("helios_jax.kernels.norm_rope.triton:norm_rope_body", grid, arrays, constants)
+        )
     for (arrays, history), after in zip(cases, interpret(*launches), strict=True):
         assert_rounded_alike(after[6:], reference.norm_rope(*arrays, history=history, eps=EPS))
 
@@ -161,16 +206,27 @@ def test_refusals_say_why(implementation, on, dtype, sizes, reason, monkeypatch)
 @pytest.mark.skipif(deviceless.unavailable() is not None, reason=str(deviceless.unavailable()))
 @pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton), "pallas"])
 def test_compiles_for_an_h100(implementation):
-    """At the largest of the real shapes: one kernel without spills, and no other pass over the projection."""
+    """At the largest of the real shapes: one kernel without spills, and no other pass over the
+    projection.
+    """
     shape = SHAPES["11040 tokens"]
     width, table = shape.heads * shape.channels, (shape.tokens, shape.channels // 2)
-    qkv = jax.ShapeDtypeStruct((shape.batch, shape.tokens, 3, shape.heads, shape.channels), jnp.bfloat16)
-    floats = [jax.ShapeDtypeStruct(size, jnp.float32) for size in ((width,), (width,), table, table, (shape.heads,))]
-    run = functools.partial(norm_rope, history=shape.history, eps=EPS, implementation=implementation)
+    qkv = jax.ShapeDtypeStruct(
+        (shape.batch, shape.tokens, 3, shape.heads, shape.channels), jnp.bfloat16
+    )
+    floats = [
+        jax.ShapeDtypeStruct(size, jnp.float32)
+        for size in ((width,), (width,), table, table, (shape.heads,))
+    ]
+    run = functools.partial(
+        norm_rope, history=shape.history, eps=EPS, implementation=implementation
+    )
     program, kernels = compile_and_assemble(run, qkv, *floats)
     (kernel,) = kernels
     assert kernel.spilled == 0
     assert kernel.registers <= 128
     assert kernel.shared_memory <= deviceless.SHARED_MEMORY
-    assert {"triton": "triton_kernel_call", "pallas": "mosaic_gpu"}[implementation] in program.as_text()
+    assert {"triton": "triton_kernel_call", "pallas": "mosaic_gpu"}[
+        implementation
+    ] in program.as_text()
     assert program.memory_analysis().temp_size_in_bytes < 1 << 20

@@ -1,4 +1,6 @@
-"""The plain kernels take bfloat16 and compute in float32, rounding once: what a bfloat16 transformer owes its accuracy to."""
+"""The plain kernels take bfloat16 and compute in float32, rounding once: what a bfloat16
+transformer owes its accuracy to.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,9 @@ def test_bfloat16_is_rounded_once(operation):
     run = OPERATIONS[operation]
     ours = run(X, Y)
     assert ours.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(ours, run(X.astype(jnp.float32), Y.astype(jnp.float32)).astype(jnp.bfloat16))
+    np.testing.assert_array_equal(
+        ours, run(X.astype(jnp.float32), Y.astype(jnp.float32)).astype(jnp.bfloat16)
+    )
 
 
 def test_attention_of_bfloat16_has_float32_logits():

@@ -1,6 +1,8 @@
-"""Triton's interpreter, which runs kernels with numpy, in a process of its own: a process that compiles kernels cannot interpret them.
+"""Triton's interpreter, which runs kernels with numpy, in a process of its own: a process that
+compiles kernels cannot interpret them.
 
-It truncates float32 to bfloat16 instead of rounding, and multiplies the bits of bfloat16 matrices: give it float32 and float16.
+It truncates float32 to bfloat16 instead of rounding, and multiplies the bits of bfloat16 matrices:
+give it float32 and float16.
 """
 
 import importlib
@@ -14,7 +16,9 @@ import numpy as np
 
 
 class Launch(NamedTuple):
-    """One run of a kernel: ``module:function``, its grid, its arrays (those it writes among them) and its constants by name."""
+    """One run of a kernel: ``module:function``, its grid, its arrays (those it writes among them)
+    and its constants by name.
+    """
 
     kernel: str
     grid: tuple[int, ...]
@@ -23,7 +27,9 @@ class Launch(NamedTuple):
 
 
 def interpret(*launches: Launch) -> list[tuple[np.ndarray, ...]]:
-    """Run the kernels, one after another, and return the arrays of each as they are afterwards. Starting takes seconds: run several at once."""
+    """Run the kernels, one after another, and return the arrays of each as they are afterwards.
+    Starting takes seconds: run several at once.
+    """
     process = subprocess.run(
         [sys.executable, __file__],
         input=pickle.dumps([tuple(launch) for launch in launches]),
@@ -35,7 +41,9 @@ def interpret(*launches: Launch) -> list[tuple[np.ndarray, ...]]:
 
 
 class _Tensor:
-    """An array with those of a torch tensor's methods that the interpreter calls when it takes an argument and hands it back."""
+    """An array with those of a torch tensor's methods that the interpreter calls when it takes an
+    argument and hands it back.
+    """
 
     device = "cpu"
 

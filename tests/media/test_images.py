@@ -1,4 +1,6 @@
-"""An image of any common kind becomes upright 8-bit RGB of the size asked for, and what was done is said."""
+"""An image of any common kind becomes upright 8-bit RGB of the size asked for, and what was done is
+said.
+"""
 
 import numpy as np
 import pytest
@@ -106,7 +108,9 @@ def test_cmyk(tmp_path, name):
     ],
 )
 def test_exif_orientation(tmp_path, orientation, upright):
-    """A photograph taken with the camera on its side stands upright; the size that counts is the upright one."""
+    """A photograph taken with the camera on its side stands upright; the size that counts is the
+    upright one.
+    """
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(PICTURE).save(tmp_path / "a.png", exif=exif)
@@ -138,14 +142,20 @@ THIRDS = np.repeat(np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8), 
 
 @pytest.mark.parametrize("tall", [False, True])
 def test_cropping_keeps_the_middle(tmp_path, tall):
-    """Of 90x30 pixels, red, green, blue from side to side, a square shows the green; standing likewise. Only the filter looks over its edges."""
+    """Of 90x30 pixels, red, green, blue from side to side, a square shows the green; standing
+    likewise. Only the filter looks over its edges.
+    """
     picture = np.repeat(THIRDS[None], 30, 0)
     Image.fromarray(picture.swapaxes(0, 1) if tall else picture).save(tmp_path / "a.png")
     pixels, description = read_image(tmp_path / "a.png", 60, 60)
     pixels = pixels.swapaxes(0, 1) if tall else pixels
     assert (pixels[:, 6:-6] == (0, 255, 0)).all()
-    np.testing.assert_array_equal(pixels, pixels[:, ::-1, ::-1])  # as much red on one side as blue on the other
-    assert description.endswith(f"{'30x90' if tall else '90x30'}, cropped to 30x30, resized to 60x60 with Lanczos")
+    np.testing.assert_array_equal(
+        pixels, pixels[:, ::-1, ::-1]
+    )  # as much red on one side as blue on the other
+    assert description.endswith(
+        f"{'30x90' if tall else '90x30'}, cropped to 30x30, resized to 60x60 with Lanczos"
+    )
 
 
 @pytest.mark.parametrize("tall", [False, True])
@@ -202,7 +212,9 @@ def test_what_is_no_image_is_refused(tmp_path):
 
 
 def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
-    """A small file that claims to be huge is an error before its pixels are made; what is merely large is read."""
+    """A small file that claims to be huge is an error before its pixels are made; what is merely
+    large is read.
+    """
     Image.new("L", (100, 100)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)
     read(tmp_path / "a.png")

@@ -23,15 +23,23 @@ def clip(start, count=CHUNK, height=32, width=48):
 
 
 def play(source):
-    """Which frames of :func:`clip` a file, or the bytes of one, shows, at which times in frames, and which of them are keyframes."""
+    """Which frames of :func:`clip` a file, or the bytes of one, shows, at which times in frames,
+    and which of them are keyframes.
+    """
     given = {"input": source} if isinstance(source, bytes) else {}
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", "-" if given else source]
     pixels = subprocess.run(
-        [*ffmpeg, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "gray", "-"], capture_output=True, **given
+        [*ffmpeg, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "gray", "-"],
+        capture_output=True,
+        **given,
     ).stdout
     grey = np.frombuffer(pixels, np.uint8).reshape(-1, 32 * 48).mean(-1)
-    packets = subprocess.run([*ffmpeg, "-c", "copy", "-f", "framecrc", "-"], capture_output=True, text=not given, **given).stdout
-    lines = [line for line in (packets.decode() if given else packets).splitlines() if line[0] != "#"]
+    packets = subprocess.run(
+        [*ffmpeg, "-c", "copy", "-f", "framecrc", "-"], capture_output=True, text=not given, **given
+    ).stdout
+    lines = [
+        line for line in (packets.decode() if given else packets).splitlines() if line[0] != "#"
+    ]
     ticks = [int(line.split(",")[2]) for line in lines]
     keys = [i for i, line in enumerate(lines) if "F=" not in line]
     return np.rint((grey - 20) / 3).astype(int).tolist(), ticks, keys
@@ -68,7 +76,9 @@ def test_every_chunk_is_there_when_it_is_written(tmp_path):
 
 
 def test_a_chunk_is_one_fragment_whatever_it_shows(tmp_path):
-    """Frames that have nothing in common look like cuts to the encoder; times still go on without a gap."""
+    """Frames that have nothing in common look like cuts to the encoder; times still go on without a
+    gap.
+    """
     path, random = tmp_path / "noise.mp4", np.random.default_rng(0)
     with open_live_writer(path, 24) as writer:
         for count in (33, 33, 4):
@@ -77,7 +87,9 @@ def test_a_chunk_is_one_fragment_whatever_it_shows(tmp_path):
 
 
 def test_moving_pictures(tmp_path):
-    """Motion, for which an encoder would like to reorder frames: they come evenly, in the order they are shown, and nearly as they were."""
+    """Motion, for which an encoder would like to reorder frames: they come evenly, in the order
+    they are shown, and nearly as they were.
+    """
     texture = np.random.default_rng(0).normal(size=(8, 10)).repeat(6, 0).repeat(6, 1)
     grey = np.stack([np.roll(texture, t, 1)[:32, :48] for t in range(36)])
     moving = np.repeat((128 + 40 * grey).clip(0, 255).astype(np.uint8)[..., None], 3, -1)
@@ -85,8 +97,21 @@ def test_moving_pictures(tmp_path):
         for start in range(0, 36, CHUNK):
             writer.write(moving[start : start + CHUNK])
     assert play(tmp_path / "a.mp4")[1] == [512 * i for i in range(36)]
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "a.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    shown = np.frombuffer(subprocess.run(ffmpeg, capture_output=True, check=True).stdout, np.uint8).reshape(moving.shape)
+    ffmpeg = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-i",
+        tmp_path / "a.mp4",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
+    shown = np.frombuffer(
+        subprocess.run(ffmpeg, capture_output=True, check=True).stdout, np.uint8
+    ).reshape(moving.shape)
     assert np.abs(shown.astype(int) - moving).mean() < 4
 
 
@@ -94,7 +119,9 @@ def test_moving_pictures(tmp_path):
 def test_rate(tmp_path, fps):
     """Exactly, also where it is no whole number; evenly from chunk to chunk."""
     write(tmp_path / "a.mp4", [0, 1, 2], fps)
-    log = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "a.mp4"], capture_output=True, text=True).stderr
+    log = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", tmp_path / "a.mp4"], capture_output=True, text=True
+    ).stderr
     assert float(re.search(r"([\d.]+) fps", log)[1]) == pytest.approx(fps, abs=0.01)
     assert "yuv420p(tv, smpte170m" in log
     assert len(set(np.diff(play(tmp_path / "a.mp4")[1]))) == 1
@@ -110,7 +137,9 @@ def test_chunks_of_any_length(tmp_path):
 
 
 def test_named_pipe(tmp_path):
-    """What a player at the other end has received after one chunk shows that chunk; the pipe is left a pipe."""
+    """What a player at the other end has received after one chunk shows that chunk; the pipe is
+    left a pipe.
+    """
     path, received = tmp_path / "pipe", bytearray()
     write(tmp_path / "one chunk.mp4", [0])
     os.mkfifo(path)
@@ -157,14 +186,20 @@ with open_live_writer(sys.argv[1], 24) as writer:
 
 def test_standard_output():
     """``-`` is standard output, and nothing else is written there."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT, "-", "24"], capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, "-", "24"], capture_output=True, check=True
+    )
     whole(done.stdout, 24)
 
 
 def test_killed_and_continued(tmp_path):
-    """After kill -9 every chunk that was reported is there and plays, and a second run goes on where it is told to."""
+    """After kill -9 every chunk that was reported is there and plays, and a second run goes on
+    where it is told to.
+    """
     path = tmp_path / "a.mp4"
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, path, "72"], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, path, "72"], stderr=subprocess.PIPE
+    ) as process:
         for _ in range(2):
             process.stderr.readline()
         process.kill()
@@ -177,11 +212,16 @@ def test_killed_and_continued(tmp_path):
 
 @pytest.mark.parametrize("lost", [1, 100, "to the last fragment's data", "to its header"])
 def test_torn_chunk(tmp_path, lost):
-    """A chunk that was being written when the disk filled up does not count, and continuing drops it."""
+    """A chunk that was being written when the disk filled up does not count, and continuing drops
+    it.
+    """
     path = tmp_path / "a.mp4"
     write(path, [0, 1, 2])
     data = path.read_bytes()
-    cut = {"to the last fragment's data": data.rindex(b"mdat") + 4, "to its header": data.rindex(b"moof") + 3}.get(lost) or len(data) - lost
+    cut = {
+        "to the last fragment's data": data.rindex(b"mdat") + 4,
+        "to its header": data.rindex(b"moof") + 3,
+    }.get(lost) or len(data) - lost
     path.write_bytes(data[:cut])
     assert live_frames(path) == [12, 24]
     assert play(path)[0][:24] == list(range(24))
@@ -203,7 +243,10 @@ def test_continued_is_as_if_never_interrupted(tmp_path, keep):
 
 @pytest.mark.parametrize(
     ("keep", "message"),
-    [(48, r"cannot keep 48 frames: its whole chunks end after \[12, 24\] frames"), (13, r"cannot keep 13 frames")],
+    [
+        (48, r"cannot keep 48 frames: its whole chunks end after \[12, 24\] frames"),
+        (13, r"cannot keep 13 frames"),
+    ],
 )
 def test_only_whole_chunks_that_are_there_are_kept(tmp_path, keep, message):
     """Anything else is refused at once, and the file left as it is."""
@@ -235,7 +278,10 @@ def test_only_live_files_are_continued(tmp_path):
 def test_a_video_has_one_size_and_rate(tmp_path, fps, height):
     """What does not go on with the file is refused before it is appended."""
     write(tmp_path / "a.mp4", [0])
-    with pytest.raises(MediaError, match=f"48x{height} at {fps} fps do not go on"), open_live_writer(tmp_path / "a.mp4", fps, 12) as writer:
+    with (
+        pytest.raises(MediaError, match=f"48x{height} at {fps} fps do not go on"),
+        open_live_writer(tmp_path / "a.mp4", fps, 12) as writer,
+    ):
         writer.write(clip(0, height=height))
     whole(tmp_path / "a.mp4", 12)
 
@@ -286,7 +332,14 @@ def test_bad_input_is_refused(tmp_path):
         write(tmp_path / "a.mp4", [])
     with pytest.raises(MediaError, match="fps=0 must be"):
         write(tmp_path / "a.mp4", [], 0)
-    for frames, message in [(clip(0)[0], "not uint8"), (clip(0, height=33), "even sides, not 48x33"), (clip(0) / 255, "not float")]:
-        with pytest.raises(MediaError, match=message), open_live_writer(tmp_path / "a.mp4", 24) as writer:
+    for frames, message in [
+        (clip(0)[0], "not uint8"),
+        (clip(0, height=33), "even sides, not 48x33"),
+        (clip(0) / 255, "not float"),
+    ]:
+        with (
+            pytest.raises(MediaError, match=message),
+            open_live_writer(tmp_path / "a.mp4", 24) as writer,
+        ):
             writer.write(frames)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,9 @@ import pytest
 from helios_jax.media import MediaError, check_output, is_pipe, numbered, output_kind
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.MP4", "a.gif", "a.safetensors", "frames", "frames/", "v1.5/"])
+@pytest.mark.parametrize(
+    "name", ["a.mp4", "a.MP4", "a.gif", "a.safetensors", "frames", "frames/", "v1.5/"]
+)
 def test_good_paths_pass_and_nothing_is_left(tmp_path, name):
     """Checking creates nothing."""
     check_output(f"{tmp_path}/{name}")
@@ -29,7 +31,10 @@ def test_relative_paths_and_existing_files_pass(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.avi", r"cannot write \.avi files; known: \.mp4 .*\.gif .*\.safetensors .*folder of PNG images"),
+        (
+            "a.avi",
+            r"cannot write \.avi files; known: \.mp4 .*\.gif .*\.safetensors .*folder of PNG images",
+        ),
         ("missing/a.mp4", r"the folder .*/missing does not exist; create it first"),
         ("file.txt/a.mp4", r"the folder .*/file\.txt does not exist"),
         ("folder.mp4", "is a folder; name a file"),
@@ -79,7 +84,11 @@ def test_missing_ffmpeg_is_known_beforehand(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("path", "names"),
-    [("out/clip.mp4", ["out/clip_0.mp4", "out/clip_1.mp4"]), ("frames", ["frames_0", "frames_1"]), ("v1.5/", ["v1.5_0/", "v1.5_1/"])],
+    [
+        ("out/clip.mp4", ["out/clip_0.mp4", "out/clip_1.mp4"]),
+        ("frames", ["frames_0", "frames_1"]),
+        ("v1.5/", ["v1.5_0/", "v1.5_1/"]),
+    ],
 )
 def test_numbered(path, names):
     """Several results are numbered before the suffix; one keeps its name."""

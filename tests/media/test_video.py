@@ -1,4 +1,6 @@
-"""Video files hold the frames that were written, appear whole, and leave nothing behind when they fail."""
+"""Video files hold the frames that were written, appear whole, and leave nothing behind when they
+fail.
+"""
 
 import os
 import re
@@ -34,9 +36,13 @@ def write_chunks(path, chunks, fps=24, then=lambda: None, **options):
 
 
 def read_mp4(path):
-    """Frames as ffmpeg decodes them, and how it describes the stream. (imageio's reader leaves pipes open, which is an error here.)"""
+    """Frames as ffmpeg decodes them, and how it describes the stream. (imageio's reader leaves
+    pipes open, which is an error here.)
+    """
     options = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path, *options], capture_output=True, check=True)
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path, *options], capture_output=True, check=True
+    )
     stream = re.search(r"Stream #0:0.*Video: (.*)", done.stderr.decode())[1]
     width, height = map(int, re.search(r", (\d+)x(\d+)", stream).groups())
     return np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3), stream
@@ -54,7 +60,9 @@ def test_mp4(tmp_path, clip, fps):
     assert read.shape == clip.shape
     assert psnr(read, clip) > 38
     assert min(psnr(a, b) for a, b in zip(read, clip)) > 36
-    assert float(re.search(r"([\d.]+) fps", stream)[1]) == pytest.approx(fps, abs=0.01)  # two digits are printed
+    assert float(re.search(r"([\d.]+) fps", stream)[1]) == pytest.approx(
+        fps, abs=0.01
+    )  # two digits are printed
     assert stream.startswith("h264")
     assert "yuv420p(tv, smpte170m" in stream
 
@@ -73,7 +81,9 @@ def test_mp4_of_any_even_size_is_not_resized(tmp_path, clip):
 
 
 def test_gif(tmp_path, clip):
-    """All frames, endless, with delays that add up to the rate although each is a whole number of hundredths."""
+    """All frames, endless, with delays that add up to the rate although each is a whole number of
+    hundredths.
+    """
     write(tmp_path / "clip.gif", clip)
     assert psnr(iio.imread(tmp_path / "clip.gif"), clip) > 30
     with Image.open(tmp_path / "clip.gif") as image:
@@ -176,7 +186,10 @@ def test_size_must_not_change(tmp_path, clip):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "fps"), [("clip.mp4", 0), ("clip.mp4", -1.0), ("clip.mp4", float("nan")), ("clip.gif", 60)])
+@pytest.mark.parametrize(
+    ("name", "fps"),
+    [("clip.mp4", 0), ("clip.mp4", -1.0), ("clip.mp4", float("nan")), ("clip.gif", 60)],
+)
 def test_bad_rates_are_refused(tmp_path, name, fps):
     """A GIF's delays are too coarse above 50 frames a second."""
     with pytest.raises(MediaError, match=f"fps={fps}"):
@@ -187,12 +200,20 @@ def test_bad_rates_are_refused(tmp_path, name, fps):
 def test_a_failing_ffmpeg_is_reported(tmp_path, clip, monkeypatch, when):
     """At once, with its message and status; a broken video never appears."""
     script = tmp_path / "ffmpeg"
-    script.write_text("#!/bin/sh\n" + ("cat >/dev/null\n" if when == "at the end" else "") + "echo disk on fire >&2\nexit 3\n")
+    script.write_text(
+        "#!/bin/sh\n"
+        + ("cat >/dev/null\n" if when == "at the end" else "")
+        + "echo disk on fire >&2\nexit 3\n"
+    )
     script.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
     (tmp_path / "out").mkdir()
     with pytest.raises(MediaError, match="status 3: disk on fire"):
-        write(tmp_path / "out/clip.mp4", clip, then=lambda: when == "at the end" or pytest.fail("went on writing"))
+        write(
+            tmp_path / "out/clip.mp4",
+            clip,
+            then=lambda: when == "at the end" or pytest.fail("went on writing"),
+        )
     assert not list((tmp_path / "out").iterdir())
 
 

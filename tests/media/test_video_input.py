@@ -1,4 +1,6 @@
-"""Any video becomes upright 8-bit RGB of the rate and size asked for: its first frame and its last pieces, and what was done is said."""
+"""Any video becomes upright 8-bit RGB of the rate and size asked for: its first frame and its last
+pieces, and what was done is said.
+"""
 
 import subprocess
 from fractions import Fraction
@@ -9,25 +11,52 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helios_jax.media import MediaError, TooShortError, read_image, read_pieces, read_video, video_input
+from helios_jax.media import (
+    MediaError,
+    TooShortError,
+    read_image,
+    read_pieces,
+    read_video,
+    video_input,
+)
 
 HEIGHT, WIDTH = 32, 64
 LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
 
 
 def ffmpeg(*arguments, **options):
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True, **options)
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)],
+        check=True,
+        **options,
+    )
 
 
 def make(path, frames, fps=24, *options):
     """A file of ``frames`` [F, Y, X, 3]."""
     size = f"{frames.shape[2]}x{frames.shape[1]}"
-    ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-", *options, path, input=frames.tobytes())
+    ffmpeg(
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        size,
+        "-r",
+        fps,
+        "-i",
+        "-",
+        *options,
+        path,
+        input=frames.tobytes(),
+    )
     return path
 
 
 def counting(count):
-    """Frames that say which they are: the number's sixteens as grey on the left, its ones on the right."""
+    """Frames that say which they are: the number's sixteens as grey on the left, its ones on the
+    right.
+    """
     frames = np.zeros((count, HEIGHT, WIDTH, 3), np.uint8)
     tens, ones = np.divmod(np.arange(count), 16)
     frames[:, :, : WIDTH // 2] = (10 + 12 * tens)[:, None, None, None]
@@ -37,7 +66,10 @@ def counting(count):
 
 def numbers(frames):
     """Which of :func:`counting` these are."""
-    tens, ones = (np.rint((half.mean((1, 2, 3)) - 10) / 12).astype(int) for half in np.split(frames, 2, axis=2))
+    tens, ones = (
+        np.rint((half.mean((1, 2, 3)) - 10) / 12).astype(int)
+        for half in np.split(frames, 2, axis=2)
+    )
     return 16 * tens + ones
 
 
@@ -52,7 +84,9 @@ def test_first_and_last_frames(tmp_path):
     assert numbers(video.tail).tolist() == list(range(9, 75))
     assert video.num_frames == 75
     assert video.tail.dtype == video.first.dtype == np.uint8
-    assert video.description.endswith("a.mp4: h264 video, 75 frames at 24 fps, the first and the last 66 used, 64x32")
+    assert video.description.endswith(
+        "a.mp4: h264 video, 75 frames at 24 fps, the first and the last 66 used, 64x32"
+    )
 
 
 @pytest.mark.parametrize(("count", "kept"), [(33, 33), (65, 33), (66, 66), (99, 99), (140, 99)])
@@ -67,7 +101,9 @@ def test_work_and_memory_do_not_grow_with_the_length(tmp_path, monkeypatch):
     """Frames that are not kept are never converted: one and a piece of three hundred."""
     seen = []
     fit_image = video_input.fit_image
-    monkeypatch.setattr(video_input, "fit_image", lambda *arguments: seen.append(0) or fit_image(*arguments))
+    monkeypatch.setattr(
+        video_input, "fit_image", lambda *arguments: seen.append(0) or fit_image(*arguments)
+    )
     video = read(make(tmp_path / "a.mp4", counting(300)), piece=12, pieces=1)
     assert numbers(video.tail).tolist() == list(range(288, 300))
     assert len(seen) == 13
@@ -75,10 +111,17 @@ def test_work_and_memory_do_not_grow_with_the_length(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("fps", "count", "resampled", "said"),
-    [(25, 80, 77, "25 fps"), ("60000/1001", 301, 121, "59.94 fps"), (12, 40, 80, "12 fps"), ("24000/1001", 70, 70, "23.98 fps")],
+    [
+        (25, 80, 77, "25 fps"),
+        ("60000/1001", 301, 121, "59.94 fps"),
+        (12, 40, 80, "12 fps"),
+        ("24000/1001", 70, 70, "23.98 fps"),
+    ],
 )
 def test_other_rates_are_resampled(tmp_path, fps, count, resampled, said):
-    """Each instant shows a frame whose own time is not further away than half a frame of the coarser rate, and the description counts them."""
+    """Each instant shows a frame whose own time is not further away than half a frame of the
+    coarser rate, and the description counts them.
+    """
     video = read(make(tmp_path / "a.mp4", counting(count), fps), piece=resampled, pieces=1)
     rate = float(Fraction(fps))
     off = np.arange(resampled) / 24 - numbers(video.tail) / rate
@@ -91,14 +134,23 @@ def test_other_rates_are_resampled(tmp_path, fps, count, resampled, said):
 def test_the_rate_need_not_be_24(tmp_path):
     """Another model, another rate, also a broken one."""
     path = make(tmp_path / "a.mp4", counting(60), 30)
-    assert numbers(read(path, 15, piece=30).tail).tolist() in (list(range(0, 60, 2)), list(range(1, 60, 2)))
+    assert numbers(read(path, 15, piece=30).tail).tolist() in (
+        list(range(0, 60, 2)),
+        list(range(1, 60, 2)),
+    )
     assert read(path, 30000 / 1001, piece=12).num_frames == 60
 
 
 def test_variable_rate(tmp_path):
-    """24 frames in the first second and 8 in each that follows, as a screen recording has them: times count, not numbers."""
+    """24 frames in the first second and 8 in each that follows, as a screen recording has them:
+    times count, not numbers.
+    """
     slow = "setpts='if(lt(N,24),N,24+3*(N-24))/24/TB'"
-    video = read(make(tmp_path / "a.mkv", counting(48), 24, "-vf", slow, "-fps_mode", "vfr", *LOSSLESS), piece=94, pieces=1)
+    video = read(
+        make(tmp_path / "a.mkv", counting(48), 24, "-vf", slow, "-fps_mode", "vfr", *LOSSLESS),
+        piece=94,
+        pieces=1,
+    )
     shown = numbers(video.tail)
     assert shown[:24].tolist() == list(range(24))
     assert shown[24:].tolist() == [24 + i // 3 for i in range(70)]
@@ -110,11 +162,35 @@ def test_sound_is_left_alone(tmp_path, order):
     """Before or after the video in the file, and longer than it."""
     silent = make(tmp_path / "silent.mp4", counting(40))
     maps = [word for number in order for word in ("-map", number)]
-    ffmpeg("-i", silent, "-f", "lavfi", "-i", "sine=duration=3", *maps, "-c:v", "copy", tmp_path / "a.mp4")
+    ffmpeg(
+        "-i",
+        silent,
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=3",
+        *maps,
+        "-c:v",
+        "copy",
+        tmp_path / "a.mp4",
+    )
     assert numbers(read(tmp_path / "a.mp4").tail).tolist() == list(range(7, 40))
 
 
-@pytest.mark.parametrize("name", ["a.mov", "a.webm", "a.avi", "a.ts", "a.gif", "50%d off.mp4", "-i.mp4", "http:a.mp4", "a 'b' [c];d.mp4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.mov",
+        "a.webm",
+        "a.avi",
+        "a.ts",
+        "a.gif",
+        "50%d off.mp4",
+        "-i.mp4",
+        "http:a.mp4",
+        "a 'b' [c];d.mp4",
+    ],
+)
 def test_any_container_and_any_name(tmp_path, name, monkeypatch):
     """Nothing in a name means something to ffmpeg."""
     make(tmp_path / f"made{Path(name).suffix}", counting(40)).rename(tmp_path / name)
@@ -133,26 +209,47 @@ def test_rotation(tmp_path):
 
 def test_pixels_that_are_not_square(tmp_path):
     """A fit is chosen by what is seen: 64x32 pixels of double width are 128x32."""
-    video = read(make(tmp_path / "a.mp4", counting(33), 24, "-vf", "setsar=2"), height=32, width=128)
+    video = read(
+        make(tmp_path / "a.mp4", counting(33), 24, "-vf", "setsar=2"), height=32, width=128
+    )
     assert "128x32" in video.description
     assert "cropped" not in video.description
 
 
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv420p10le", "yuv444p"])
-@pytest.mark.parametrize(("matrix", "colors"), [("bt709", "tv"), ("bt709", "pc"), ("smpte170m", "tv"), ("bt2020nc", "tv")])
+@pytest.mark.parametrize(
+    ("matrix", "colors"),
+    [("bt709", "tv"), ("bt709", "pc"), ("smpte170m", "tv"), ("bt2020nc", "tv")],
+)
 def test_colors(tmp_path, matrix, colors, pixels):
-    """The matrix and range that the file names are undone, of 8 bits and of 10: off by rounding, not by another matrix."""
+    """The matrix and range that the file names are undone, of 8 bits and of 10: off by rounding,
+    not by another matrix.
+    """
     color = np.array([200, 120, 30], np.uint8)
-    convert = f"scale=out_color_matrix={matrix.replace('nc', '')}:out_range={colors},format={pixels}"
+    convert = (
+        f"scale=out_color_matrix={matrix.replace('nc', '')}:out_range={colors},format={pixels}"
+    )
     path = make(
-        tmp_path / "a.mp4", np.tile(color, (33, 32, 64, 1)), 24, "-vf", convert, "-qp", "4", "-colorspace", matrix, "-color_range", colors
+        tmp_path / "a.mp4",
+        np.tile(color, (33, 32, 64, 1)),
+        24,
+        "-vf",
+        convert,
+        "-qp",
+        "4",
+        "-colorspace",
+        matrix,
+        "-color_range",
+        colors,
     )
     assert np.abs(read(path).tail.astype(int) - color).max() <= 3
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 def test_frames_are_fitted_as_images_are(tmp_path, fit):
-    """The same picture, as an image and as a video without loss, gives the same pixels and the same words."""
+    """The same picture, as an image and as a video without loss, gives the same pixels and the same
+    words.
+    """
     picture = np.random.default_rng(0).integers(0, 256, (46, 62, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     pixels, description = read_image(tmp_path / "a.png", HEIGHT, WIDTH, fit)
@@ -164,11 +261,17 @@ def test_frames_are_fitted_as_images_are(tmp_path, fit):
 
 def test_too_short(tmp_path):
     """The error names what is there and what is needed, counted at the model's rate."""
-    with pytest.raises(MediaError, match=r"a\.mp4: has 20 frame\(s\) at 24 fps; at least 33 are needed, 1\.38 seconds"):
+    with pytest.raises(
+        MediaError,
+        match=r"a\.mp4: has 20 frame\(s\) at 24 fps; at least 33 are needed, 1\.38 seconds",
+    ):
         read(make(tmp_path / "a.mp4", counting(40), 48))
 
 
-@pytest.mark.parametrize(("name", "options"), [("a.mp4", ["-movflags", "+faststart"]), ("b.mp4", []), ("a.mkv", []), ("a.avi", [])])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.mp4", ["-movflags", "+faststart"]), ("b.mp4", []), ("a.mkv", []), ("a.avi", [])],
+)
 def test_truncated_files_are_refused(tmp_path, name, options):
     """Although enough frames could be read: the end, which counts, is missing."""
     noise = np.random.default_rng(0).integers(0, 256, (60, 32, 64, 3), np.uint8)
@@ -195,7 +298,19 @@ def test_what_is_no_video_is_refused(tmp_path):
         read(path)
     Image.new("RGB", (32, 32)).save(tmp_path / "cover.png")
     ffmpeg(
-        "-i", path, "-i", tmp_path / "cover.png", "-map", 0, "-map", 1, "-c", "copy", "-disposition:v:0", "attached_pic", tmp_path / "b.mp4"
+        "-i",
+        path,
+        "-i",
+        tmp_path / "cover.png",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-c",
+        "copy",
+        "-disposition:v:0",
+        "attached_pic",
+        tmp_path / "b.mp4",
     )
     with pytest.raises(MediaError, match="has no video in it"):
         read(tmp_path / "b.mp4")
@@ -203,15 +318,22 @@ def test_what_is_no_video_is_refused(tmp_path):
 
 def test_a_size_that_changes_is_refused(tmp_path):
     """Frames cannot be counted across it; the error says how to get a video of one size."""
-    small, large = make(tmp_path / "small.h264", counting(80)), make(tmp_path / "large.h264", np.zeros((40, 64, 96, 3), np.uint8))
+    small, large = (
+        make(tmp_path / "small.h264", counting(80)),
+        make(tmp_path / "large.h264", np.zeros((40, 64, 96, 3), np.uint8)),
+    )
     (tmp_path / "a.h264").write_bytes(small.read_bytes() + large.read_bytes())
-    with pytest.raises(MediaError, match=r"81 frames came instead of 100; .* give a copy, made by ffmpeg"):
+    with pytest.raises(
+        MediaError, match=r"81 frames came instead of 100; .* give a copy, made by ffmpeg"
+    ):
         read(tmp_path / "a.h264")
 
 
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
 def test_high_dynamic_range(tmp_path, transfer):
-    """A grey card is as bright as in an ordinary video (41 %; ITU-R BT.2408 puts it at 38 % of both signals), and what was done is said."""
+    """A grey card is as bright as in an ordinary video (41 %; ITU-R BT.2408 puts it at 38 % of both
+    signals), and what was done is said.
+    """
     grey = f"format=yuv420p10le,geq=lum={round(64 + 876 * 0.38)}:cb=512:cr=512"
     tags = f"setparams=color_trc={transfer}:color_primaries=bt2020:colorspace=bt2020nc:range=tv"
     video = read(make(tmp_path / "a.mp4", counting(33), 24, "-vf", f"{grey},{tags}"))
@@ -220,12 +342,17 @@ def test_high_dynamic_range(tmp_path, transfer):
 
 
 def test_pieces_from_the_beginning(tmp_path):
-    """All whole pieces in order, or the first few of them; what is left is dropped, and a clip that is too short says so by its kind."""
+    """All whole pieces in order, or the first few of them; what is left is dropped, and a clip that
+    is too short says so by its kind.
+    """
     path = make(tmp_path / "a.mp4", counting(75))
     num_frames, pieces = read_pieces(path, HEIGHT, WIDTH, 24)
     assert num_frames == 75
     assert [numbers(piece).tolist() for piece in pieces] == [list(range(33)), list(range(33, 66))]
     num_frames, pieces = read_pieces(path, HEIGHT, WIDTH, 24, piece=5, most=3)
-    assert (num_frames, np.concatenate([numbers(piece) for piece in pieces]).tolist()) == (75, list(range(15)))
+    assert (num_frames, np.concatenate([numbers(piece) for piece in pieces]).tolist()) == (
+        75,
+        list(range(15)),
+    )
     with pytest.raises(TooShortError, match="at least 99 are needed"):
         read_pieces(path, HEIGHT, WIDTH, 24, least=99)

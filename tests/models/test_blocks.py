@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helios_jax.checkpoint.params import random_params
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.models.weights import random_params
 
 from ..sampling.conftest import TOY
 
@@ -19,7 +19,11 @@ def make(batch=2, **changes):
     normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
     config = dataclasses.replace(TOY, transformer=dataclasses.replace(TOY.transformer, **changes))
     inputs = normal(batch, 3, 4, 6, 4), jnp.full((batch,), 500.0), normal(batch, 5, 16)
-    return HeliosTransformer(config.transformer), {"params": random_params(config, 0, jnp.float32)["transformer"]}, inputs
+    return (
+        HeliosTransformer(config.transformer),
+        {"params": random_params(config, 0, jnp.float32)["transformer"]},
+        inputs,
+    )
 
 
 @pytest.mark.slow
@@ -28,10 +32,14 @@ def test_rematerialisation_changes_neither_value_nor_gradient():
     results = []
     for remat in (None, "blocks", "products"):
         model, variables, inputs = make(remat=remat)
-        loss = lambda variables, model=model, inputs=inputs: jnp.square(model.apply(variables, *inputs)).mean()
+        loss = lambda variables, model=model, inputs=inputs: jnp.square(
+            model.apply(variables, *inputs)
+        ).mean()
         results.append(jax.jit(jax.value_and_grad(loss))(variables))
     for other in results[1:]:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], other)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], other
+        )
     assert np.any(results[0][1]["params"]["blocks"]["attn1"]["qkv"]["kernel"])
 
 
@@ -46,5 +54,13 @@ def test_compile_time_does_not_grow_with_depth():
 
 def test_latents_that_do_not_divide_into_patches_are_refused():
     model, variables, _ = make()
-    with pytest.raises(ValueError, match="latents of 3 x 5 x 6 do not divide into patches of 1 x 2 x 2"):
-        jax.eval_shape(model.apply, variables, jnp.zeros((1, 3, 5, 6, 4)), jnp.zeros((1,)), jnp.zeros((1, 5, 16)))
+    with pytest.raises(
+        ValueError, match="latents of 3 x 5 x 6 do not divide into patches of 1 x 2 x 2"
+    ):
+        jax.eval_shape(
+            model.apply,
+            variables,
+            jnp.zeros((1, 3, 5, 6, 4)),
+            jnp.zeros((1,)),
+            jnp.zeros((1, 5, 16)),
+        )

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.history import frame_indices
 from helios_jax.models.lora import LINEARS, adaptable, combine, init_adapters, merge
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.models.weights import abstract_params
 from helios_jax.types import History
 
 from ..training.toy import LATENT, TRANSFORMER, toy_config, toy_params, warm
@@ -27,7 +27,14 @@ def velocity(model, params):
     normal = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
     history = History(normal(1, 1, 2, *cells), normal(2, 1, 2, *cells), normal(3, 1, 16, *cells))
     text = normal(4, 1, 6, model.config.text_dim)
-    return model.apply({"params": params}, normal(0, 1, T, *cells), jnp.array([500.5]), text, history, frame_indices(SIZES, T))
+    return model.apply(
+        {"params": params},
+        normal(0, 1, T, *cells),
+        jnp.array([500.5]),
+        text,
+        history,
+        frame_indices(SIZES, T),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,9 @@ def adapters():
 
 @pytest.mark.slow
 def test_new_adapters_change_nothing_and_warm_ones_are_worth_as_much_when_merged(adapters):
-    """Bit for bit while B is 0; to 1e-5 of the largest value when not, through every linear layer and every convolution."""
+    """Bit for bit while B is 0; to 1e-5 of the largest value when not, through every linear layer
+    and every convolution.
+    """
     model, (params, new) = HeliosTransformer(TRANSFORMER), adapters
     plain = velocity(model, params)
     np.testing.assert_array_equal(velocity(model, combine(params, new)), plain)
@@ -55,28 +64,50 @@ def test_merged_parameters_have_the_tree_and_the_dtypes_of_the_base(adapters):
     stored = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     whole = {"patch_long": {"bias": jnp.full_like(params["patch_long"]["bias"], 1.001)}}
     merged = merge(stored, combine(new, whole))
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), merged) == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), stored)
-    np.testing.assert_array_equal(merged["patch_long"]["bias"], whole["patch_long"]["bias"].astype(jnp.bfloat16))
-    np.testing.assert_array_equal(merged["blocks"]["attn1"]["qkv"]["kernel"], stored["blocks"]["attn1"]["qkv"]["kernel"])
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), merged) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), stored
+    )
+    np.testing.assert_array_equal(
+        merged["patch_long"]["bias"], whole["patch_long"]["bias"].astype(jnp.bfloat16)
+    )
+    np.testing.assert_array_equal(
+        merged["blocks"]["attn1"]["qkv"]["kernel"], stored["blocks"]["attn1"]["qkv"]["kernel"]
+    )
 
 
 def test_first_factors_have_deviation_one_over_rank_and_are_each_modules_own(adapters):
     """Whatever other modules have adapters."""
     params, new = adapters
     flat = flatten_dict(new, sep="/")
-    values = np.concatenate([leaf.ravel() for path, leaf in flat.items() if path.endswith("lora_a")])
+    values = np.concatenate(
+        [leaf.ravel() for path, leaf in flat.items() if path.endswith("lora_a")]
+    )
     assert values.std() == pytest.approx(1 / 3, rel=0.02)
     assert not any(np.any(leaf) for path, leaf in flat.items() if path.endswith("lora_b"))
     alone = init_adapters(jax.random.key(0), params, ["blocks/ffn/up"], 3)
-    np.testing.assert_array_equal(alone["blocks"]["ffn"]["up"]["lora_a"], flat["blocks/ffn/up/lora_a"])
+    np.testing.assert_array_equal(
+        alone["blocks"]["ffn"]["up"]["lora_a"], flat["blocks/ffn/up/lora_a"]
+    )
     assert len(np.unique(values)) > 0.99 * len(values)
 
 
 def test_the_linears_are_the_406_of_the_released_geometry():
-    """Counted as PyTorch has them, q, k and v apart; patches are asked for by name, and norms are never adapted."""
+    """Counted as PyTorch has them, q, k and v apart; patches are asked for by name, and norms are
+    never adapted.
+    """
     params = abstract_params(HeliosConfig(), jnp.float32)["transformer"]
     parts = {"blocks/attn1/qkv": 3, "blocks/attn2/kv": 2}
     modules = adaptable(params, LINEARS)
-    assert sum(parts.get(module, 1) * (40 if module.startswith("blocks/") else 1) for module in modules) == 406
-    assert set(adaptable(params, ".*")) - set(modules) == {"patch_embedding", "patch_short", "patch_mid", "patch_long"}
+    assert (
+        sum(
+            parts.get(module, 1) * (40 if module.startswith("blocks/") else 1) for module in modules
+        )
+        == 406
+    )
+    assert set(adaptable(params, ".*")) - set(modules) == {
+        "patch_embedding",
+        "patch_short",
+        "patch_mid",
+        "patch_long",
+    }
     assert adaptable(params, "blocks/ffn/.*", "blocks/ffn/up") == ["blocks/ffn/down"]

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helios_jax.checkpoint.params import blocks_in_host_memory, random_params
 from helios_jax.models.layers import Projection
 from helios_jax.models.quantization import QUANTIZED, quantize_transformer, round_to_8_bits
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.models.weights import blocks_in_host_memory, random_params
 
 from ..sampling.conftest import TOY
 
@@ -20,15 +20,23 @@ KINDS = [("int8", jnp.int8, 2**-8), ("fp8", jnp.float8_e4m3fn, 2**-4)]
 
 @pytest.mark.parametrize(("name", "dtype", "relative"), KINDS)
 def test_rounding_is_as_fine_as_eight_bits_allow(name, dtype, relative):
-    """int8: half a step of the largest over 127; float8 e4m3: half a unit in the last of three bits. The largest is met exactly."""
+    """int8: half a step of the largest over 127; float8 e4m3: half a unit in the last of three
+    bits. The largest is met exactly.
+    """
     x = jax.random.normal(jax.random.key(0), (64, 5)) * (10.0 ** jnp.arange(5.0))[None]
     rounded, scale = round_to_8_bits(x, (0,), dtype)
     assert (rounded.dtype, scale.shape) == (dtype, (5,))
     error = jnp.abs(rounded.astype(jnp.float32) * scale[None] - x)
     largest = jnp.abs(x).max(0, keepdims=True)
-    bound = largest / 254 if name == "int8" else jnp.maximum(jnp.abs(x) * relative, largest / 448 * 2**-9)
+    bound = (
+        largest / 254
+        if name == "int8"
+        else jnp.maximum(jnp.abs(x) * relative, largest / 448 * 2**-9)
+    )
     assert bool((error <= bound * 1.001).all())
-    np.testing.assert_allclose(jnp.abs(rounded.astype(jnp.float32) * scale[None]).max(0, keepdims=True), largest, rtol=1e-6)
+    np.testing.assert_allclose(
+        jnp.abs(rounded.astype(jnp.float32) * scale[None]).max(0, keepdims=True), largest, rtol=1e-6
+    )
 
 
 def test_a_channel_of_zeros_stays_zero():
@@ -40,11 +48,21 @@ def test_a_channel_of_zeros_stays_zero():
 @pytest.mark.parametrize("round_activations", [False, True])
 @pytest.mark.parametrize(("features", "inputs"), [((7,), 1), ((3, 2, 4), 1), ((7,), 2)])
 @pytest.mark.parametrize(("name", "dtype", "relative"), KINDS)
-def test_projection_with_a_quantized_kernel(name, dtype, relative, features, inputs, round_activations):
-    """x · (Q diag(s)) with the rounded kernel in float32, up to the rounding of activations; bias and shapes as ever."""
+def test_projection_with_a_quantized_kernel(
+    name, dtype, relative, features, inputs, round_activations
+):
+    """x · (Q diag(s)) with the rounded kernel in float32, up to the rounding of activations; bias
+    and shapes as ever.
+    """
     contracted = (6, 4)[2 - inputs :]
-    x = jax.random.normal(jax.random.key(1), (2, 5, *contracted)) * jnp.array([1.0, 100.0])[:, None, *[None] * inputs]
-    kernel, bias = jax.random.normal(jax.random.key(2), (*contracted, *features)), jnp.ones(features)
+    x = (
+        jax.random.normal(jax.random.key(1), (2, 5, *contracted))
+        * jnp.array([1.0, 100.0])[:, None, *[None] * inputs]
+    )
+    kernel, bias = (
+        jax.random.normal(jax.random.key(2), (*contracted, *features)),
+        jnp.ones(features),
+    )
     rounded, scale = round_to_8_bits(kernel, tuple(range(inputs)), dtype)
     projection = Projection(features, inputs, round_activations=round_activations)
     y = projection.apply({"params": {"kernel": rounded, "kernel_scale": scale, "bias": bias}}, x)
@@ -57,14 +75,20 @@ def test_projection_with_a_quantized_kernel(name, dtype, relative, features, inp
 @pytest.mark.parametrize("round_activations", [False, True])
 @pytest.mark.parametrize(("name", "dtype", "relative"), KINDS)
 def test_a_quantized_transformer_is_close_and_small(name, dtype, relative, round_activations):
-    """Every large kernel has a byte a number, and the velocity changes by a few steps of eight bits."""
+    """Every large kernel has a byte a number, and the velocity changes by a few steps of eight
+    bits.
+    """
     config = dataclasses.replace(TOY.transformer, round_activations=round_activations)
     params = random_params(TOY, 0, jnp.float32)["transformer"]
     quantized = quantize_transformer(params, name)
     for path in QUANTIZED:
         part, layer = path.split("/")
         assert quantized["blocks"][part][layer]["kernel"].dtype == dtype
-    inputs = jax.random.normal(jax.random.key(3), (1, 3, 4, 6, 4)), jnp.full((1,), 500.0), jax.random.normal(jax.random.key(4), (1, 5, 16))
+    inputs = (
+        jax.random.normal(jax.random.key(3), (1, 3, 4, 6, 4)),
+        jnp.full((1,), 500.0),
+        jax.random.normal(jax.random.key(4), (1, 5, 16)),
+    )
     apply = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     velocity = apply(HeliosTransformer(TOY.transformer).apply)({"params": params}, *inputs)
     rounded = apply(HeliosTransformer(config).apply)({"params": quantized}, *inputs)
@@ -76,6 +100,8 @@ def test_a_quantized_transformer_is_close_and_small(name, dtype, relative, round
 def test_blocks_in_host_memory_are_quantized_there():
     """The same numbers, and the large kernels are in host memory as they were."""
     params = random_params(TOY, 0, jnp.float32)["transformer"]
-    expected, found = (quantize_transformer(tree, "int8") for tree in (params, blocks_in_host_memory(params)))
+    expected, found = (
+        quantize_transformer(tree, "int8") for tree in (params, blocks_in_host_memory(params))
+    )
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert found["blocks"]["ffn"]["up"]["kernel"].sharding.memory_kind == "pinned_host"

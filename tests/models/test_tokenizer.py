@@ -36,7 +36,9 @@ def test_clean_prompt(text, clean):
 
 
 def test_rows_end_with_eos_and_are_padded(tokenizer):
-    """Ids are int32, `</s>` closes each prompt and counts, `<pad>` fills up; an empty prompt is `</s>` alone."""
+    """Ids are int32, `</s>` closes each prompt and counts, `<pad>` fills up; an empty prompt is
+    `</s>` alone.
+    """
     ids, lengths = tokenizer(["a red ball", ""], max_length=20)
     assert ids.shape == (2, 20)
     assert ids.dtype == lengths.dtype == np.int32
@@ -73,14 +75,21 @@ def test_save_and_read_back(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
     for path in (tmp_path, tmp_path / "tokenizer.json"):
-        np.testing.assert_array_equal(Tokenizer.from_file(path)(TEXTS, 64)[0], tokenizer(TEXTS, 64)[0])
+        np.testing.assert_array_equal(
+            Tokenizer.from_file(path)(TEXTS, 64)[0], tokenizer(TEXTS, 64)[0]
+        )
 
 
 def test_settings_of_the_file_do_not_pad_or_cut(tokenizer, tmp_path):
     """Padding and truncation stored in the file, as transformers stores them, change nothing."""
     tokenizer.save(tmp_path / "tokenizer.json")
     content = json.loads((tmp_path / "tokenizer.json").read_text())
-    content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    content["truncation"] = {
+        "direction": "Right",
+        "max_length": 3,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     content["padding"] = {
         "strategy": {"Fixed": 64},
         "direction": "Left",
@@ -90,7 +99,9 @@ def test_settings_of_the_file_do_not_pad_or_cut(tokenizer, tmp_path):
         "pad_to_multiple_of": None,
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    np.testing.assert_array_equal(Tokenizer.from_file(tmp_path)(TEXTS, 64)[0], tokenizer(TEXTS, 64)[0])
+    np.testing.assert_array_equal(
+        Tokenizer.from_file(tmp_path)(TEXTS, 64)[0], tokenizer(TEXTS, 64)[0]
+    )
 
 
 def test_training_is_reproducible(tmp_path):
@@ -105,12 +116,18 @@ def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(TokenizerError, match=r"no tokenizer at .*tokenizer\.json$"):
         Tokenizer.from_file(tmp_path)
     (tmp_path / "spiece.model").touch()
-    with pytest.raises(TokenizerError, match=r"spiece\.model beside it is not read, copy the tokenizer\.json"):
+    with pytest.raises(
+        TokenizerError, match=r"spiece\.model beside it is not read, copy the tokenizer\.json"
+    ):
         Tokenizer.from_file(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json cannot be read"):
         Tokenizer.from_file(tmp_path)
-    words = {"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+    words = {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(words))
     with pytest.raises(TokenizerError, match="not a tokenizer of the T5 family"):
         Tokenizer.from_file(tmp_path)

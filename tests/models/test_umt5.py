@@ -14,7 +14,9 @@ ENCODER = UMT5Encoder(CONFIG)
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(ENCODER.init)(jax.random.key(0), jnp.ones((1, 4), jnp.int32), jnp.ones((1, 4), bool))["params"]
+    return jax.jit(ENCODER.init)(
+        jax.random.key(0), jnp.ones((1, 4), jnp.int32), jnp.ones((1, 4), bool)
+    )["params"]
 
 
 def padded(*prompts, length=512):
@@ -26,7 +28,10 @@ def padded(*prompts, length=512):
 
 def test_parameter_tree(params):
     """Names and shapes that checkpoints are written with."""
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(params)
+    }
     assert shapes == {
         "token_embedding/embedding": (40, 16),
         "blocks/attention/qkv/kernel": (3, 16, 3, 2, 4),
@@ -44,11 +49,15 @@ def test_parameter_tree(params):
 def test_param_dtype_reaches_every_leaf():
     """A bfloat16 encoder holds no float32 parameter."""
     encoder = UMT5Encoder(CONFIG, jnp.bfloat16, jnp.bfloat16)
-    tree = jax.eval_shape(encoder.init, jax.random.key(0), jnp.ones((1, 4), jnp.int32), jnp.ones((1, 4), bool))
+    tree = jax.eval_shape(
+        encoder.init, jax.random.key(0), jnp.ones((1, 4), jnp.int32), jnp.ones((1, 4), bool)
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype(jnp.bfloat16)}
 
 
-@pytest.mark.parametrize(("tokens", "bucket"), [(1, 64), (60, 64), (61, 128), (200, 256), (510, 512), (512, 512)])
+@pytest.mark.parametrize(
+    ("tokens", "bucket"), [(1, 64), (60, 64), (61, 128), (200, 256), (510, 512), (512, 512)]
+)
 def test_prompts_are_padded_to_a_bucket(params, tokens, bucket):
     """The output is as long as the smallest bucket that holds the prompt."""
     features, lengths = encode_text(ENCODER, params, *padded(np.ones(tokens)))
@@ -70,7 +79,10 @@ def test_padding_tokens_do_not_matter(params):
     """Whatever ids stand past the length, nothing changes."""
     ids, lengths = padded(np.arange(3, 23))
     noisy = np.where(np.arange(512) < lengths[:, None], ids, 9).astype(np.int32)
-    np.testing.assert_array_equal(encode_text(ENCODER, params, ids, lengths)[0], encode_text(ENCODER, params, noisy, lengths)[0])
+    np.testing.assert_array_equal(
+        encode_text(ENCODER, params, ids, lengths)[0],
+        encode_text(ENCODER, params, noisy, lengths)[0],
+    )
 
 
 def test_fresh_encoder_keeps_scores_of_order_one(params):

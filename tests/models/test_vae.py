@@ -8,21 +8,47 @@ import numpy as np
 import pytest
 
 from helios_jax.config import VAEConfig
-from helios_jax.models.vae import VAE, decode_latents, decode_piece, encode_piece, sample_posterior, to_model_space, to_vae_space
-from helios_jax.models.vae_layers import ChannelNorm, conv3d, convolve, frame_pairs, frames_as_channels, tap_by_tap, upsample_convolve
+from helios_jax.models.vae import (
+    VAE,
+    decode_latents,
+    decode_piece,
+    encode_piece,
+    sample_posterior,
+    to_model_space,
+    to_vae_space,
+)
+from helios_jax.models.vae_layers import (
+    ChannelNorm,
+    conv3d,
+    convolve,
+    frame_pairs,
+    frames_as_channels,
+    tap_by_tap,
+    upsample_convolve,
+)
 
-CONFIG = VAEConfig(base_dim=4, dim_mult=(1, 2, 2), temperal_downsample=(True, True), num_res_blocks=1)  # 4 x 4 x 4 pixels a latent
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # at toy sizes the time goes to the compiler
+CONFIG = VAEConfig(
+    base_dim=4, dim_mult=(1, 2, 2), temperal_downsample=(True, True), num_res_blocks=1
+)  # 4 x 4 x 4 pixels a latent
+quick_jit = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)  # at toy sizes the time goes to the compiler
 
 
 @pytest.fixture(scope="module")
 def params():
     """Kernels that keep the size of what passes, and no bias at 0 or gamma at 1."""
-    shapes = jax.eval_shape(VAE(CONFIG).init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))["params"]
+    shapes = jax.eval_shape(VAE(CONFIG).init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))[
+        "params"
+    ]
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
-        centre, width = {"kernel": (0, np.prod(leaf.shape[:-1]) ** -0.5), "bias": (0, 0.2), "gamma": (1, 0.2)}[path[-1].key]
+        centre, width = {
+            "kernel": (0, np.prod(leaf.shape[:-1]) ** -0.5),
+            "bias": (0, 0.2),
+            "gamma": (1, 0.2),
+        }[path[-1].key]
         return jnp.asarray(random.normal(centre, width, leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
@@ -49,16 +75,24 @@ def test_clip_decoded_in_pieces_is_the_clip_decoded_whole(params, sizes):
     whole = quick_jit(partial(decode_latents, vae))(params, latents)
     (pieces,) = run_pieces(quick_jit(partial(decode_piece, vae)), params, latents, sizes)
     assert whole.shape == (2, 17, 8, 12, 3)
-    assert relative(pieces, whole) <= 5e-6  # not bit for bit: which frames share a convolution changes the order of its sums
+    assert (
+        relative(pieces, whole) <= 5e-6
+    )  # not bit for bit: which frames share a convolution changes the order of its sums
 
 
 def test_clip_decoded_with_memory_for_a_piece_is_the_clip_decoded_whole(params):
-    """One program decodes piece after piece; a clip that is no multiple of the piece is decoded whole."""
+    """One program decodes piece after piece; a clip that is no multiple of the piece is decoded
+    whole.
+    """
     vae = VAE(CONFIG)
     latents = jax.random.normal(jax.random.key(2), (2, 6, 2, 3, CONFIG.z_dim))
-    whole, pieces = (quick_jit(partial(decode_latents, vae, piece=piece))(params, latents) for piece in (None, 2))
+    whole, pieces = (
+        quick_jit(partial(decode_latents, vae, piece=piece))(params, latents) for piece in (None, 2)
+    )
     assert relative(pieces, whole) <= 5e-6
-    text = lambda piece: jax.jit(partial(decode_latents, vae, piece=piece)).lower(params, latents).as_text()
+    text = lambda piece: (
+        jax.jit(partial(decode_latents, vae, piece=piece)).lower(params, latents).as_text()
+    )
     assert text(4) == text(None) != text(2)
 
 
@@ -79,7 +113,10 @@ def test_cache_does_not_grow_with_the_clip(params):
 
 
 def test_piece_that_does_not_fill_latent_frames_is_refused(params):
-    with pytest.raises(ValueError, match="a piece of 4 frames does not fill latent frames: give 1 \\+ 4 \\* k frames at the beginning"):
+    with pytest.raises(
+        ValueError,
+        match="a piece of 4 frames does not fill latent frames: give 1 \\+ 4 \\* k frames at the beginning",
+    ):
         encode_piece(VAE(CONFIG), params, {}, jnp.zeros((1, 4, 8, 8, 3)))
     with pytest.raises(ValueError, match="give 0 \\+ 4 \\* k frames after the first piece"):
         encode_piece(VAE(CONFIG), params, {"encoder": {}}, jnp.zeros((1, 5, 8, 8, 3)))
@@ -89,7 +126,9 @@ def test_bfloat16_stays_bfloat16_and_near_float32(params):
     latents = jax.random.normal(jax.random.key(4), (1, 2, 2, 2, CONFIG.z_dim))
     exact = quick_jit(partial(decode_latents, VAE(CONFIG)))(params, latents)
     half = VAE(CONFIG, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
-    rounded = quick_jit(partial(decode_latents, half))(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), latents)
+    rounded = quick_jit(partial(decode_latents, half))(
+        jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), latents
+    )
     assert rounded.dtype == jnp.bfloat16
     assert relative(rounded.astype(jnp.float32), exact) < 0.1
     shapes = jax.eval_shape(half.init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))["params"]
@@ -100,13 +139,17 @@ def test_channel_norm_of_bfloat16_is_computed_in_float32():
     x = jax.random.normal(jax.random.key(5), (1, 1, 2, 2, 96), jnp.bfloat16)
     params = {"params": {"gamma": jnp.linspace(0.5, 2.0, 96)}}
     exact = ChannelNorm().apply(params, x.astype(jnp.float32))
-    np.testing.assert_array_equal(ChannelNorm(dtype=jnp.bfloat16).apply(params, x), exact.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(
+        ChannelNorm(dtype=jnp.bfloat16).apply(params, x), exact.astype(jnp.bfloat16)
+    )
 
 
 @pytest.mark.parametrize("frames", [2, 3, 4, 7])
 @pytest.mark.parametrize(("step", "taps"), [(1, 1), (1, 3), (2, 1), (2, 3)])
 @pytest.mark.parametrize("form", [tap_by_tap, frames_as_channels, frame_pairs])
-def test_every_form_of_convolution_and_its_gradient_is_that_of_one_3d_convolution(form, frames, step, taps):
+def test_every_form_of_convolution_and_its_gradient_is_that_of_one_3d_convolution(
+    form, frames, step, taps
+):
     """What a CPU runs, and what a GPU runs; pairs of frames serve three taps of step one only."""
     if form is frame_pairs and (step, taps) != (1, 3):
         return
@@ -134,7 +177,9 @@ def test_upsampling_is_repetition_then_convolution():
     @quick_jit
     def both(x, kernel, bias):
         repeated = x.repeat(2, axis=2).repeat(2, axis=3)
-        return upsample_convolve(x, kernel, bias), convolve(repeated, kernel, bias, padding=((1, 1), (1, 1)))
+        return upsample_convolve(x, kernel, bias), convolve(
+            repeated, kernel, bias, padding=((1, 1), (1, 1))
+        )
 
     assert relative(*both(x, kernel, bias)) < 2e-6
 
@@ -149,14 +194,18 @@ def test_model_space_has_the_channels_of_the_configuration_standardised():
 
 
 def test_posterior_sample_is_the_mean_and_noise_of_its_deviation():
-    mean, logvar, noise = (jnp.full((1, 1, 1, 1, 1), value) for value in (1.0, 2 * np.log(3.0), -2.0))
+    mean, logvar, noise = (
+        jnp.full((1, 1, 1, 1, 1), value) for value in (1.0, 2 * np.log(3.0), -2.0)
+    )
     np.testing.assert_allclose(sample_posterior(mean, logvar, noise), -5.0, rtol=1e-6)
 
 
 def test_outputs_are_clamped(params):
     wild = jax.tree.map(lambda leaf: 100.0 * leaf, params)
     video, (_, logvar) = (
-        quick_jit(partial(VAE(CONFIG).apply, method=method))({"params": wild}, jnp.ones((1, 1, 8, 8, channels)))
+        quick_jit(partial(VAE(CONFIG).apply, method=method))(
+            {"params": wild}, jnp.ones((1, 1, 8, 8, channels))
+        )
         for method, channels in (("decode", CONFIG.z_dim), ("encode", 3))
     )
     assert (video.min(), video.max()) == (-1.0, 1.0)

@@ -1,4 +1,6 @@
-"""A formula in the place of the network, ours and PyTorch's: what is around a network can be compared in seconds."""
+"""A formula in the place of the network, ours and PyTorch's: what is around a network can be
+compared in seconds.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,18 @@ from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, Time
 
 
 class Formula(HeliosTransformer):
-    """gain(text) x + t / 1000 + sum of history means and positions, each frame weighted by the cosine of its index."""
+    """gain(text) x + t / 1000 + sum of history means and positions, each frame weighted by the
+    cosine of its index.
+    """
 
     def setup(self):
         pass
 
     def embed_history(self, history, indices):
-        means = [jnp.mean(part, (2, 3, 4)) @ np.cos(frames, dtype=np.float32) for part, frames in zip(history, map(np.array, indices[1:]))]
+        means = [
+            jnp.mean(part, (2, 3, 4)) @ np.cos(frames, dtype=np.float32)
+            for part, frames in zip(history, map(np.array, indices[1:]))
+        ]
         return HistoryTokens(sum(means)[:, None, None], None, None, None)
 
     def embed_time(self, timesteps):
@@ -22,7 +29,12 @@ class Formula(HeliosTransformer):
     def denoise(self, latents, time, text, history, frames):
         per_sample = jnp.mean(text.value, (0, 2, 3, 4)), history.tokens[:, 0, 0]
         gain, past = (x[:, None, None, None, None] for x in per_sample)
-        return gain * latents + time.temb[:, :, None, None, None] + past + np.cos(frames, dtype=np.float32)[None, :, None, None, None]
+        return (
+            gain * latents
+            + time.temb[:, :, None, None, None]
+            + past
+            + np.cos(frames, dtype=np.float32)[None, :, None, None, None]
+        )
 
 
 def torch_formula(hidden_states, timestep, encoder_hidden_states, indices_hidden_states, **history):
@@ -32,4 +44,6 @@ def torch_formula(hidden_states, timestep, encoder_hidden_states, indices_hidden
         past = past + (means * history[f"indices_latents_history_{part}"].float().cos()).sum(1)
     per_sample = encoder_hidden_states.mean((1, 2)), timestep.float() / 1000 + past
     gain, offset = (x[:, None, None, None, None] for x in per_sample)
-    return (gain * hidden_states + offset + indices_hidden_states.float().cos()[:, None, :, None, None],)
+    return (
+        gain * hidden_states + offset + indices_hidden_states.float().cos()[:, None, :, None, None],
+    )

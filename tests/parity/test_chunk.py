@@ -1,4 +1,6 @@
-"""The chunk loop does what the Diffusers pipelines do around their network, which is replaced by a formula: seconds instead of minutes."""
+"""The chunk loop does what the Diffusers pipelines do around their network, which is replaced by a
+formula: seconds instead of minutes.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,9 @@ GAINS = np.array([0.7, 0.9, -0.4, 0.2], np.float32)
 
 @pytest.mark.parametrize("variant", ["base", "mid", "distilled", "distilled, guided"])
 def test_chunk_loop_equals_diffusers(variant, tmp_path, monkeypatch):
-    """History and its positions, schedules, solver restarts, start points, guidance and first steps: three chunks of two videos to 1e-5."""
+    """History and its positions, schedules, solver restarts, start points, guidance and first
+    steps: three chunks of two videos to 1e-5.
+    """
     variant, _, guided = variant.partition(", ")
     if guided:  # a distilled model obeys a guidance scale too
         monkeypatch.setitem(OPTIONS["distilled"], "guidance_scale", 2.0)
@@ -34,7 +38,9 @@ def test_chunk_loop_equals_diffusers(variant, tmp_path, monkeypatch):
     theirs.vae.decode = lambda latents, **_: (latents.new_zeros(2, 3, 33, 8, 8),)
 
     config = ours.config
-    request = make_request(config, batch=2, num_frames=33 * CHUNKS, height=SIZE[0], width=SIZE[1], **OPTIONS[variant])
+    request = make_request(
+        config, batch=2, num_frames=33 * CHUNKS, height=SIZE[0], width=SIZE[1], **OPTIONS[variant]
+    )
     T, H, W, C = request.latent_shape
     random, grids = np.random.default_rng(0), stage_grids(H, W, config.scheduler.stages)
     draw = lambda grid: random.standard_normal((2, T, *grid, C), np.float32)
@@ -47,7 +53,9 @@ def test_chunk_loop_equals_diffusers(variant, tmp_path, monkeypatch):
     for chunk in range(CHUNKS):
         plan = request.plan if chunk else request.first_plan
         options = dict(model=Formula(config.transformer), scheduler=config.scheduler, plan=plan)
-        state, latents = sample_chunk({}, state, noise[chunk], cache, jnp.float32(request.guidance_scale), **options)
+        state, latents = sample_chunk(
+            {}, state, noise[chunk], cache, jnp.float32(request.guidance_scale), **options
+        )
         chunks.append(latents)
     error = relative_error(np.concatenate(chunks, axis=1), expected)
     print(variant, guided, error)

@@ -1,4 +1,6 @@
-"""What was trained leaves as files that `diffusers` loads, or folded into a checkpoint, and computes there what it computes here."""
+"""What was trained leaves as files that `diffusers` loads, or folded into a checkpoint, and
+computes there what it computes here.
+"""
 
 import dataclasses
 import importlib.util
@@ -33,17 +35,33 @@ RECIPES = {
     "linears, and history patches in full": (LINEARS, ("patch_short", "patch_mid", "patch_long")),
     "linears and convolutions, and norms in full": (rf"{LINEARS}|patch_.*", ("norm_q", "norm_k")),
 }
-needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="diffusers loads a LoRA only where peft is installed")
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning", "ignore:.*:UserWarning")
+needs_peft = pytest.mark.skipif(
+    importlib.util.find_spec("peft") is None,
+    reason="diffusers loads a LoRA only where peft is installed",
+)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning", "ignore:.*:UserWarning"
+)
 
 
 def make_trainable(params, recipe, rank=3):
-    """Adapters with random factors on the recipe's modules, and fresh values for the leaves it trains in full."""
+    """Adapters with random factors on the recipe's modules, and fresh values for the leaves it
+    trains in full.
+    """
     include, full = RECIPES[recipe]
     generator = np.random.default_rng(0)
     flat = flatten(init_adapters(jax.random.key(0), params, adaptable(params, include), rank))
-    flat |= {path: leaf for path, leaf in flatten(params).items() if any(name in path.split("/") for name in full)}
-    return unflatten({path: jnp.asarray(generator.standard_normal(leaf.shape) * 0.2, jnp.float32) for path, leaf in flat.items()})
+    flat |= {
+        path: leaf
+        for path, leaf in flatten(params).items()
+        if any(name in path.split("/") for name in full)
+    }
+    return unflatten(
+        {
+            path: jnp.asarray(generator.standard_normal(leaf.shape) * 0.2, jnp.float32)
+            for path, leaf in flat.items()
+        }
+    )
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -63,11 +81,18 @@ def by_hand(params, trainable):
         if not path.endswith("/lora_a"):
             continue
         module = path.removesuffix("/lora_a")
-        a, b = (np.asarray(trained[f"{module}/{name}"], np.float64) for name in ("lora_a", "lora_b"))
+        a, b = (
+            np.asarray(trained[f"{module}/{name}"], np.float64) for name in ("lora_a", "lora_b")
+        )
         layers = "l" if module.startswith("blocks/") else ""
         part = "p" if module.endswith(("qkv", "kv")) else ""
-        ins, outs = "abcde"[: a.ndim - 1 - len(layers + part)], "xyz"[: b.ndim - 1 - len(layers + part)]
-        merged[f"{module}/kernel"] += np.einsum(f"{layers}{ins}{part}r,{layers}{part}r{outs}->{layers}{ins}{part}{outs}", a, b)
+        ins, outs = (
+            "abcde"[: a.ndim - 1 - len(layers + part)],
+            "xyz"[: b.ndim - 1 - len(layers + part)],
+        )
+        merged[f"{module}/kernel"] += np.einsum(
+            f"{layers}{ins}{part}r,{layers}{part}r{outs}->{layers}{ins}{part}{outs}", a, b
+        )
     return merged
 
 
@@ -76,7 +101,13 @@ def assert_close(found, expected, dtype):
     tolerance = 2e-6 if dtype == jnp.float32 else 2**-8
     for path, leaf in flatten(found).items():
         assert leaf.dtype == dtype, path
-        np.testing.assert_allclose(np.asarray(leaf, np.float64), expected[path], rtol=tolerance, atol=tolerance, err_msg=path)
+        np.testing.assert_allclose(
+            np.asarray(leaf, np.float64),
+            expected[path],
+            rtol=tolerance,
+            atol=tolerance,
+            err_msg=path,
+        )
 
 
 @needs_peft
@@ -85,7 +116,11 @@ def assert_close(found, expected, dtype):
 def test_diffusers_computes_with_the_files_what_our_model_computes_with_the_tree(recipe, tmp_path):
     """Unmerged on both sides, to 1e-5 of the largest value; and the adapters do change it."""
     model, given = random_transformer(**TINY | {"num_layers": 2}), inputs(1, batch=1)
-    config, params, timestep = config_from_torch(model), params_from_torch(model), np.array([385.1468], np.float32)
+    config, params, timestep = (
+        config_from_torch(model),
+        params_from_torch(model),
+        np.array([385.1468], np.float32),
+    )
     before = torch_velocity(model, timestep=timestep, **given)
     trainable = make_trainable(params, recipe)
     export_lora(tmp_path / "out", config, trainable)
@@ -97,7 +132,10 @@ def test_diffusers_computes_with_the_files_what_our_model_computes_with_the_tree
         History(*map(jnp.asarray, given["history"])),
         frame_indices=INDICES,
     )
-    assert model.load_state_dict(load_file(tmp_path / "out" / PARTIAL), strict=False).unexpected_keys == []
+    assert (
+        model.load_state_dict(load_file(tmp_path / "out" / PARTIAL), strict=False).unexpected_keys
+        == []
+    )
     model.load_lora_adapter(load_file(tmp_path / "out" / LORA))
     expected = torch_velocity(model, timestep=timestep, **given)
     assert relative_error(ours, expected) < 1e-5
@@ -110,7 +148,9 @@ def test_diffusers_computes_with_the_files_what_our_model_computes_with_the_tree
 def test_a_pipeline_of_diffusers_loads_and_fuses_the_lora(base, tmp_path):
     params = load_params(base / "ours", "transformer")
     trainable = init_adapters(jax.random.key(0), params, adaptable(params, LINEARS), 3)
-    trainable = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), trainable)
+    trainable = jax.tree.map(
+        lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), trainable
+    )
     export_lora(tmp_path / "out", CONFIG.transformer, trainable)
     pipeline = diffusers.DiffusionPipeline.from_pretrained(base / "torch")
     pipeline.load_lora_weights(tmp_path / "out")
@@ -120,7 +160,9 @@ def test_a_pipeline_of_diffusers_loads_and_fuses_the_lora(base, tmp_path):
     to_diffusers(tmp_path / "merged", tmp_path / "diffusers", progress=False)
     (file,) = (tmp_path / "diffusers/transformer").glob("*.safetensors")
     for name, tensor in load_file(file).items():
-        torch.testing.assert_close(pipeline.transformer.state_dict()[name].float(), tensor.float(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            pipeline.transformer.state_dict()[name].float(), tensor.float(), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -128,7 +170,13 @@ def test_the_converter_reads_back_what_was_exported(base, recipe, tmp_path):
     params = load_params(base / "ours", "transformer")
     trainable = make_trainable(params, recipe)
     export_lora(tmp_path / "out", CONFIG.transformer, trainable)
-    from_torch(base / "torch", tmp_path / "again", lora=tmp_path / "out" / LORA, partial=tmp_path / "out" / PARTIAL, progress=False)
+    from_torch(
+        base / "torch",
+        tmp_path / "again",
+        lora=tmp_path / "out" / LORA,
+        partial=tmp_path / "out" / PARTIAL,
+        progress=False,
+    )
     dtype = flatten(params)["proj_out/kernel"].dtype
     assert_close(load_params(tmp_path / "again", "transformer"), by_hand(params, trainable), dtype)
 
@@ -141,19 +189,28 @@ def test_a_merged_checkpoint_is_the_base_plus_a_b_rounded_once(base, recipe, tmp
     found = load_params(tmp_path / "merged", "transformer")
     dtype = flatten(params)["proj_out/kernel"].dtype
     assert_close(found, by_hand(params, trainable), dtype)
-    assert_close(merge(params, trainable), {path: np.asarray(leaf, np.float64) for path, leaf in flatten(found).items()}, dtype)
+    assert_close(
+        merge(params, trainable),
+        {path: np.asarray(leaf, np.float64) for path, leaf in flatten(found).items()},
+        dtype,
+    )
 
 
 def test_a_merged_checkpoint_is_whole_and_keeps_the_other_components_files(base, tmp_path):
     ours, merged = base / "ours", tmp_path / "merged"
     params = load_params(ours, "transformer")
     trainable = make_trainable(params, "linears, and history patches in full")
-    config = dataclasses.replace(load_config(ours), scheduler=SchedulerConfig(shift_tokens="own_stage"))
+    config = dataclasses.replace(
+        load_config(ours), scheduler=SchedulerConfig(shift_tokens="own_stage")
+    )
     merge_into_checkpoint(ours, trainable, merged, config=config)
     digests = read_digests(merged)
     assert digests.keys() == read_digests(ours).keys()
     check_digests(merged, digests, digests)
-    assert {str(file.relative_to(merged)) for file in merged.rglob("*") if file.is_file()} == {*digests, "digests.json"}
+    assert {str(file.relative_to(merged)) for file in merged.rglob("*") if file.is_file()} == {
+        *digests,
+        "digests.json",
+    }
     for name in digests:
         if name.startswith(("vae/", "text_encoder/", "tokenizer/")):
             assert digests[name] == read_digests(ours)[name]
@@ -165,11 +222,20 @@ def test_a_merged_checkpoint_is_whole_and_keeps_the_other_components_files(base,
 
 def test_history_scales_of_a_model_that_begins_to_amplify_are_added(base, tmp_path):
     config = load_config(base / "ours")
-    config = dataclasses.replace(config, transformer=dataclasses.replace(config.transformer, is_amplify_history=True))
-    scales = {"blocks": {"attn1": {"history_key_scale": np.linspace(1, 2, 6, dtype=np.float32).reshape(3, 2)}}}
+    config = dataclasses.replace(
+        config, transformer=dataclasses.replace(config.transformer, is_amplify_history=True)
+    )
+    scales = {
+        "blocks": {
+            "attn1": {"history_key_scale": np.linspace(1, 2, 6, dtype=np.float32).reshape(3, 2)}
+        }
+    }
     merge_into_checkpoint(base / "ours", scales, tmp_path / "merged", config=config)
     found = load_params(tmp_path / "merged", "transformer")
-    np.testing.assert_array_equal(found["blocks"]["attn1"]["history_key_scale"], scales["blocks"]["attn1"]["history_key_scale"])
+    np.testing.assert_array_equal(
+        found["blocks"]["attn1"]["history_key_scale"],
+        scales["blocks"]["attn1"]["history_key_scale"],
+    )
     with pytest.raises(CheckpointError, match="missing: blocks/attn1/history_key_scale"):
         merge_into_checkpoint(base / "ours", {}, tmp_path / "none", config=config)
 
@@ -178,8 +244,14 @@ A, B = np.zeros((24, 3), np.float32), np.zeros((3, 16), np.float32)
 BAD_TREES = {
     "no place": ({"head": {"kernel": A}}, "head/kernel has no place"),
     "half": ({"proj_out": {"lora_a": A}}, "proj_out/lora_a is without the other factor"),
-    "shape": ({"proj_out": {"lora_a": A[:7], "lora_b": B}}, r"proj_out/lora_a is \[7, 3\], not \[24, 3\]"),
-    "twice": ({"proj_out": {"lora_a": A, "lora_b": B, "kernel": A @ B}}, "proj_out/kernel is trained in full and adapted, too"),
+    "shape": (
+        {"proj_out": {"lora_a": A[:7], "lora_b": B}},
+        r"proj_out/lora_a is \[7, 3\], not \[24, 3\]",
+    ),
+    "twice": (
+        {"proj_out": {"lora_a": A, "lora_b": B, "kernel": A @ B}},
+        "proj_out/kernel is trained in full and adapted, too",
+    ),
     "full": ({"proj_out": {"bias": A}}, r"proj_out/bias is \[24, 3\], not \[16\]"),
 }
 

@@ -17,25 +17,45 @@ SHAPES = {"kernel": (4, 3), "bias": (3,), "scale": ()}
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.99)])
 def test_five_steps_are_those_of_torchs_clip_and_adamw(clip_norm, betas):
     config = OptimizerConfig(
-        learning_rate=3e-2, b1=betas[0], b2=betas[1], weight_decay=0.1, clip_norm=clip_norm, schedule="constant_with_warmup", warmup_steps=3
+        learning_rate=3e-2,
+        b1=betas[0],
+        b2=betas[1],
+        weight_decay=0.1,
+        clip_norm=clip_norm,
+        schedule="constant_with_warmup",
+        warmup_steps=3,
     )
     generator = np.random.default_rng(0)
-    start = {name: np.asarray(generator.standard_normal(shape), np.float32) for name, shape in SHAPES.items()}
+    start = {
+        name: np.asarray(generator.standard_normal(shape), np.float32)
+        for name, shape in SHAPES.items()
+    }
     theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
-    adamw = torch.optim.AdamW(theirs.values(), lr=config.learning_rate, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
+    adamw = torch.optim.AdamW(
+        theirs.values(),
+        lr=config.learning_rate,
+        betas=betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
     schedule = get_scheduler(config.schedule, adamw, num_warmup_steps=3)
     ours = {name: jnp.asarray(value) for name, value in start.items()}
     optimizer = make_optimizer(config)
     state = optimizer.init(ours)
     for _ in range(5):
-        gradients = {name: np.asarray(generator.standard_normal(shape), np.float32) for name, shape in SHAPES.items()}
+        gradients = {
+            name: np.asarray(generator.standard_normal(shape), np.float32)
+            for name, shape in SHAPES.items()
+        }
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(gradients[name])
         if clip_norm:
             torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
         adamw.step()
         schedule.step()
-        updates, state = optimizer.update({name: jnp.asarray(gradient) for name, gradient in gradients.items()}, state, ours)
+        updates, state = optimizer.update(
+            {name: jnp.asarray(gradient) for name, gradient in gradients.items()}, state, ours
+        )
         ours = optax.apply_updates(ours, updates)
         for name in SHAPES:
             np.testing.assert_allclose(ours[name], theirs[name].detach(), rtol=2e-6, atol=1e-6)

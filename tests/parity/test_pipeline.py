@@ -22,14 +22,20 @@ def test_three_chunks_equal_diffusers(variant, batch, tmp_path):
     request = make_request(ours.config, batch=batch, **options)
     keys = jax.vmap(jax.random.key)(jnp.arange(batch))
     scheduler = ours.config.scheduler
-    noise = [draw_chunk_noise(keys, chunk, request.latent_shape, scheduler.stages, scheduler.gamma) for chunk in range(CHUNKS)]
+    noise = [
+        draw_chunk_noise(keys, chunk, request.latent_shape, scheduler.stages, scheduler.gamma)
+        for chunk in range(CHUNKS)
+    ]
 
     expected_latents, expected = run_torch(theirs, variant, PROMPTS[:batch], noise, *SIZE)
     latents = ours.generate(PROMPTS[:batch], NEGATIVE, output="latent", noise=noise, **options)
     error = relative_error(latents, expected_latents)
     assert error <= 1e-4
 
-    frames = np.concatenate([ours.decode(jnp.asarray(chunk), "float32") for chunk in np.split(latents, CHUNKS, axis=1)], axis=1)
+    frames = np.concatenate(
+        [ours.decode(jnp.asarray(chunk), "float32") for chunk in np.split(latents, CHUNKS, axis=1)],
+        axis=1,
+    )
     ratio = psnr(frames[:, : expected.shape[1]], expected)
     assert expected.std() >= 0.1
     assert ratio >= 60

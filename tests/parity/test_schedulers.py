@@ -35,7 +35,9 @@ def reference(config: SchedulerConfig):
 
 
 def mu(config, tokens):
-    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
     return tokens * slope + config.base_shift - slope * config.base_image_seq_len
 
 
@@ -52,7 +54,9 @@ def test_stage_tables_equal_diffusers(name):
     scheduler = reference(config)
     for stage, table in enumerate(stage_tables(config)):
         np.testing.assert_allclose(table.start_sigma, scheduler.start_sigmas[stage], rtol=1e-9)
-        np.testing.assert_allclose(table.original_start_sigma, scheduler.ori_start_sigmas[stage], rtol=1e-9)
+        np.testing.assert_allclose(
+            table.original_start_sigma, scheduler.ori_start_sigmas[stage], rtol=1e-9
+        )
         np.testing.assert_allclose(table.end_sigma, scheduler.end_sigmas[stage], rtol=1e-9)
         np.testing.assert_allclose(table.timesteps, scheduler.timesteps_per_stage[stage], rtol=1e-9)
         np.testing.assert_allclose(table.sigmas, scheduler.sigmas_per_stage[stage], rtol=1e-9)
@@ -69,7 +73,9 @@ def test_schedules_equal_diffusers(name, steps):
         ours = make_schedule(config, stage, steps, tokens)
         np.testing.assert_allclose(ours.sigmas, scheduler.sigmas, rtol=1e-9, atol=1e-15)
         expected = scheduler.timesteps.numpy()
-        np.testing.assert_allclose(ours.timesteps, np.trunc(expected) if config.stages > 1 else expected, rtol=1e-9)
+        np.testing.assert_allclose(
+            ours.timesteps, np.trunc(expected) if config.stages > 1 else expected, rtol=1e-9
+        )
 
 
 def test_first_distilled_chunk_doubles_the_steps():
@@ -77,19 +83,30 @@ def test_first_distilled_chunk_doubles_the_steps():
     scheduler = reference(DISTILLED)
     for stage, tokens in enumerate((540, 540, 2160)):
         set_timesteps(scheduler, DISTILLED, stage, 2, tokens, amplify=True)
-        np.testing.assert_allclose(make_schedule(DISTILLED, stage, 4, tokens).sigmas, scheduler.sigmas, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(
+            make_schedule(DISTILLED, stage, 4, tokens).sigmas,
+            scheduler.sigmas,
+            rtol=1e-9,
+            atol=1e-15,
+        )
 
 
 def test_released_distilled_timesteps():
-    """At 384 x 640 the released few-step model is given these timesteps (printed by HeliosDMDScheduler with mu of 540, 540, 2160 tokens)."""
+    """At 384 x 640 the released few-step model is given these timesteps (printed by
+    HeliosDMDScheduler with mu of 540, 540, 2160 tokens).
+    """
     tokens = [540, 2160, 8640]
-    schedules = [make_schedule(DISTILLED, k, 2, shift_tokens(DISTILLED, k, tokens)) for k in range(3)]
+    schedules = [
+        make_schedule(DISTILLED, k, 2, shift_tokens(DISTILLED, k, tokens)) for k in range(3)
+    ]
     assert [list(s.timesteps) for s in schedules] == [[998, 833], [742, 512], [385, 174]]
     np.testing.assert_allclose(schedules[2].sigmas, [0.9987841492, 0.4512399300, 0], rtol=1e-9)
 
 
 def test_shift_by_own_stage():
-    """The original implementation's convention shifts each stage by its own tokens: 0.65743603 instead of 0.45123993 at the last stage."""
+    """The original implementation's convention shifts each stage by its own tokens: 0.65743603
+    instead of 0.45123993 at the last stage.
+    """
     config = SchedulerConfig(solver="dmd", time_shift_type="linear", shift_tokens="own_stage")
     schedule = make_schedule(config, 2, 2, shift_tokens(config, 2, [540, 2160, 8640]))
     np.testing.assert_allclose(schedule.sigmas, [0.99947869, 0.65743603, 0], rtol=1e-7)
@@ -102,7 +119,9 @@ def trajectory(config, stage, steps, sample, drift):
     state = start_solver(jnp.asarray(sample))
     for i, timestep in enumerate(schedule.timesteps):
         velocity = drift * state.sample + np.float32(timestep / 1000)
-        state = solver_step(state, velocity, jnp.asarray(sample), SolverTable(*(column[i] for column in table)))
+        state = solver_step(
+            state, velocity, jnp.asarray(sample), SolverTable(*(column[i] for column in table))
+        )
     return state.sample
 
 

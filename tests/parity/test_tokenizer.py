@@ -59,12 +59,21 @@ def trained_tokenizer_json(folder):
 
 def whole_file(folder):
     """transformers' tokenizer that takes every setting from tokenizer.json."""
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    )
 
 
 @pytest.mark.parametrize(
     ("write", "read"),
-    [(spiece_tokenizer_json, T5TokenizerFast.from_pretrained), (spiece_tokenizer_json, whole_file), (trained_tokenizer_json, whole_file)],
+    [
+        (spiece_tokenizer_json, T5TokenizerFast.from_pretrained),
+        (spiece_tokenizer_json, whole_file),
+        (trained_tokenizer_json, whole_file),
+    ],
     ids=["sentencepiece-T5TokenizerFast", "sentencepiece-tokenizer.json", "trained here"],
 )
 @pytest.mark.parametrize("max_length", [32, 226])
@@ -72,7 +81,9 @@ def test_ids_match_on_awkward_text(write, read, max_length, tmp_path):
     """Ids and lengths of raw and of cleaned prompts, padded and cut."""
     write(tmp_path)
     prompts = [*AWKWARD, *map(clean_prompt, AWKWARD), *TEXTS[:5]]
-    theirs = read(tmp_path)(prompts, padding="max_length", max_length=max_length, truncation=True, return_tensors="np")
+    theirs = read(tmp_path)(
+        prompts, padding="max_length", max_length=max_length, truncation=True, return_tensors="np"
+    )
     ids, lengths = Tokenizer.from_file(tmp_path)(prompts, max_length)
     np.testing.assert_array_equal(ids, theirs["input_ids"])
     np.testing.assert_array_equal(lengths, theirs["attention_mask"].sum(axis=1))

@@ -1,4 +1,6 @@
-"""Loss and gradients are those of PyTorch's network with the same weights, the same draws and adapters put together by hand."""
+"""Loss and gradients are those of PyTorch's network with the same weights, the same draws and
+adapters put together by hand.
+"""
 
 import dataclasses
 import inspect
@@ -26,12 +28,17 @@ from ..training.toy import toy_batch, toy_config, warm
 from .compare import channels_first
 from .torch_transformer import params_from_torch, random_transformer
 
-TRANSFORMER = dataclasses.replace(toy.TRANSFORMER, num_layers=3)  # the least of which one is run by the scan
+TRANSFORMER = dataclasses.replace(
+    toy.TRANSFORMER, num_layers=3
+)  # the least of which one is run by the scan
 RECIPES = {
     "stage 1's": {},
     "adapters everywhere": {"trainable": TrainableConfig(rank=3, lora=".*")},
     "all in full": {"trainable": TrainableConfig(rank=0, full=".*")},
-    "no history": {"trainable": TrainableConfig(rank=0, full="(?!patch_(short|mid|long)).*"), "history": False},
+    "no history": {
+        "trainable": TrainableConfig(rank=0, full="(?!patch_(short|mid|long)).*"),
+        "history": False,
+    },
 }
 CASES = [
     pytest.param("flow", "stage 1's", marks=pytest.mark.slow),
@@ -43,7 +50,9 @@ CASES = [
 
 
 def effective(trained, config):
-    """The torch tensors that training replaces, by name, from leaves in our axes: whole, or what an adapter ``A B`` adds to them."""
+    """The torch tensors that training replaces, by name, from leaves in our axes: whole, or what an
+    adapter ``A B`` adds to them.
+    """
     whole, added = {}, {}
     for slot in transformer_slots(config):
         if slot.path in trained:
@@ -53,13 +62,17 @@ def effective(trained, config):
             # Factors have the axes of layers and parts, but those of inputs or outputs only.
             picked = tuple(at for at in slot.index if isinstance(at, int))
             a, b = trained[f"{module}/lora_a"][slot.index], trained[f"{module}/lora_b"][picked]
-            added[slot.name] = in_torchs_axes(a.reshape(-1, a.shape[-1]) @ b.reshape(len(b), -1), slot)
+            added[slot.name] = in_torchs_axes(
+                a.reshape(-1, a.shape[-1]) @ b.reshape(len(b), -1), slot
+            )
     return whole, added
 
 
 def in_torchs_axes(part, slot):
     """What :meth:`Slot.to_torch` does, of a torch tensor with a gradient."""
-    return part.reshape([slot.shape[axis] for axis in slot.axes]).permute(tuple(np.argsort(slot.axes).tolist()))
+    return part.reshape([slot.shape[axis] for axis in slot.axes]).permute(
+        tuple(np.argsort(slot.axes).tolist())
+    )
 
 
 def torch_losses(model, trained, questions, config):
@@ -71,15 +84,23 @@ def torch_losses(model, trained, questions, config):
     frames = frame_indices(config.model.sample.history_sizes, chunk)
     missing = config.model.text_encoder.max_sequence_length - questions.text.shape[1]
     given = {
-        "encoder_hidden_states": torch.from_numpy(np.pad(questions.text, ((0, 0), (0, missing), (0, 0)))),
-        "indices_hidden_states": torch.tensor([frames.noisy if config.history else tuple(range(chunk))]),
+        "encoder_hidden_states": torch.from_numpy(
+            np.pad(questions.text, ((0, 0), (0, missing), (0, 0)))
+        ),
+        "indices_hidden_states": torch.tensor(
+            [frames.noisy if config.history else tuple(range(chunk))]
+        ),
     }
     for name in ("short", "mid", "long") if config.history else ():
         given[f"latents_history_{name}"] = channels_first(getattr(questions.history, name))
         given[f"indices_latents_history_{name}"] = torch.tensor([getattr(frames, name)])
     found = []
     for item in questions.items:
-        question = {"hidden_states": channels_first(item.latents), "timestep": torch.tensor(np.array(item.timestep)), "return_dict": False}
+        question = {
+            "hidden_states": channels_first(item.latents),
+            "timestep": torch.tensor(np.array(item.timestep)),
+            "return_dict": False,
+        }
         velocity = torch.func.functional_call(model, weights, kwargs=given | question)[0]
         error = (velocity - channels_first(item.velocity)) ** 2
         found.append((torch.tensor(np.array(item.weight)) * error.mean((1, 2, 3, 4))).mean())
@@ -88,38 +109,61 @@ def torch_losses(model, trained, questions, config):
 
 @pytest.mark.parametrize(("objective", "recipe"), CASES)
 def test_losses_and_gradients_of_every_leaf_equal_pytorchs(objective, recipe):
-    """Losses of all items to 1e-5; the gradient of their mean to 1e-4 of each leaf's norm. Guards the loss, the adapters and what is frozen."""
+    """Losses of all items to 1e-5; the gradient of their mean to 1e-4 of each leaf's norm. Guards
+    the loss, the adapters and what is frozen.
+    """
     config = toy_config(objective, timesteps=TimestepConfig(weighting="cosmap"), **RECIPES[recipe])
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, transformer=TRANSFORMER))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, transformer=TRANSFORMER)
+    )
     accepted = inspect.signature(HeliosTransformer3DModel.__init__).parameters
-    model = random_transformer(**{name: value for name, value in dataclasses.asdict(TRANSFORMER).items() if name in accepted})
+    model = random_transformer(
+        **{
+            name: value
+            for name, value in dataclasses.asdict(TRANSFORMER).items()
+            if name in accepted
+        }
+    )
     params = jax.tree.map(jnp.asarray, params_from_torch(model))
     trainable = warm(init_trainable(params, config.trainable, jax.random.key(0)))
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
 
     @jax.jit
     def ours(trainable, base, batch):
-        # A whole history and a cut one, a text and none: whatever is drawn, every leaf has its part in it.
+        # A whole history and a cut one, a text and none: whatever is drawn, every leaf has its part
+        # in it.
         task = TaskDraws(jnp.array([0, 3]), jnp.array([0, 1]))
         draws = draw_batch(0, config, batch)._replace(task=task, text=jnp.array([True, False]))
         questions = prepare(batch, draws, config)
 
         def mean(trainable):
-            each = losses(combine(base, trainable), questions, HeliosTransformer(config.model.transformer), config)
+            each = losses(
+                combine(base, trainable),
+                questions,
+                HeliosTransformer(config.model.transformer),
+                config,
+            )
             return each.mean(), each
 
         return jax.value_and_grad(mean, has_aux=True)(trainable), questions
 
     ((_, each), gradient), questions = ours(trainable, frozen(params, config.trainable), batch)
 
-    trained = {path: torch.tensor(np.array(leaf), requires_grad=True) for path, leaf in flatten(trainable).items()}
+    trained = {
+        path: torch.tensor(np.array(leaf), requires_grad=True)
+        for path, leaf in flatten(trainable).items()
+    }
     expected = torch_losses(model, trained, questions, config)
     expected.mean().backward()
 
     loss_error = np.abs(np.asarray(each) / expected.detach().numpy() - 1).max()
-    errors = {path: leaf_error(leaf, trained[path].grad) for path, leaf in flatten(gradient).items()}
+    errors = {
+        path: leaf_error(leaf, trained[path].grad) for path, leaf in flatten(gradient).items()
+    }
     worst = max(errors, key=errors.get)
-    print(f"{objective}, {recipe}: losses {loss_error:.1e}; gradients of {len(errors)} leaves {errors[worst]:.1e} ({worst})")
+    print(
+        f"{objective}, {recipe}: losses {loss_error:.1e}; gradients of {len(errors)} leaves {errors[worst]:.1e} ({worst})"
+    )
     assert errors.keys() == trained.keys()
     assert loss_error <= 1e-5
     assert errors[worst] <= 1e-4

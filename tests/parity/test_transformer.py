@@ -17,7 +17,9 @@ from helios_jax.types import FrameIndices, History
 from .compare import channels_first, channels_last, relative_error
 from .torch_transformer import TINY, config_from_torch, params_from_torch, random_transformer
 
-INDICES = FrameIndices(noisy=tuple(range(20, 23)), short=(0, 19), mid=(17, 18), long=tuple(range(1, 17)))
+INDICES = FrameIndices(
+    noisy=tuple(range(20, 23)), short=(0, 19), mid=(17, 18), long=tuple(range(1, 17))
+)
 
 
 def inputs(seed, batch=2, grid=(6, 10), full=(12, 20), frames=3, text=7, channels=4, text_dim=16):
@@ -25,7 +27,8 @@ def inputs(seed, batch=2, grid=(6, 10), full=(12, 20), frames=3, text=7, channel
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     return {
         "latents": normal(batch, frames, *grid, channels),
-        "text": normal(batch, text, text_dim) * (np.arange(text) < text - 3)[None, :, None].astype(np.float32),
+        "text": normal(batch, text, text_dim)
+        * (np.arange(text) < text - 3)[None, :, None].astype(np.float32),
         "history": History(*(normal(batch, n, *full, channels) for n in (2, 2, 16))),
     }
 
@@ -52,26 +55,55 @@ def our_velocity(model, latents, timestep, text, history, dtype=jnp.float32):
     # Where it rounds to bfloat16 depends on how it is compiled: as users have it.
     options = {"xla_backend_optimization_level": 3} if dtype == jnp.bfloat16 else None
     frame_indices = None if history is None else INDICES
-    apply = jax.jit(lambda *arguments: ours.apply(*arguments, frame_indices=frame_indices), compiler_options=options)
+    apply = jax.jit(
+        lambda *arguments: ours.apply(*arguments, frame_indices=frame_indices),
+        compiler_options=options,
+    )
     history = None if history is None else History(*map(jnp.asarray, history))
-    return apply({"params": params_from_torch(model)}, jnp.asarray(latents), jnp.asarray(timestep), jnp.asarray(text), history)
+    return apply(
+        {"params": params_from_torch(model)},
+        jnp.asarray(latents),
+        jnp.asarray(timestep),
+        jnp.asarray(text),
+        history,
+    )
 
 
 GEOMETRIES = {
     "fractional timesteps": (TINY, {}, np.array([998.5342, 385.1468], np.float32)),
     "integer timesteps": (TINY, {}, np.array([998, 3], np.int32)),
-    "odd token grids, padded": (TINY, dict(grid=(6, 14), full=(10, 14)), np.array([500.0, 20.0], np.float32)),
-    "amplified history": (TINY | dict(is_amplify_history=True), {}, np.array([742.0, 512.0], np.float32)),
+    "odd token grids, padded": (
+        TINY,
+        dict(grid=(6, 14), full=(10, 14)),
+        np.array([500.0, 20.0], np.float32),
+    ),
+    "amplified history": (
+        TINY | dict(is_amplify_history=True),
+        {},
+        np.array([742.0, 512.0], np.float32),
+    ),
     "amplified history, one scale": (
         TINY | dict(is_amplify_history=True, history_scale_mode="scalar"),
         {},
         np.array([742.0, 1.0], np.float32),
     ),
-    "one timestep for all tokens": (TINY | dict(zero_history_timestep=False), {}, np.array([742.0, 512.0], np.float32)),
-    "text seen by history": (TINY | dict(guidance_cross_attn=False), {}, np.array([742.0, 512.0], np.float32)),
+    "one timestep for all tokens": (
+        TINY | dict(zero_history_timestep=False),
+        {},
+        np.array([742.0, 512.0], np.float32),
+    ),
+    "text seen by history": (
+        TINY | dict(guidance_cross_attn=False),
+        {},
+        np.array([742.0, 512.0], np.float32),
+    ),
     "one block": (TINY | dict(num_layers=1), {}, np.array([742.0, 512.0], np.float32)),
     "two blocks": (TINY | dict(num_layers=2), {}, np.array([742.0, 512.0], np.float32)),
-    "uneven rope": (TINY | dict(attention_head_dim=16, rope_dim=(8, 4, 4)), {}, np.array([742.0, 512.0], np.float32)),
+    "uneven rope": (
+        TINY | dict(attention_head_dim=16, rope_dim=(8, 4, 4)),
+        {},
+        np.array([742.0, 512.0], np.float32),
+    ),
 }
 
 
@@ -90,7 +122,13 @@ def test_velocity_without_history_equals_diffusers():
     """Without history the model is a plain text-to-video model."""
     model, given = random_transformer(**TINY), inputs(2) | {"history": None}
     timestep = np.array([311.5, 20.0], np.float32)
-    assert relative_error(our_velocity(model, timestep=timestep, **given), torch_velocity(model, timestep=timestep, **given)) <= 1e-5
+    assert (
+        relative_error(
+            our_velocity(model, timestep=timestep, **given),
+            torch_velocity(model, timestep=timestep, **given),
+        )
+        <= 1e-5
+    )
 
 
 FULL_WIDTH = dict(num_layers=1, text_dim=64)
@@ -118,22 +156,36 @@ def keeps_float32_in_torch(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "shapes"),
-    [(TINY, {}), (TINY | dict(is_amplify_history=True, num_layers=1), {}), pytest.param(FULL_WIDTH, FEW_TOKENS, marks=pytest.mark.slow)],
+    [
+        (TINY, {}),
+        (TINY | dict(is_amplify_history=True, num_layers=1), {}),
+        pytest.param(FULL_WIDTH, FEW_TOKENS, marks=pytest.mark.slow),
+    ],
     ids=["three blocks", "amplified history", "full width"],
 )
 def test_bfloat16_is_as_close_to_float32_as_pytorch_is(config, shapes):
-    """With bfloat16 weights and activations our distance from these weights' float32 velocities is PyTorch's, which we equal in float32."""
+    """With bfloat16 weights and activations our distance from these weights' float32 velocities is
+    PyTorch's, which we equal in float32.
+    """
     rounded, given = in_bfloat16(random_transformer(**config)), inputs(3, **shapes)
     timestep = np.array([742.0, 174.0], np.float32)[: len(given["latents"])]
     ours = our_velocity(rounded, timestep=timestep, dtype=jnp.bfloat16, **given)
     assert ours.dtype == jnp.bfloat16
-    # A float32 scale makes PyTorch's amplified keys float32, which its attention refuses: there the comparison is with a bound alone.
-    theirs = None if config.get("is_amplify_history") else torch_velocity(rounded, timestep=timestep, dtype=torch.bfloat16, **given)
+    # A float32 scale makes PyTorch's amplified keys float32, which its attention refuses: there the
+    # comparison is with a bound alone.
+    theirs = (
+        None
+        if config.get("is_amplify_history")
+        else torch_velocity(rounded, timestep=timestep, dtype=torch.bfloat16, **given)
+    )
     same = rounded.float()
     exact = torch_velocity(same, timestep=timestep, **given)
     error = relative_error(our_velocity(same, timestep=timestep, **given), exact)
     distance = rms(ours.astype(jnp.float32) - exact) / rms(exact)
-    print(f"float32 {error:.1e}; bfloat16 ours {distance:.2e}", "" if theirs is None else f"PyTorch {rms(theirs - exact) / rms(exact):.2e}")
+    print(
+        f"float32 {error:.1e}; bfloat16 ours {distance:.2e}",
+        "" if theirs is None else f"PyTorch {rms(theirs - exact) / rms(exact):.2e}",
+    )
     assert error <= 1e-5
     assert distance <= 0.02
     if theirs is not None:
@@ -142,7 +194,9 @@ def test_bfloat16_is_as_close_to_float32_as_pytorch_is(config, shapes):
 
 def test_parameters_that_stay_float32_are_pytorchs():
     """The rule by our paths picks what Diffusers' list of modules picks by its names."""
-    slots = component_slots(HeliosConfig(transformer=TransformerConfig(is_amplify_history=True)), "transformer")
+    slots = component_slots(
+        HeliosConfig(transformer=TransformerConfig(is_amplify_history=True)), "transformer"
+    )
     kept = {slot.name for slot in slots if keeps_float32(slot.path)}
     assert kept == {slot.name for slot in slots if keeps_float32_in_torch(slot.name)}
     assert 0 < len(kept) < len(slots)

@@ -18,13 +18,22 @@ CONFIG = TextEncoderConfig(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layer
 
 @pytest.fixture(scope="module")
 def reference():
-    """A random encoder, drawn wider than it would be initialized so that attention is far from uniform and the bias matters."""
+    """A random encoder, drawn wider than it would be initialized so that attention is far from
+    uniform and the bias matters.
+    """
     torch.manual_seed(0)
-    sizes = {name: getattr(CONFIG, name) for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")}
+    sizes = {
+        name: getattr(CONFIG, name)
+        for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+    }
     model = UMT5EncoderModel(UMT5Config(**sizes, attn_implementation="eager")).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            scale = 1.0 if "norm" in name or "bias" in name or "shared" in name else weight.shape[1] ** -0.5
+            scale = (
+                1.0
+                if "norm" in name or "bias" in name or "shared" in name
+                else weight.shape[1] ** -0.5
+            )
             weight.copy_(torch.randn_like(weight) * scale)
     return model
 
@@ -62,11 +71,18 @@ def test_features_match_with_padding_and_far_buckets(reference, length):
 
 
 def test_bfloat16_is_as_close_to_float32_as_the_reference_is(reference):
-    """With bfloat16 weights and computation, our distance from these weights' float32 features is no larger than transformers'."""
+    """With bfloat16 weights and computation, our distance from these weights' float32 features is
+    no larger than transformers'.
+    """
     ids, lengths = prompts(300)
     rounded = copy.deepcopy(reference).to(torch.bfloat16)
-    theirs, exact = expected(rounded, ids, lengths), expected(copy.deepcopy(rounded).float(), ids, lengths)
-    params = jax.tree.map(lambda w: jnp.asarray(w, jnp.bfloat16), umt5_params_from_torch(rounded.state_dict(), CONFIG))
+    theirs, exact = (
+        expected(rounded, ids, lengths),
+        expected(copy.deepcopy(rounded).float(), ids, lengths),
+    )
+    params = jax.tree.map(
+        lambda w: jnp.asarray(w, jnp.bfloat16), umt5_params_from_torch(rounded.state_dict(), CONFIG)
+    )
     ours, _ = encode_text(UMT5Encoder(CONFIG, jnp.bfloat16, jnp.bfloat16), params, ids, lengths)
     assert ours.dtype == jnp.bfloat16
     assert rms(ours[:, :300].astype(jnp.float32) - exact) <= rms(theirs - exact) < 0.01 * rms(exact)
@@ -76,4 +92,6 @@ def test_buckets_match_at_every_distance(reference):
     """Distances up to 512 tokens both ways, the edges of buckets included."""
     attention = reference.encoder.block[0].layer[0].SelfAttention
     offset = torch.arange(512)[None, :] - torch.arange(512)[:, None]
-    np.testing.assert_array_equal(relative_position_buckets(512, 32, 128), attention._relative_position_bucket(offset).numpy())
+    np.testing.assert_array_equal(
+        relative_position_buckets(512, 32, 128), attention._relative_position_bucket(offset).numpy()
+    )

@@ -19,9 +19,15 @@ RELEASED = VAEConfig()
 
 
 def make_pair(config):
-    """diffusers' module, and ours as a function (method, array): the same weights in both, every one of them random."""
+    """diffusers' module, and ours as a function (method, array): the same weights in both, every
+    one of them random.
+    """
     torch.manual_seed(0)
-    theirs = AutoencoderKLWan(base_dim=config.base_dim, dim_mult=list(config.dim_mult), num_res_blocks=config.num_res_blocks).eval()
+    theirs = AutoencoderKLWan(
+        base_dim=config.base_dim,
+        dim_mult=list(config.dim_mult),
+        num_res_blocks=config.num_res_blocks,
+    ).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             if name.endswith("gamma"):
@@ -30,8 +36,14 @@ def make_pair(config):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     params = vae_params_from_torch(theirs.state_dict())
     # at toy sizes the time goes to the compiler
-    run = jax.jit(VAE(config).apply, static_argnames="method", compiler_options={"xla_backend_optimization_level": 0})
-    return theirs, lambda method, x: run({"params": params}, jnp.asarray(channels_last(x)), method=method)
+    run = jax.jit(
+        VAE(config).apply,
+        static_argnames="method",
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return theirs, lambda method, x: run(
+        {"params": params}, jnp.asarray(channels_last(x)), method=method
+    )
 
 
 def channels_last(tensor):

@@ -1,11 +1,19 @@
-"""Tiny random pipelines of Diffusers, run with given noise, and ours, converted from them as a user would."""
+"""Tiny random pipelines of Diffusers, run with given noise, and ours, converted from them as a user
+would.
+"""
 
 import contextlib
 from unittest import mock
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, HeliosDMDScheduler, HeliosPipeline, HeliosPyramidPipeline, HeliosScheduler
+from diffusers import (
+    AutoencoderKLWan,
+    HeliosDMDScheduler,
+    HeliosPipeline,
+    HeliosPyramidPipeline,
+    HeliosScheduler,
+)
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from helios_jax import HeliosPipeline as OurPipeline
@@ -16,11 +24,20 @@ from helios_jax.models.tokenizer import train_tokenizer
 from .compare import channels_first, channels_last
 from .torch_transformer import TINY, random_transformer
 
-PROMPTS = ["a red ball rolls over green grass", "two blue squares turn slowly, the camera moves left"]
+PROMPTS = [
+    "a red ball rolls over green grass",
+    "two blue squares turn slowly, the camera moves left",
+]
 NEGATIVE = "grey, blurred, nothing moves"
 
 TEXT = dict(vocab_size=120, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
-VAE = dict(base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True])
+VAE = dict(
+    base_dim=8,
+    z_dim=4,
+    dim_mult=[1, 1, 1, 1],
+    num_res_blocks=1,
+    temperal_downsample=[False, True, True],
+)
 STATISTICS = dict(latents_mean=[-0.3, 0.1, 0.4, 0.0], latents_std=[1.4, 0.8, 1.1, 2.0])
 
 OPTIONS = {
@@ -37,19 +54,35 @@ def make_pair(variant: str, folder, seed: int = 0):
     train_tokenizer([*PROMPTS, NEGATIVE] * 20, vocab_size=100).save(folder / "tokenizer.json")
     parts = dict(
         tokenizer=PreTrainedTokenizerFast(
-            tokenizer_file=str(folder / "tokenizer.json"), eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+            tokenizer_file=str(folder / "tokenizer.json"),
+            eos_token="</s>",
+            unk_token="<unk>",
+            pad_token="<pad>",
         ),
         vae=randomised(AutoencoderKLWan(**VAE, **STATISTICS).eval()),
-        text_encoder=randomised(UMT5EncoderModel(UMT5Config(**TEXT, feed_forward_proj="gated-gelu", dropout_rate=0.0)).eval()),
+        text_encoder=randomised(
+            UMT5EncoderModel(
+                UMT5Config(**TEXT, feed_forward_proj="gated-gelu", dropout_rate=0.0)
+            ).eval()
+        ),
         transformer=model,
     )
-    shift = dict(use_dynamic_shifting=True, time_shift_type="linear" if variant == "distilled" else "exponential")
+    shift = dict(
+        use_dynamic_shifting=True,
+        time_shift_type="linear" if variant == "distilled" else "exponential",
+    )
     if variant == "base":
-        theirs = HeliosPipeline(**parts, scheduler=HeliosScheduler(stages=1, stage_range=[0, 1], **shift))
+        theirs = HeliosPipeline(
+            **parts, scheduler=HeliosScheduler(stages=1, stage_range=[0, 1], **shift)
+        )
     elif variant == "mid":
-        theirs = HeliosPyramidPipeline(**parts, scheduler=HeliosScheduler(**shift), is_cfg_zero_star=True)
+        theirs = HeliosPyramidPipeline(
+            **parts, scheduler=HeliosScheduler(**shift), is_cfg_zero_star=True
+        )
     else:
-        theirs = HeliosPyramidPipeline(**parts, scheduler=HeliosDMDScheduler(**shift), is_distilled=True)
+        theirs = HeliosPyramidPipeline(
+            **parts, scheduler=HeliosDMDScheduler(**shift), is_distilled=True
+        )
     theirs.set_progress_bar_config(disable=True)
     theirs.save_pretrained(folder / "diffusers")
     from_torch(folder / "diffusers", folder / "ours", progress=False)
@@ -71,8 +104,18 @@ def randomised(module: torch.nn.Module):
     return module.requires_grad_(False)
 
 
-def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise], height: int, width: int, draws=(), **conditioning):
-    """Run a Diffusers pipeline on our noise: latents [B T H W C] in model space, and frames [B F Y X 3] in [0, 1].
+def run_torch(
+    pipeline,
+    variant: str,
+    prompts: list[str],
+    noise: list[ChunkNoise],
+    height: int,
+    width: int,
+    draws=(),
+    **conditioning,
+):
+    """Run a Diffusers pipeline on our noise: latents [B T H W C] in model space, and frames [B F Y
+    X 3] in [0, 1].
 
     ``conditioning`` are further arguments of the pipeline, and ``draws`` what it draws for them.
     """
@@ -80,36 +123,56 @@ def run_torch(pipeline, variant: str, prompts: list[str], noise: list[ChunkNoise
     unit = iter([channels_first(chunk.latents) for chunk in noise])
     blocks = iter([channels_first(block) for chunk in noise for block in chunk.blocks])
     pipeline.prepare_latents = lambda *args, **kwargs: next(unit).clone()
-    # The float32 Cholesky factor of the singular covariance does not exist: the finished noise is injected instead.
+    # The float32 Cholesky factor of the singular covariance does not exist: the finished noise is
+    # injected instead.
     pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
     forward, decode, decoded = pipeline.transformer.forward, pipeline.vae.decode, []
-    # CFG-Zero* takes a view that needs contiguous velocities, which the transformer does not return.
+    # CFG-Zero* takes a view that needs contiguous velocities, which the transformer does not
+    # return.
     contiguous = lambda *args, **kwargs: tuple(out.contiguous() for out in forward(*args, **kwargs))
     record = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
-    pyramid = dict(pyramid_num_inference_steps_list=list(options["steps"]), is_amplify_first_chunk=variant == "distilled")
+    pyramid = dict(
+        pyramid_num_inference_steps_list=list(options["steps"]),
+        is_amplify_first_chunk=variant == "distilled",
+    )
     patch = mock.patch.object
-    with injected(draws), patch(pipeline.transformer, "forward", contiguous), patch(pipeline.vae, "decode", record):
+    with (
+        injected(draws),
+        patch(pipeline.transformer, "forward", contiguous),
+        patch(pipeline.vae, "decode", record),
+    ):
         frames = pipeline(
             prompt=prompts, negative_prompt=[NEGATIVE] * len(prompts), height=height, width=width, num_frames=33 * len(noise),
             guidance_scale=options["guidance_scale"], output_type="np",
             **(dict(num_inference_steps=options["steps"][0]) if variant == "base" else pyramid), **conditioning,
         ).frames  # fmt: skip
-    mean, std = (np.asarray(pipeline.vae.config[name], np.float32) for name in ("latents_mean", "latents_std"))
+    mean, std = (
+        np.asarray(pipeline.vae.config[name], np.float32)
+        for name in ("latents_mean", "latents_std")
+    )
     return (channels_last(torch.cat(decoded, dim=2)) - mean) / std, frames
 
 
 @contextlib.contextmanager
 def injected(draws):
-    """Where Diffusers would draw noise, normal or uniform, it gets these tensors, in this order; another number or shape is an error."""
+    """Where Diffusers would draw noise, normal or uniform, it gets these tensors, in this order;
+    another number or shape is an error.
+    """
     left = iter(draws)
 
     def draw(shape, **_):
         tensor = next(left)
-        assert tensor.shape == tuple(shape), f"{tuple(tensor.shape)} is given where {tuple(shape)} is drawn"
+        assert tensor.shape == tuple(shape), (
+            f"{tuple(tensor.shape)} is given where {tuple(shape)} is drawn"
+        )
         return tensor
 
     with contextlib.ExitStack() as patches:
-        for module in ("models.autoencoders.vae", "pipelines.helios.pipeline_helios", "pipelines.helios.pipeline_helios_pyramid"):
+        for module in (
+            "models.autoencoders.vae",
+            "pipelines.helios.pipeline_helios",
+            "pipelines.helios.pipeline_helios_pyramid",
+        ):
             patches.enter_context(mock.patch(f"diffusers.{module}.randn_tensor", draw))
         patches.enter_context(mock.patch("torch.rand", lambda *shape, **_: draw(shape)))
         yield
@@ -118,4 +181,7 @@ def injected(draws):
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Peak signal-to-noise ratio of frames in [0, 1], in dB."""
-    return float(-10 * np.log10(np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2)))
+    return float(
+        -10
+        * np.log10(np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2))
+    )

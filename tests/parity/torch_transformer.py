@@ -32,7 +32,11 @@ def random_transformer(seed: int = 0, **config) -> HeliosTransformer3DModel:
 def config_from_torch(model: HeliosTransformer3DModel) -> TransformerConfig:
     fields = TransformerConfig.__dataclass_fields__
     return TransformerConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in model.config.items() if name in fields}
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in model.config.items()
+            if name in fields
+        }
     )
 
 
@@ -46,7 +50,10 @@ def params_from_torch(model: HeliosTransformer3DModel) -> dict:
         return {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
 
     def conv(name):
-        return {"kernel": state[f"{name}.weight"].transpose(2, 3, 4, 1, 0), "bias": state[f"{name}.bias"]}
+        return {
+            "kernel": state[f"{name}.weight"].transpose(2, 3, 4, 1, 0),
+            "bias": state[f"{name}.bias"],
+        }
 
     def joint(block, names):
         parts = [linear(f"{block}.{name}") for name in names]
@@ -71,7 +78,12 @@ def params_from_torch(model: HeliosTransformer3DModel) -> dict:
             "scale_shift_table": state[f"{name}.scale_shift_table"][0],
             "attn1": attention(f"{name}.attn1", "qkv", ("to_q", "to_k", "to_v")),
             "attn2": attention(f"{name}.attn2", "kv", ("to_k", "to_v"))
-            | {"q": {"kernel": query["kernel"].reshape(D, *heads), "bias": query["bias"].reshape(heads)}},
+            | {
+                "q": {
+                    "kernel": query["kernel"].reshape(D, *heads),
+                    "bias": query["bias"].reshape(heads),
+                }
+            },
             "norm2": {"scale": state[f"{name}.norm2.weight"], "bias": state[f"{name}.norm2.bias"]},
             "ffn": {"up": linear(f"{name}.ffn.net.0.proj"), "down": linear(f"{name}.ffn.net.2")},
         }
@@ -80,11 +92,22 @@ def params_from_torch(model: HeliosTransformer3DModel) -> dict:
         return tree
 
     time_proj = linear("condition_embedder.time_proj")
-    tree = {name: conv(name) for name in ("patch_embedding", "patch_short", "patch_mid", "patch_long")}
+    tree = {
+        name: conv(name) for name in ("patch_embedding", "patch_short", "patch_mid", "patch_long")
+    }
     tree |= {
-        "time_embedder": {name: linear(f"condition_embedder.time_embedder.{name}") for name in ("linear_1", "linear_2")},
-        "text_embedder": {name: linear(f"condition_embedder.text_embedder.{name}") for name in ("linear_1", "linear_2")},
-        "time_proj": {"kernel": time_proj["kernel"].reshape(D, 6, D), "bias": time_proj["bias"].reshape(6, D)},
+        "time_embedder": {
+            name: linear(f"condition_embedder.time_embedder.{name}")
+            for name in ("linear_1", "linear_2")
+        },
+        "text_embedder": {
+            name: linear(f"condition_embedder.text_embedder.{name}")
+            for name in ("linear_1", "linear_2")
+        },
+        "time_proj": {
+            "kernel": time_proj["kernel"].reshape(D, 6, D),
+            "bias": time_proj["bias"].reshape(6, D),
+        },
         "norm_out": {"scale_shift_table": state["norm_out.scale_shift_table"][0]},
         "proj_out": linear("proj_out"),
         "blocks": _stack([block(i) for i in range(cfg.num_layers)]),
@@ -100,7 +123,9 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def _map(function, *trees):
     return {
-        key: _map(function, *(t[key] for t in trees)) if isinstance(trees[0][key], dict) else function(*(t[key] for t in trees))
+        key: _map(function, *(t[key] for t in trees))
+        if isinstance(trees[0][key], dict)
+        else function(*(t[key] for t in trees))
         for key in trees[0]
     }
 

@@ -13,7 +13,9 @@ _VAE_NAMES = (
 
 
 def vae_params_from_torch(state_dict):
-    """The VAE's parameter tree: kernels [O, I, ...] become [..., I, O], and the ones of gamma's shape go."""
+    """The VAE's parameter tree: kernels [O, I, ...] become [..., I, O], and the ones of gamma's
+    shape go.
+    """
     flat = {}
     for name, tensor in state_dict.items():
         array = tensor.detach().cpu().float().numpy()

@@ -13,7 +13,12 @@ def umt5_params_from_torch(state_dict, config: TextEncoderConfig):
         return state_dict[name].detach().float().numpy()
 
     def stack(name, convert=lambda w: w):
-        return np.stack([convert(tensor(f"encoder.block.{i}.layer.{name}.weight")) for i in range(config.num_layers)])
+        return np.stack(
+            [
+                convert(tensor(f"encoder.block.{i}.layer.{name}.weight"))
+                for i in range(config.num_layers)
+            ]
+        )
 
     qkv = [stack(f"0.SelfAttention.{n}", lambda w: w.T.reshape(-1, *heads)) for n in "qkv"]
     return {
@@ -22,11 +27,16 @@ def umt5_params_from_torch(state_dict, config: TextEncoderConfig):
             "attention": {
                 "qkv": {"kernel": np.stack(qkv, axis=2)},
                 "out": {"kernel": stack("0.SelfAttention.o", lambda w: w.T.reshape(*heads, -1))},
-                "relative_attention_bias": {"embedding": stack("0.SelfAttention.relative_attention_bias")},
+                "relative_attention_bias": {
+                    "embedding": stack("0.SelfAttention.relative_attention_bias")
+                },
             },
             "attention_norm": {"scale": stack("0.layer_norm")},
             "ffn_norm": {"scale": stack("1.layer_norm")},
-            "ffn": {n: {"kernel": stack(f"1.DenseReluDense.{n}", np.transpose)} for n in ("wi_0", "wi_1", "wo")},
+            "ffn": {
+                n: {"kernel": stack(f"1.DenseReluDense.{n}", np.transpose)}
+                for n in ("wi_0", "wi_1", "wo")
+            },
         },
         "final_norm": {"scale": tensor("encoder.final_layer_norm.weight")},
     }

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_schedule
 from helios_jax.diffusion.solvers import solver_table
 from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
-from helios_jax.models.weights import abstract_params
 from helios_jax.sampling.chunk import ChunkPlan, _solve, sample_chunk, step_kinds
 
 from .conftest import TOY
@@ -27,22 +27,34 @@ def stage(velocity, zeros, steps=4):
     """One stage of UniPC, whose times are the indices of its steps."""
     table = solver_table("unipc", make_schedule(SchedulerConfig(), 0, steps, 540).sigmas)
     indices = TimeEmbedding(jnp.arange(steps, dtype=jnp.float32)[:, None], jnp.zeros((steps, 6, 1)))
-    parts = [(lambda sample, time: jnp.zeros_like(sample), zeros), (lambda sample, time: velocity(sample, time.temb[0]), steps - zeros)]
+    parts = [
+        (lambda sample, time: jnp.zeros_like(sample), zeros),
+        (lambda sample, time: velocity(sample, time.temb[0]), steps - zeros),
+    ]
     return _solve([part for part in parts if part[1]], START, table, indices)
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 4])
 def test_zero_velocity_of_first_steps_needs_no_network(zeros):
-    """CFG-Zero*'s first steps, left out, give what running the network and multiplying by zero gives."""
+    """CFG-Zero*'s first steps, left out, give what running the network and multiplying by zero
+    gives.
+    """
     velocity = lambda sample, index: 0.8 * sample + 0.1 * index
-    multiplied = stage(lambda sample, index: velocity(sample, index) * (index >= zeros).astype(jnp.float32), zeros=0)
+    multiplied = stage(
+        lambda sample, index: velocity(sample, index) * (index >= zeros).astype(jnp.float32),
+        zeros=0,
+    )
     np.testing.assert_allclose(stage(velocity, zeros), multiplied, rtol=1e-5, atol=2e-6)
 
 
 def test_kinds_of_steps():
-    """Guidance is used within its interval, ends included; CFG-Zero*'s first steps are those of the first stage of a guided video."""
+    """Guidance is used within its interval, ends included; CFG-Zero*'s first steps are those of the
+    first stage of a guided video.
+    """
     levels = np.array([0.9, 0.8, 0.5, 0.1])
-    plan = ChunkPlan((4,), guided=True, guidance_interval=(0.5, 0.8), cfg_zero_star=True, zero_init_steps=1)
+    plan = ChunkPlan(
+        (4,), guided=True, guidance_interval=(0.5, 0.8), cfg_zero_star=True, zero_init_steps=1
+    )
     assert step_kinds(plan, 0, levels) == ["zero", "guided", "guided", "prompt"]
     assert step_kinds(plan, 1, levels) == ["prompt", "guided", "guided", "prompt"]
     assert step_kinds(plan._replace(zero_init_steps=9), 0, levels) == ["zero"] * 4
@@ -56,8 +68,17 @@ def test_steps_outside_the_interval_follow_the_prompt_alone(guided):
     def latents(scale, interval=(0.0, 1.0)):
         changes = dict(cfg_zero_star=False, zero_init_steps=0, guidance_interval=interval)
         pipeline = copy.copy(guided)
-        pipeline.config = dataclasses.replace(guided.config, sample=dataclasses.replace(guided.config.sample, **changes))
-        return pipeline.generate("a red ball", "blur", num_frames=33, steps=(2, 1, 1), guidance_scale=scale, output="latent")
+        pipeline.config = dataclasses.replace(
+            guided.config, sample=dataclasses.replace(guided.config.sample, **changes)
+        )
+        return pipeline.generate(
+            "a red ball",
+            "blur",
+            num_frames=33,
+            steps=(2, 1, 1),
+            guidance_scale=scale,
+            output="latent",
+        )
 
     alone, some, everywhere = latents(1.0), latents(3.0, (0.4, 0.8)), latents(3.0)
     np.testing.assert_allclose(latents(3.0, (1.0, 1.0)), alone, rtol=1e-5, atol=1e-5)
@@ -66,14 +87,25 @@ def test_steps_outside_the_interval_follow_the_prompt_alone(guided):
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_latents_of_a_bfloat16_model_stay_float32(guided):
-    """Sample, solver and history are float32 from chunk to chunk; only the network computes in bfloat16."""
+    """Sample, solver and history are float32 from chunk to chunk; only the network computes in
+    bfloat16.
+    """
     model = HeliosTransformer(TOY.transformer, jnp.bfloat16)
     params = abstract_params(TOY, jnp.bfloat16)["transformer"]
     apply = functools.partial(model.apply, method="embed_text")
-    text = jax.eval_shape(lambda params, text: apply({"params": params}, text), params, jnp.zeros((1 + guided, 3, 16), jnp.bfloat16))
-    noise = jax.eval_shape(lambda keys: draw_chunk_noise(keys, 0, (9, 8, 16, 4), 3, 1 / 3), jax.random.split(jax.random.key(0), 1))
+    text = jax.eval_shape(
+        lambda params, text: apply({"params": params}, text),
+        params,
+        jnp.zeros((1 + guided, 3, 16), jnp.bfloat16),
+    )
+    noise = jax.eval_shape(
+        lambda keys: draw_chunk_noise(keys, 0, (9, 8, 16, 4), 3, 1 / 3),
+        jax.random.split(jax.random.key(0), 1),
+    )
     plan = ChunkPlan((2, 1, 1), guided, cfg_zero_star=guided, zero_init_steps=1)
     run = functools.partial(sample_chunk, model=model, scheduler=SchedulerConfig(), plan=plan)
-    state, latents = jax.eval_shape(run, params, start_history((1, 8, 16, 4), (16, 2, 1)), noise, text, jnp.float32(3))
+    state, latents = jax.eval_shape(
+        run, params, start_history((1, 8, 16, 4), (16, 2, 1)), noise, text, jnp.float32(3)
+    )
     assert text.key.dtype == jnp.bfloat16
     assert latents.dtype == state.ring.dtype == state.anchor.dtype == jnp.float32

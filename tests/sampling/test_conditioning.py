@@ -19,7 +19,9 @@ CLEAN = dict(image_noise=(0.0, 0.0), video_noise=(0.0, 0.0))
 
 
 class Means(VAE):
-    """Latents are means of the pixels they cover, and certain: enough to see where a frame has gone, and nothing to compile."""
+    """Latents are means of the pixels they cover, and certain: enough to see where a frame has
+    gone, and nothing to compile.
+    """
 
     def setup(self):
         pass
@@ -27,7 +29,9 @@ class Means(VAE):
     def encode(self, video):
         cells = video.reshape(*video.shape[:2], 8, 8, 16, 8, 3).mean((3, 5, 6))
         groups = cells[:, 1:].reshape(len(cells), -1, 4, 8, 16).mean(2)
-        mean = jnp.concatenate([cells[:, :1], groups], axis=1)[..., None] * jnp.ones((1, 1, 1, 1, 4))
+        mean = jnp.concatenate([cells[:, :1], groups], axis=1)[..., None] * jnp.ones(
+            (1, 1, 1, 1, 4)
+        )
         return mean, jnp.full_like(mean, -1e9)
 
 
@@ -45,7 +49,9 @@ def start(batch=1, seeds=(0,), **options):
 
 def video(frames, batch=1):
     """Frame f is as bright as f."""
-    return np.broadcast_to(np.arange(frames, dtype=np.uint8)[None, :, None, None, None], (batch, frames, *PIXELS))
+    return np.broadcast_to(
+        np.arange(frames, dtype=np.uint8)[None, :, None, None, None], (batch, frames, *PIXELS)
+    )
 
 
 def brightness(latents):
@@ -70,9 +76,15 @@ def test_image_is_anchor_and_newest_frame():
     assert state.anchored
 
 
-@pytest.mark.parametrize(("frames", "first"), [(33, 0), (65, 32), (66, 0), (70, 4), (99, 0), (169, 70)], ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("frames", "first"),
+    [(33, 0), (65, 32), (66, 0), (70, 4), (99, 0), (169, 70)],
+    ids=lambda value: str(value),
+)
 def test_video_is_read_from_its_end_in_pieces_of_a_chunk(frames, first):
-    """The last 33k frames, in pieces that begin with a single frame; the newest 19 latent frames stay; the anchor is the very first frame."""
+    """The last 33k frames, in pieces that begin with a single frame; the newest 19 latent frames
+    stay; the anchor is the very first frame.
+    """
     state = start(video=video(frames), **CLEAN)
     pieces = [[start, *(start + 2.5 + 4 * np.arange(8))] for start in range(first, frames, 33)]
     expected = np.concatenate(pieces)[-19:]
@@ -82,7 +94,9 @@ def test_video_is_read_from_its_end_in_pieces_of_a_chunk(frames, first):
 
 
 def test_only_pieces_that_reach_the_window_are_encoded():
-    """Three pieces are, of however many, and the state is that of the last three alone, noise and all, but for the anchor."""
+    """Three pieces are, of however many, and the state is that of the last three alone, noise and
+    all, but for the anchor.
+    """
     request = make_request(TOY)
     long = make_conditioning(request, video=video(33 * 6))
     assert [piece.shape[1] for piece in long.pieces] == [33, 33, 33]
@@ -93,7 +107,9 @@ def test_only_pieces_that_reach_the_window_are_encoded():
 
 @pytest.mark.parametrize(("history", "filled"), [("still", 1), ("window", 9), ("anchor", 0)])
 def test_histories_of_an_image(history, filled):
-    """The newest frame alone; with the noise of training on the zeros of its nine; or the anchor alone."""
+    """The newest frame alone; with the noise of training on the zeros of its nine; or the anchor
+    alone.
+    """
     image = video(1)[:, 0]
     state = start(image=image, image_history=history, video_noise=(0.3, 0.3))
     still = start(image=image, video_noise=(0.3, 0.3))
@@ -106,14 +122,18 @@ def test_histories_of_an_image(history, filled):
 
 
 def test_noise_lies_within_its_ranges():
-    """Sigma 0 leaves a frame, 1 leaves nothing of it; the anchor obeys one range, the ring the other, each frame with a sigma of its own."""
+    """Sigma 0 leaves a frame, 1 leaves nothing of it; the anchor obeys one range, the ring the
+    other, each frame with a sigma of its own.
+    """
     draws = draw_conditioning_noise(keys(0), 1, SHAPE)
     clean = start(video=video(33), **CLEAN)
     state = start(video=video(33), image_noise=(1.0, 1.0), video_noise=(0.2, 0.6))
     np.testing.assert_allclose(state.anchor, draws.anchor.noise, rtol=1e-6)
     sigma = np.asarray(0.2 + 0.4 * draws.pieces[0].sigma)[:, :, None, None, None]
     assert np.ptp(sigma) > 0.1
-    expected = (1 - sigma) * np.asarray(clean.ring[:, -9:]) + sigma * np.asarray(draws.pieces[0].noise)
+    expected = (1 - sigma) * np.asarray(clean.ring[:, -9:]) + sigma * np.asarray(
+        draws.pieces[0].noise
+    )
     np.testing.assert_allclose(state.ring[:, -9:], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -137,13 +157,20 @@ def test_posterior_is_sampled():
 
 def test_draws_of_a_video_do_not_depend_on_its_batch():
     """Nor does its start, from an image of its own or one that serves all; every draw is another."""
-    both, alone = draw_conditioning_noise(keys(3, 4), 2, SHAPE), draw_conditioning_noise(keys(4), 2, SHAPE)
+    both, alone = (
+        draw_conditioning_noise(keys(3, 4), 2, SHAPE),
+        draw_conditioning_noise(keys(4), 2, SHAPE),
+    )
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1:], y), both, alone)
     shared, own = start(2, (3, 4), image=video(1)[:, 0]), start(1, (4,), image=video(1)[:, 0])
     np.testing.assert_allclose(shared.ring[1:], own.ring, rtol=1e-5, atol=1e-6)
     assert np.abs(shared.ring[0] - shared.ring[1]).max() > 0.1
     chunk = draw_chunk_noise(keys(4), 0, SHAPE, 1, 1 / 3)
-    normal = [chunk.latents, *(clip.posterior for clip in alone.pieces), *(clip.noise for clip in alone.pieces)]
+    normal = [
+        chunk.latents,
+        *(clip.posterior for clip in alone.pieces),
+        *(clip.noise for clip in alone.pieces),
+    ]
     correlation = np.corrcoef([np.ravel(draw) for draw in normal])
     assert np.abs(correlation - np.eye(len(normal))).max() < 0.06
 
@@ -152,14 +179,26 @@ def test_draws_of_a_video_do_not_depend_on_its_batch():
     ("options", "message"),
     [
         (dict(image=video(1)[:, 0], video=video(33)), "an image and a video are given"),
-        (dict(image=video(1)), r"image must be an array of uint8 \[1, 64, 128, 3\], not uint8 \[1, 1, 64, 128, 3\]"),
+        (
+            dict(image=video(1)),
+            r"image must be an array of uint8 \[1, 64, 128, 3\], not uint8 \[1, 1, 64, 128, 3\]",
+        ),
         (dict(image=video(1)[:, 0, :32]), r"not uint8 \[1, 32, 128, 3\]"),
         (dict(image=video(1, 2)[:, 0]), r"not uint8 \[2, 64, 128, 3\]"),
         (dict(image=video(1)[:, 0].astype(np.float32)), r"not float32 \[1, 64, 128, 3\]"),
         (dict(image="cat.png"), "not str"),
-        (dict(video=video(33)[0]), r"video must be an array of uint8 \[1, frames, 64, 128, 3\], not uint8 \[33, 64, 128, 3\]"),
-        (dict(video=video(32)), "video of 32 frames is too short: at least one chunk, 33 frames, is needed"),
-        (dict(image_noise=(0.2, 0.1)), r"image_noise=\(0.2, 0.1\) must be two numbers, 0 <= least <= largest <= 1"),
+        (
+            dict(video=video(33)[0]),
+            r"video must be an array of uint8 \[1, frames, 64, 128, 3\], not uint8 \[33, 64, 128, 3\]",
+        ),
+        (
+            dict(video=video(32)),
+            "video of 32 frames is too short: at least one chunk, 33 frames, is needed",
+        ),
+        (
+            dict(image_noise=(0.2, 0.1)),
+            r"image_noise=\(0.2, 0.1\) must be two numbers, 0 <= least <= largest <= 1",
+        ),
         (dict(video_noise=(0.2,)), r"video_noise=\(0.2,\) must be two numbers"),
         (dict(video_noise=(0.5, 1.5)), "video_noise"),
         (dict(image_history="none"), "image_history='none' must be one of still, window, anchor"),
@@ -175,8 +214,12 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), np.uint8).repea
 
 
 def test_a_start_costs_no_program_a_chunk(pipeline):
-    """Chunks after an image and chunks after nothing are made by the same programs, with a new anchor or without."""
-    run = lambda **options: pipeline.generate("a red ball", num_frames=99, output="latent", **options)
+    """Chunks after an image and chunks after nothing are made by the same programs, with a new
+    anchor or without.
+    """
+    run = lambda **options: pipeline.generate(
+        "a red ball", num_frames=99, output="latent", **options
+    )
     plain, moved = run(), run(image=IMAGE, skip_first_chunk=True)
     assert np.abs(plain - moved).max() > 1e-3
     again = IMAGE[:, ::-1]
@@ -189,8 +232,19 @@ def test_anchor_is_the_image_for_the_whole_run_unless_the_first_chunk_is_skipped
 
     def run(**options):
         records = []
-        list(pipeline.stream("a red ball", num_frames=99, output="latent", image=IMAGE, on_chunk=records.append, **options))
-        return np.concatenate([record.latents for record in records], axis=1), [record.state.history.anchor for record in records]
+        list(
+            pipeline.stream(
+                "a red ball",
+                num_frames=99,
+                output="latent",
+                image=IMAGE,
+                on_chunk=records.append,
+                **options,
+            )
+        )
+        return np.concatenate([record.latents for record in records], axis=1), [
+            record.state.history.anchor for record in records
+        ]
 
     latents, anchors = run()
     for anchor in anchors[1:]:

@@ -19,12 +19,23 @@ CHUNKS = 44
 
 @pytest.mark.slow
 def test_forty_four_chunks_cost_what_the_first_ones_cost(pipeline, tmp_path):
-    """1452 frames, six prompts blended into one another, one chunk ahead, with statistics: resident memory after the last chunk is within 2 % of that
-    after the fourth, nothing compiles after the second, no chunk takes longer for being late, and every frame is in the file."""
+    """1452 frames, six prompts blended into one another, one chunk ahead, with statistics: resident
+    memory after the last chunk is within 2 % of that after the fourth, nothing compiles after the
+    second, no chunk takes longer for being late, and every frame is in the file.
+    """
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # return large buffers when they are freed: what glibc keeps of them comes and goes in steps of 20 MB
+    if hasattr(
+        libc, "mallopt"
+    ):  # return large buffers when they are freed: what glibc keeps of them comes and goes in steps of 20 MB
         libc.mallopt(-3, 2**16)  # M_MMAP_THRESHOLD
-    prompts = ["a red ball", "two blue squares", "the quick brown fox", "green grass", "a lazy dog", "a ball rolls over grass"]
+    prompts = [
+        "a red ball",
+        "two blue squares",
+        "the quick brown fox",
+        "green grass",
+        "a lazy dog",
+        "a ball rolls over grass",
+    ]
     schedule = PromptSchedule.of([PromptEntry(prompt, 7, 1) for prompt in prompts])
     rows, memory, seconds = [], [], []
     record = lambda record: rows.extend(chunk_rows(record.index, record.latents, record.frames))
@@ -41,10 +52,16 @@ def test_forty_four_chunks_cost_what_the_first_ones_cost(pipeline, tmp_path):
         receive()
         receive()
         assert count_compilations(lambda: [receive() for _ in range(CHUNKS - 2)]) == 0
-    assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "minute.mp4") == (33 * CHUNKS, pytest.approx(33 * CHUNKS / 24, abs=0.05))
+    assert imageio_ffmpeg.count_frames_and_secs(tmp_path / "minute.mp4") == (
+        33 * CHUNKS,
+        pytest.approx(33 * CHUNKS / 24, abs=0.05),
+    )
     assert len(rows) == CHUNKS
     assert abs(memory[-1] - memory[3]) <= 0.02 * memory[3]
-    early, late = min(seconds[3:23]), min(seconds[23:-1])  # if it grew with the chunk's index, late would be several times early
+    early, late = (
+        min(seconds[3:23]),
+        min(seconds[23:-1]),
+    )  # if it grew with the chunk's index, late would be several times early
     assert late <= 1.5 * early
     print(
         f"{memory[3] / 2**20:.1f} MiB after chunk 4, {memory[-1] / 2**20:.1f} after {CHUNKS}; CPU seconds a chunk {early:.2f} early, {late:.2f} late"

@@ -17,7 +17,9 @@ PROMPT = "a red ball rolls over green grass"
 def count_compilations(run):
     """Programs compiled while ``run`` runs."""
     compiled = []
-    listen = lambda event, seconds, **_: compiled.append(event) if event == "/jax/core/compile/backend_compile_duration" else None
+    listen = lambda event, seconds, **_: (
+        compiled.append(event) if event == "/jax/core/compile/backend_compile_duration" else None
+    )
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         run()
@@ -28,10 +30,15 @@ def count_compilations(run):
 
 @pytest.mark.slow
 def test_second_request_of_the_same_shape_compiles_nothing(pipeline):
-    """Other prompt, other seed, same shape: every program is there already, and one chunk program serves all chunks but the first."""
+    """Other prompt, other seed, same shape: every program is there already, and one chunk program
+    serves all chunks but the first.
+    """
     assert count_compilations(lambda: jax.jit(lambda: 1 + 1)()) > 0
     pipeline.generate(PROMPT, num_frames=70)
-    assert count_compilations(lambda: pipeline.generate("two blue squares", num_frames=99, seed=5)) == 0
+    assert (
+        count_compilations(lambda: pipeline.generate("two blue squares", num_frames=99, seed=5))
+        == 0
+    )
 
 
 def test_device_memory_does_not_grow_with_the_number_of_chunks(pipeline):
@@ -71,12 +78,21 @@ def test_supplied_noise_takes_the_place_of_the_seed(pipeline):
     keys = jax.vmap(jax.random.key)(jnp.array([7]))
     noise = [draw_chunk_noise(keys, chunk, (9, 8, 16, 4), 3, 1 / 3) for chunk in range(2)]
     given = pipeline.generate(PROMPT, noise=noise, num_frames=60, output="latent")
-    np.testing.assert_allclose(given, pipeline.generate(PROMPT, seed=7, num_frames=60, output="latent"), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        given,
+        pipeline.generate(PROMPT, seed=7, num_frames=60, output="latent"),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_text_cache_is_as_long_as_the_prompt_needs(pipeline):
     """Padding is one row with a logit offset, so short prompts have short caches."""
-    assert pipeline.encode_prompts([PROMPT]).key.shape[2] == 64 < pipeline.config.text_encoder.max_sequence_length
+    assert (
+        pipeline.encode_prompts([PROMPT]).key.shape[2]
+        == 64
+        < pipeline.config.text_encoder.max_sequence_length
+    )
 
 
 @pytest.mark.slow
@@ -90,7 +106,9 @@ def test_prompt_matters_and_guidance_leads_away_from_the_negative(guided):
 
 @pytest.mark.slow
 def test_stopwatch_tells_the_stages_apart(guided):
-    """Each pyramid stage has its own seconds, which add up to the transformer's; compilation is apart, and done once for all stopwatches."""
+    """Each pyramid stage has its own seconds, which add up to the transformer's; compilation is
+    apart, and done once for all stopwatches.
+    """
     options = dict(num_frames=33, output="latent")
     with Stopwatch() as stopwatch:
         timed = guided.generate(PROMPT, stopwatch=stopwatch, **options)
@@ -101,7 +119,9 @@ def test_stopwatch_tells_the_stages_apart(guided):
     assert seconds["compile"] > 0
     np.testing.assert_allclose(timed, guided.generate(PROMPT, **options), rtol=1e-4, atol=1e-5)
     with Stopwatch() as stopwatch:
-        assert count_compilations(lambda: guided.generate(PROMPT, stopwatch=stopwatch, **options)) == 0
+        assert (
+            count_compilations(lambda: guided.generate(PROMPT, stopwatch=stopwatch, **options)) == 0
+        )
 
 
 @pytest.mark.parametrize(

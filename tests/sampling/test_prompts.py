@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from helios_jax.sampling.prompts import PromptChange, PromptEntry, PromptSchedule, make_schedule, read_schedules
+from helios_jax.sampling.prompts import (
+    PromptChange,
+    PromptEntry,
+    PromptSchedule,
+    make_schedule,
+    read_schedules,
+)
 from helios_jax.sampling.request import RequestError
 
 ENTRIES = [PromptEntry("a", 7), PromptEntry("b", 7, 1), PromptEntry("c", 7, 1)]
@@ -26,22 +32,43 @@ def reference_text(chunk, interval=7, steps=3, prompts="abc"):
     if index == 0 or position >= steps:
         return {prompts[index]: 1.0}
     weight = position / (steps - 1)
-    return {prompt: share for prompt, share in ((prompts[index - 1], 1 - weight), (prompts[index], weight)) if share}
+    return {
+        prompt: share
+        for prompt, share in ((prompts[index - 1], 1 - weight), (prompts[index], weight))
+        if share
+    }
 
 
 def test_a_prompt_takes_over_on_time_and_the_last_one_holds():
     schedule = PromptSchedule.of(ENTRIES)
-    assert [text(schedule, chunk) for chunk in (6, 7, 8, 13)] == [{"a": 1}, {"a": 0.5, "b": 0.5}, {"b": 1}, {"b": 1}]
-    assert [text(schedule, chunk) for chunk in (14, 15, 20, 21, 500)] == [{"b": 0.5, "c": 0.5}, {"c": 1}, {"c": 1}, {"c": 1}, {"c": 1}]
+    assert [text(schedule, chunk) for chunk in (6, 7, 8, 13)] == [
+        {"a": 1},
+        {"a": 0.5, "b": 0.5},
+        {"b": 1},
+        {"b": 1},
+    ]
+    assert [text(schedule, chunk) for chunk in (14, 15, 20, 21, 500)] == [
+        {"b": 0.5, "c": 0.5},
+        {"c": 1},
+        {"c": 1},
+        {"c": 1},
+        {"c": 1},
+    ]
     assert schedule.chunks == 21
 
 
 def test_reference_takes_over_late_and_falls_back():
-    """With ``reference``, every chunk's text is that of the reference's own rule, before, during and after the schedule."""
+    """With ``reference``, every chunk's text is that of the reference's own rule, before, during
+    and after the schedule.
+    """
     schedule = PromptSchedule.of(ENTRIES, reference=True)
-    assert [text(schedule, chunk) for chunk in range(44)] == [reference_text(chunk) for chunk in range(44)]
+    assert [text(schedule, chunk) for chunk in range(44)] == [
+        reference_text(chunk) for chunk in range(44)
+    ]
     longer = PromptSchedule.of([entry._replace(blend=3) for entry in ENTRIES], reference=True)
-    assert [text(longer, chunk) for chunk in range(44)] == [reference_text(chunk, steps=5) for chunk in range(44)]
+    assert [text(longer, chunk) for chunk in range(44)] == [
+        reference_text(chunk, steps=5) for chunk in range(44)
+    ]
 
 
 def test_a_change_amid_a_blend_starts_from_the_mixture():
@@ -52,11 +79,17 @@ def test_a_change_amid_a_blend_starts_from_the_mixture():
 
 
 def test_what_is_past_can_be_dropped():
-    """The schedule since a chunk gives the same texts from there on, and holds no more prompts than they need."""
-    schedule = PromptSchedule.of([PromptEntry("a", 4), PromptEntry("b", 8, 3), PromptEntry("c", 8, 2)]).change(14, ("d",), 2)
+    """The schedule since a chunk gives the same texts from there on, and holds no more prompts than
+    they need.
+    """
+    schedule = PromptSchedule.of(
+        [PromptEntry("a", 4), PromptEntry("b", 8, 3), PromptEntry("c", 8, 2)]
+    ).change(14, ("d",), 2)
     for chunk in range(20):
         since = schedule.since(chunk)
-        assert [since.at(later) for later in range(chunk, 24)] == [schedule.at(later) for later in range(chunk, 24)]
+        assert [since.at(later) for later in range(chunk, 24)] == [
+            schedule.at(later) for later in range(chunk, 24)
+        ]
     assert schedule.since(18).prompts() == ["d"]
 
 
@@ -69,12 +102,20 @@ def test_prompts_are_spread_over_a_batch():
 
 
 def test_a_table_in_the_references_columns(tmp_path):
-    """Rows are grouped by id and sorted by index as numbers; a refined prompt is preferred, and more columns are allowed."""
+    """Rows are grouped by id and sorted by index as numbers; a refined prompt is preferred, and
+    more columns are allowed.
+    """
     path = tmp_path / "prompts.csv"
-    path.write_text('id,prompt_index,prompt,refined_prompt,note\n7,10,third,,x\n7,2,second,"second, refined",\n312,0,only,,\n7,0,first,,\n')
+    path.write_text(
+        'id,prompt_index,prompt,refined_prompt,note\n7,10,third,,x\n7,2,second,"second, refined",\n312,0,only,,\n7,0,first,,\n'
+    )
     schedules = read_schedules(path, chunks=3, blend=1)
     assert list(schedules) == ["7", "312"]
-    assert [change.prompts[0] for change in schedules["7"].changes] == ["first", "second, refined", "third"]
+    assert [change.prompts[0] for change in schedules["7"].changes] == [
+        "first",
+        "second, refined",
+        "third",
+    ]
     assert schedules["7"].chunks == 9
     assert schedules["312"].prompts() == ["only"]
 
@@ -82,8 +123,12 @@ def test_a_table_in_the_references_columns(tmp_path):
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
 def test_a_list_of_entries(suffix, tmp_path):
     path = tmp_path / f"story{suffix}"
-    path.write_text(json.dumps([{"prompt": "a", "chunks": 2}, {"prompt": "b: c", "chunks": 3, "blend": 2}]))
-    assert read_schedules(path) == {"story": PromptSchedule.of([PromptEntry("a", 2), PromptEntry("b: c", 3, 2)])}
+    path.write_text(
+        json.dumps([{"prompt": "a", "chunks": 2}, {"prompt": "b: c", "chunks": 3, "blend": 2}])
+    )
+    assert read_schedules(path) == {
+        "story": PromptSchedule.of([PromptEntry("a", 2), PromptEntry("b: c", 3, 2)])
+    }
 
 
 @pytest.mark.parametrize(
@@ -91,12 +136,20 @@ def test_a_list_of_entries(suffix, tmp_path):
     [
         ("a.csv", "id,prompt\n1,x\n", "the columns prompt_index are missing"),
         ("a.csv", "id,prompt_index,prompt\n", "there is no prompt in it"),
-        ("a.csv", "id,prompt_index,prompt\n1,first,x\n", "line 2: prompt_index 'first' is not a whole number"),
+        (
+            "a.csv",
+            "id,prompt_index,prompt\n1,first,x\n",
+            "line 2: prompt_index 'first' is not a whole number",
+        ),
         ("a.csv", "id,prompt_index,prompt\n1,0, \n", "prompt 0 of the schedule is empty"),
         ("a.yaml", "prompt: x", "must be a list of entries"),
         ("a.yaml", "- {prompt: x, weight: 1}", "entry 0 must be a mapping"),
         ("a.yaml", "- {prompt: yes}", "entry 0: prompt=True must be of type str"),
-        ("a.yaml", "- {prompt: a}\n- {prompt: b, chunks: 2, blend: 2}", "prompt 1 of the schedule is blended over 2 of 2 chunks"),
+        (
+            "a.yaml",
+            "- {prompt: a}\n- {prompt: b, chunks: 2, blend: 2}",
+            "prompt 1 of the schedule is blended over 2 of 2 chunks",
+        ),
         ("a.json", "[", "a.json: while parsing"),
         ("a.json", "[]", "the prompt schedule is empty"),
         ("a.txt", "x", "cannot read .txt"),

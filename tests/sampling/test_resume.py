@@ -31,12 +31,18 @@ np.save(f"{folder}/rest.npy", np.concatenate(list(pipeline.resume(load_state(f"{
 
 @pytest.mark.slow
 def test_three_chunks_and_three_in_a_new_process_are_six_in_one(pipeline, tmp_path):
-    """Bit for bit, on a CPU, in frames; the state of the third chunk is all that the other process is given."""
+    """Bit for bit, on a CPU, in frames; the state of the third chunk is all that the other process
+    is given.
+    """
     states = []
     whole = pipeline.generate(SCHEDULE, seed=5, on_chunk=lambda record: states.append(record.state))
     save_state(tmp_path / "state.safetensors", states[2])
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
-    subprocess.run([sys.executable, "-c", RESUME, json.dumps(to_dict(TOY)), tmp_path], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", RESUME, json.dumps(to_dict(TOY)), tmp_path],
+        env=environment,
+        check=True,
+    )
     rest = np.load(tmp_path / "rest.npy")
     assert rest.shape == (1, 99, 64, 128, 3)
     np.testing.assert_array_equal(rest, whole[:, 99:])

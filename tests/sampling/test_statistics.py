@@ -5,7 +5,13 @@ import xml.etree.ElementTree as ElementTree
 import jax.numpy as jnp
 import numpy as np
 
-from helios_jax.sampling.statistics import chunk_rows, load_statistics, measure_chunk, save_curves, save_statistics
+from helios_jax.sampling.statistics import (
+    chunk_rows,
+    load_statistics,
+    measure_chunk,
+    save_curves,
+    save_statistics,
+)
 
 RNG = np.random.default_rng(0)
 LATENTS = jnp.asarray(2 * RNG.standard_normal((2, 9, 4, 4, 3)), jnp.float32)
@@ -21,7 +27,9 @@ def test_each_statistic_of_each_video():
         "latents_extreme": (np.abs(latents) > 3).mean((1, 2, 3, 4)),
         "frames_mean": pixels.mean((1, 2, 3, 4)),
         "frames_std": pixels.std((1, 2, 3, 4)),
-        "frames_saturation": ((pixels.max(-1) - pixels.min(-1)) / np.maximum(pixels.max(-1), 1e-3)).mean((1, 2, 3)),
+        "frames_saturation": (
+            (pixels.max(-1) - pixels.min(-1)) / np.maximum(pixels.max(-1), 1e-3)
+        ).mean((1, 2, 3)),
         "frames_clipped": np.isin(FRAMES, (0, 255)).mean((1, 2, 3, 4)),
     }
     assert found.keys() == expected.keys()
@@ -37,20 +45,31 @@ def test_table_comes_back(tmp_path):
     for chunk in range(3):
         rows += chunk_rows(chunk, LATENTS * (1 + chunk), jnp.asarray(FRAMES))
         save_statistics(tmp_path / "statistics.csv", rows)
-    assert [(row["chunk"], row["video"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(row["chunk"], row["video"]) for row in rows] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
     assert load_statistics(tmp_path / "statistics.csv") == rows
     assert [path.name for path in tmp_path.iterdir()] == ["statistics.csv"]
 
 
 def test_curves_have_a_line_for_each_statistic_and_video(tmp_path):
-    """Well-formed SVG, whose points lie in their frames; a statistic that never changes, or a single chunk, is no trouble."""
+    """Well-formed SVG, whose points lie in their frames; a statistic that never changes, or a
+    single chunk, is no trouble.
+    """
     for chunks in (1, 3):
         rows = [row for chunk in range(chunks) for row in chunk_rows(chunk, LATENTS * (1 + chunk))]
         save_curves(tmp_path / "curves.svg", [row | {"constant": 1.0} for row in rows])
         root = ElementTree.parse(tmp_path / "curves.svg").getroot()
         lines = [element for element in root if element.tag.endswith("polyline")]
         assert len(lines) == 4 * 2
-        points = np.array([[point.split(",") for point in line.get("points").split()] for line in lines], float)
+        points = np.array(
+            [[point.split(",") for point in line.get("points").split()] for line in lines], float
+        )
         assert points.shape == (8, chunks, 2)
         assert points.min() >= 0
         assert points[..., 0].max() <= float(root.get("width"))

@@ -1,4 +1,6 @@
-"""What a stream promises while it runs: prompts sent between chunks, lookahead, records, and going on from a saved state."""
+"""What a stream promises while it runs: prompts sent between chunks, lookahead, records, and going
+on from a saved state.
+"""
 
 import dataclasses
 import logging
@@ -41,13 +43,22 @@ def plain(pipeline):
 
 
 def test_a_sent_prompt_governs_the_next_chunk(pipeline, plain):
-    """The chunk that ``send`` returns is the first to change; those before are equal to the last bit."""
+    """The chunk that ``send`` returns is the first to change; those before are equal to the last
+    bit.
+    """
     assert changed(latents(pipeline, sent={1: OTHER}), plain) == [False, False, True, True]
 
 
 def test_with_lookahead_a_sent_prompt_governs_the_chunk_after_the_next(pipeline, plain):
-    """The next one is under way already. Lookahead by itself changes nothing; sent too late, a prompt has no effect."""
-    assert changed(latents(pipeline, sent={1: OTHER}, lookahead=1), plain) == [False, False, False, True]
+    """The next one is under way already. Lookahead by itself changes nothing; sent too late, a
+    prompt has no effect.
+    """
+    assert changed(latents(pipeline, sent={1: OTHER}, lookahead=1), plain) == [
+        False,
+        False,
+        False,
+        True,
+    ]
     assert changed(latents(pipeline, sent={2: OTHER}, lookahead=1), plain) == [False] * 4
 
 
@@ -56,13 +67,19 @@ def test_lookahead_begins_a_chunk_before_the_one_before_it_is_yielded(pipeline, 
     monkeypatch.setattr(pipeline, "_sample", lambda *args: begun.append(args[3]) or sample(*args))
     for lookahead, expected in ((0, [1, 2, 3]), (1, [2, 3, 3])):
         begun.clear()
-        assert [len(begun) for _ in pipeline.stream(PROMPT, num_frames=99, lookahead=lookahead, output="latent")] == expected
+        assert [
+            len(begun)
+            for _ in pipeline.stream(PROMPT, num_frames=99, lookahead=lookahead, output="latent")
+        ] == expected
 
 
 def test_a_schedule_is_prompts_sent_on_time(pipeline):
     """A schedule makes the video that sending its prompts at its changes makes, blended alike."""
     schedule = PromptSchedule.of([PromptEntry(PROMPT, 2), PromptEntry(OTHER, 2, 1)])
-    assert changed(latents(pipeline, prompt=schedule), latents(pipeline, sent={1: OTHER}, blend=1)) == [False] * 4
+    assert (
+        changed(latents(pipeline, prompt=schedule), latents(pipeline, sent={1: OTHER}, blend=1))
+        == [False] * 4
+    )
     assert len(list(pipeline.stream(schedule, output="latent"))) == 4
     assert pipeline.generate(schedule._replace(chunks=1)).shape[1] == 33
 
@@ -73,11 +90,16 @@ def test_nothing_compiles_for_a_blend_or_a_sent_prompt(pipeline):
     next(stream)
     next(stream)
     assert count_compilations(lambda: stream.send(OTHER)) == 0
-    assert count_compilations(lambda: [next(stream), stream.send("a quick brown fox"), next(stream)]) == 0
+    assert (
+        count_compilations(lambda: [next(stream), stream.send("a quick brown fox"), next(stream)])
+        == 0
+    )
 
 
 def test_a_prompt_for_each_video(pipeline):
-    """Each video of a batch can be sent its own; a number that does not fit, or an empty one, is refused."""
+    """Each video of a batch can be sent its own; a number that does not fit, or an empty one, is
+    refused.
+    """
     stream = pipeline.stream([PROMPT, OTHER], num_frames=66, output="latent")
     next(stream)
     both = stream.send([PROMPT, PROMPT])
@@ -85,26 +107,41 @@ def test_a_prompt_for_each_video(pipeline):
     next(stream)
     neither = next(stream)
     assert changed(both, neither) == [False, True]
-    for sent, message in ((["a", "b", "c"], "batch=2 does not fit 3 prompts"), (" ", "the prompt is empty")):
+    for sent, message in (
+        (["a", "b", "c"], "batch=2 does not fit 3 prompts"),
+        (" ", "the prompt is empty"),
+    ):
         stream = pipeline.stream([PROMPT, OTHER], num_frames=66, output="latent")
         next(stream)
         with pytest.raises(RequestError, match=message):
             stream.send(sent)
 
 
-@pytest.mark.parametrize("drift", [None, DriftControl(mean_threshold=0.0)], ids=["plain", "drift controlled"])
+@pytest.mark.parametrize(
+    "drift", [None, DriftControl(mean_threshold=0.0)], ids=["plain", "drift controlled"]
+)
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_a_resumed_video_is_the_one_that_was_interrupted(guided, lookahead, drift, tmp_path):
-    """The state of a chunk, saved and loaded, gives the chunks that followed, bit for bit, with a blend under way."""
+    """The state of a chunk, saved and loaded, gives the chunks that followed, bit for bit, with a
+    blend under way.
+    """
     schedule = PromptSchedule.of([PromptEntry(PROMPT, 1), PromptEntry(OTHER, 3, 2)])
     states = []
-    options = dict(seed=3, num_frames=99, drift=drift, on_chunk=lambda record: states.append(record.state), lookahead=lookahead)
+    options = dict(
+        seed=3,
+        num_frames=99,
+        drift=drift,
+        on_chunk=lambda record: states.append(record.state),
+        lookahead=lookahead,
+    )
     whole = list(guided.stream(schedule, "grey", output="latent", **options))
     for chunk in (0, 1):
         save_state(tmp_path / "state.safetensors", states[chunk])
         state = load_state(tmp_path / "state.safetensors")
         for _ in range(2):  # a state can be used again
-            assert changed(list(guided.resume(state, output="latent")), whole[chunk + 1 :]) == [False] * (2 - chunk)
+            assert changed(list(guided.resume(state, output="latent")), whole[chunk + 1 :]) == [
+                False
+            ] * (2 - chunk)
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
@@ -112,15 +149,29 @@ def test_a_video_can_be_made_longer(pipeline, plain):
     """A finished video resumes with more frames, and says so where there are none to make."""
     states = []
     latents(pipeline, chunks=3, on_chunk=lambda record: states.append(record.state))
-    assert changed(list(pipeline.resume(states[-1], num_frames=33 * 4, output="latent")), plain[3:]) == [False]
-    with pytest.raises(RequestError, match="all 3 chunks of num_frames=99 are made: ask for more frames to go on"):
+    assert changed(
+        list(pipeline.resume(states[-1], num_frames=33 * 4, output="latent")), plain[3:]
+    ) == [False]
+    with pytest.raises(
+        RequestError, match="all 3 chunks of num_frames=99 are made: ask for more frames to go on"
+    ):
         pipeline.resume(states[-1])
 
 
 def test_a_state_of_another_model_is_refused(pipeline, guided):
     states = []
-    next(pipeline.stream(PROMPT, num_frames=66, on_chunk=lambda record: states.append(record.state), output="latent"))
-    with pytest.raises(RequestError, match=r"another configuration: scheduler\.solver was dmd, is unipc; scheduler\.time_shift_type was"):
+    next(
+        pipeline.stream(
+            PROMPT,
+            num_frames=66,
+            on_chunk=lambda record: states.append(record.state),
+            output="latent",
+        )
+    )
+    with pytest.raises(
+        RequestError,
+        match=r"another configuration: scheduler\.solver was dmd, is unipc; scheduler\.time_shift_type was",
+    ):
         guided.resume(states[0])
 
 
@@ -128,7 +179,9 @@ def test_a_state_of_another_model_is_refused(pipeline, guided):
 def test_a_file_that_is_no_state_is_refused(content, tmp_path):
     if content is not None:
         (tmp_path / "state.safetensors").write_bytes(content)
-    with pytest.raises(RequestError, match=r"state\.safetensors cannot be read as the saved state of a video"):
+    with pytest.raises(
+        RequestError, match=r"state\.safetensors cannot be read as the saved state of a video"
+    ):
         load_state(tmp_path / "state.safetensors")
 
 
@@ -144,21 +197,34 @@ def test_saved_latents_decode_to_the_frames_that_were_streamed(pipeline):
 
 
 def test_drift_is_left_alone_unless_it_is_controlled(pipeline, plain, caplog):
-    """Where nothing exceeds the thresholds, or only one of two does, the video is as without; else the next chunk is the first to change."""
+    """Where nothing exceeds the thresholds, or only one of two does, the video is as without; else
+    the next chunk is the first to change.
+    """
     rows = []
-    record = lambda record: rows.extend(chunk_rows(record.index, record.latents, record.frames, record.drift))
+    record = lambda record: rows.extend(
+        chunk_rows(record.index, record.latents, record.frames, record.drift)
+    )
     quiet = DriftControl(mean_threshold=100.0, variance_threshold=0.0, when="both")
     assert changed(latents(pipeline, drift=quiet, on_chunk=record), plain) == [False] * 4
     assert [row["corrupted"] for row in rows] == [0.0] * 4
     with caplog.at_level(logging.INFO):
-        assert changed(latents(pipeline, drift=dataclasses.replace(quiet, when="either")), plain) == [False, False, True, True]
-    assert [line.split(": ")[-1] for line in caplog.messages] == ["kept", "corrupted", "corrupted", "corrupted"]
+        assert changed(
+            latents(pipeline, drift=dataclasses.replace(quiet, when="either")), plain
+        ) == [False, False, True, True]
+    assert [line.split(": ")[-1] for line in caplog.messages] == [
+        "kept",
+        "corrupted",
+        "corrupted",
+        "corrupted",
+    ]
     shown = dataclasses.replace(quiet, when="either", corrupt="chunk")
     assert changed(latents(pipeline, drift=shown), plain) == [False, True, True, True]
 
 
 def test_the_velocity_of_a_blended_text_is_that_of_the_blended_embeddings(pipeline):
-    """Blending in the bucket of the longer prompt, its padding one row, equals blending the two embeddings at full length, every row attended to."""
+    """Blending in the bucket of the longer prompt, its padding one row, equals blending the two
+    embeddings at full length, every row attended to.
+    """
     total, transformer = pipeline.config.text_encoder.max_sequence_length, pipeline.transformer
     prompts = ["a red ball", PROMPT + " " + PROMPT]
     full = []
@@ -173,7 +239,9 @@ def test_the_velocity_of_a_blended_text_is_that_of_the_blended_embeddings(pipeli
 
     noisy = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 4, 4, 4)), jnp.float32)
     time = transformer.apply(params, jnp.array([500.0]), method="embed_time")
-    velocity = lambda text: np.asarray(transformer.apply(params, noisy, time, text, None, (0, 1), method="denoise"))
+    velocity = lambda text: np.asarray(
+        transformer.apply(params, noisy, time, text, None, (0, 1), method="denoise")
+    )
     error = np.abs(velocity(text) - velocity(expected)).max()
     assert error < 1e-5
     assert np.abs(velocity(pipeline._texts()(schedule, 0)) - velocity(expected)).max() > 10 * error

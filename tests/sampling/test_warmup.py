@@ -18,11 +18,15 @@ PROMPT = "a red ball rolls over green grass"
 @pytest.fixture(scope="module")
 def shallow():
     """The toy with one layer, to compile quickly."""
-    return HeliosPipeline.random(dataclasses.replace(TOY, transformer=dataclasses.replace(TOY.transformer, num_layers=1)))
+    return HeliosPipeline.random(
+        dataclasses.replace(TOY, transformer=dataclasses.replace(TOY.transformer, num_layers=1))
+    )
 
 
 def test_after_a_warmup_nothing_is_compiled(shallow):
-    """Neither for the amplified first chunk, nor for later ones, for another prompt, seed or length of video."""
+    """Neither for the amplified first chunk, nor for later ones, for another prompt, seed or length
+    of video.
+    """
     shallow.warmup([PROMPT, "two blue squares"], num_frames=66)
     with count_programs() as programs:
         shallow.generate("a green cube", seed=4, num_frames=99)
@@ -37,17 +41,24 @@ def test_a_released_text_encoder_has_encoded_its_prompts(shallow):
     pipeline.release_text_encoder([PROMPT, ""])
     assert set(pipeline.params) == {"transformer", "vae"}
     np.testing.assert_array_equal(pipeline.generate(f" {PROMPT}  ", **options), before)
-    with pytest.raises(RequestError, match="the text encoder was released, and 'two blue squares' is not among the prompts"):
+    with pytest.raises(
+        RequestError,
+        match="the text encoder was released, and 'two blue squares' is not among the prompts",
+    ):
         pipeline.generate("two blue squares", **options)
 
 
 def test_blocks_streamed_from_host_memory_make_the_same_video(shallow, tmp_path):
-    """Moved there, or read there from a checkpoint without a stop on the device; nothing else is there."""
+    """Moved there, or read there from a checkpoint without a stop on the device; nothing else is
+    there.
+    """
     options = dict(num_frames=33, output="latent")
     checkpoint.save(tmp_path / "toy", shallow.config, shallow.params, shallow.tokenizer)
     moved = HeliosPipeline(shallow.config, shallow.params, shallow.tokenizer)
     moved.stream_blocks()
-    read = HeliosPipeline.from_checkpoint(tmp_path / "toy", prompts=[PROMPT, ""], stream_blocks=True)
+    read = HeliosPipeline.from_checkpoint(
+        tmp_path / "toy", prompts=[PROMPT, ""], stream_blocks=True
+    )
     for pipeline in (moved, read):
         in_host_memory = [
             jax.tree_util.keystr(path, simple=True, separator="/")
@@ -56,4 +67,6 @@ def test_blocks_streamed_from_host_memory_make_the_same_video(shallow, tmp_path)
         ]
         assert len(in_host_memory) == len(jax.tree.leaves(shallow.params["transformer"]["blocks"]))
         assert all(path.startswith("transformer/blocks/") for path in in_host_memory)
-        np.testing.assert_array_equal(pipeline.generate(PROMPT, **options), shallow.generate(PROMPT, **options))
+        np.testing.assert_array_equal(
+            pipeline.generate(PROMPT, **options), shallow.generate(PROMPT, **options)
+        )

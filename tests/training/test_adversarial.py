@@ -20,7 +20,9 @@ PUBLISHED = AdversarialConfig(width=768, hooks=(5, 15, 25, 35))
 
 def test_the_published_heads_have_as_many_parameters():
     """One on the velocity, four on tokens of 5120 channels."""
-    heads = jax.eval_shape(lambda key: adversarial.init_heads(key, PUBLISHED, TransformerConfig()), jax.random.key(0))
+    heads = jax.eval_shape(
+        lambda key: adversarial.init_heads(key, PUBLISHED, TransformerConfig()), jax.random.key(0)
+    )
     assert [count(heads[f"head_{i}"]) for i in range(5)] == [113_002_753, *[218_839_297] * 4]
     assert count(heads) == 988_359_941
 
@@ -29,7 +31,9 @@ def test_students_lose_by_being_found_out_and_critics_by_not_finding_them():
     made, data = jnp.full((2, 5), 3.0), jnp.full((2, 5), -2.0)
     softplus = lambda x: np.log1p(np.exp(x))
     assert float(adversarial.student_loss(made)) == pytest.approx(softplus(3), rel=1e-6)
-    assert float(adversarial.critic_loss(made, data)) == pytest.approx(softplus(-3) + softplus(-2), rel=1e-6)
+    assert float(adversarial.critic_loss(made, data)) == pytest.approx(
+        softplus(-3) + softplus(-2), rel=1e-6
+    )
     assert adversarial.student_loss(made) > adversarial.student_loss(data)
     assert adversarial.critic_loss(made, data) < adversarial.critic_loss(data, made)
 
@@ -76,13 +80,17 @@ def test_windows_lie_inside_and_everywhere():
 
 
 def test_the_cotangent_comes_back_through_window_and_noise():
-    """In float64, of a discriminator that is a sum of products: (1 - sigma) softplus'(logit) w / samples inside each window, 0 outside."""
+    """In float64, of a discriminator that is a sum of products: (1 - sigma) softplus'(logit) w /
+    samples inside each window, 0 outside.
+    """
     with jax.enable_x64():
         random = np.random.default_rng(0)
         x, noise = (jnp.asarray(values) for values in random.standard_normal((2, 2, 3, 8, 8, 2)))
         weight, sigma = jnp.asarray(random.standard_normal((3, 4, 4, 2))), jnp.array([0.3, 0.8])
         corner = jnp.array([[1, 4], [3, 0]])
-        logits = lambda x: jnp.einsum("bthwc,thwc->b", adversarial.crop(add_noise(x, noise, sigma), corner, (4, 4)), weight)[:, None]
+        logits = lambda x: jnp.einsum(
+            "bthwc,thwc->b", adversarial.crop(add_noise(x, noise, sigma), corner, (4, 4)), weight
+        )[:, None]
         gradient = np.asarray(jax.grad(lambda x: adversarial.student_loss(logits(x)))(x))
         slope = (1 - sigma) / (1 + np.exp(-np.asarray(logits(x))[:, 0])) / 2
         expected = np.zeros_like(gradient)

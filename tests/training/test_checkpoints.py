@@ -1,4 +1,6 @@
-"""A run's checkpoints: every bit comes back, damage is found, another run's are refused, a killed run goes on."""
+"""A run's checkpoints: every bit comes back, damage is found, another run's are refused, a killed
+run goes on.
+"""
 
 import json
 import os
@@ -14,8 +16,8 @@ import optax
 import pytest
 
 from helios_jax.checkpoint import CheckpointError
+from helios_jax.checkpoint.sharded_digests import named_leaves
 from helios_jax.training.checkpoints import Checkpoints
-from helios_jax.training.leaf_digests import named_leaves
 
 SIGNATURE = {"stage": "base", "config": {"rank": 4, "steps": 10, "shape": (1, 2)}}
 
@@ -38,7 +40,9 @@ def make_state(seed=0):
     with jax.numpy_dtype_promotion("standard"):
         adamw = optax.adamw(1e-2)
         _, optimizer = adamw.update(trainable, adamw.init(trainable), trainable)
-    return State(jnp.int32(seed), trainable, optimizer, jax.random.key_data(jax.random.key(seed)), seed)
+    return State(
+        jnp.int32(seed), trainable, optimizer, jax.random.key_data(jax.random.key(seed)), seed
+    )
 
 
 @pytest.fixture
@@ -74,12 +78,19 @@ def assert_equal_bits(found, expected):
         other = named_leaves(found)[name]
         assert type(other) is type(leaf), name
         assert np.asarray(other).dtype == np.asarray(leaf).dtype, name
-        np.testing.assert_array_equal(np.asarray(other).reshape(-1).view(np.uint8), np.asarray(leaf).reshape(-1).view(np.uint8), name)
+        np.testing.assert_array_equal(
+            np.asarray(other).reshape(-1).view(np.uint8),
+            np.asarray(leaf).reshape(-1).view(np.uint8),
+            name,
+        )
 
 
 def flip_a_bit(step_folder):
     """Damage the middle of the largest file of the arrays."""
-    file = max((file for file in (step_folder / "state").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    file = max(
+        (file for file in (step_folder / "state").rglob("*") if file.is_file()),
+        key=lambda file: file.stat().st_size,
+    )
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -139,18 +150,25 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(checkpoints, reopen,
 
 
 def test_a_leaf_that_reads_well_but_has_other_values_is_found(checkpoints, reopen, tmp_path):
-    """Files of another step, intact in themselves, stand in for damage that compression and checksums do not notice."""
+    """Files of another step, intact in themselves, stand in for damage that compression and
+    checksums do not notice.
+    """
     save_all(checkpoints, 1, 2)
     (tmp_path / "run/2/state").rename(tmp_path / "gone")
     os.symlink(tmp_path / "run/1/state", tmp_path / "run/2/state")
     restored = reopen().restore_latest(make_state())
     assert restored.step == 1
-    assert "9 of 10 leaves are altered: epochs, key, optimizer/0/mu/blocks/lora_a, " in restored.skipped[0]
+    assert (
+        "9 of 10 leaves are altered: epochs, key, optimizer/0/mu/blocks/lora_a, "
+        in restored.skipped[0]
+    )
 
 
 def test_altered_metadata_is_found(checkpoints, reopen, tmp_path):
     save_all(checkpoints, 1, 2)
-    (file,) = (file for file in (tmp_path / "run/2/meta").rglob("*") if b'"record"' in file.read_bytes())
+    (file,) = (
+        file for file in (tmp_path / "run/2/meta").rglob("*") if b'"record"' in file.read_bytes()
+    )
     file.write_bytes(file.read_bytes().replace(b'"record": 2', b'"record": 3'))
     restored = reopen().restore_latest(make_state())
     assert (restored.step, restored.data_state) == (1, {"record": 1})
@@ -160,7 +178,9 @@ def test_altered_metadata_is_found(checkpoints, reopen, tmp_path):
 def test_if_no_step_verifies_the_run_does_not_begin_anew_unasked(checkpoints, reopen, tmp_path):
     save_all(checkpoints, 1)
     flip_a_bit(tmp_path / "run/1")
-    with pytest.raises(CheckpointError, match=r"no step in .* verifies: .*run/1: .* Move them away") as error:
+    with pytest.raises(
+        CheckpointError, match=r"no step in .* verifies: .*run/1: .* Move them away"
+    ) as error:
         reopen().restore_latest(make_state())
     assert "\n" not in str(error.value)
 
@@ -175,7 +195,9 @@ def test_stray_entries_are_passed_over_and_named(checkpoints, reopen, tmp_path):
     restored = reopen(read_only=True).restore_latest(make_state())
     assert restored.step == 5
     told = " ".join(restored.skipped)
-    assert all(f"{run / name}: " in told for name in ("notes.txt", "old", "9", "8.orbax-checkpoint-tmp-3"))
+    assert all(
+        f"{run / name}: " in told for name in ("notes.txt", "old", "9", "8.orbax-checkpoint-tmp-3")
+    )
     assert (run / "notes.txt").read_text() == "mine"
 
 
@@ -195,7 +217,12 @@ def test_another_runs_checkpoint_is_refused_with_every_difference(checkpoints, r
 def test_another_geometry_is_refused_with_every_difference(checkpoints, reopen):
     save_all(checkpoints, 1)
     state = make_state()
-    other = state._replace(trainable={"blocks": {"lora_a": jnp.zeros((4, 8))}, "patch": state.trainable["patch"] | {"bias": jnp.zeros(2)}})
+    other = state._replace(
+        trainable={
+            "blocks": {"lora_a": jnp.zeros((4, 8))},
+            "patch": state.trainable["patch"] | {"bias": jnp.zeros(2)},
+        }
+    )
     says = r"trainable/blocks/lora_a: there float32\[4, 6\], here float32\[4, 8\]; trainable/patch/bias: there absent, here float32\[2\]\. "
     with pytest.raises(CheckpointError, match=says):
         reopen().restore_latest(other)
@@ -223,7 +250,9 @@ def run_script(body, devices=1):
     """Run Python in a fresh process that sees ``devices`` devices; returns what it printed."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=1000)
+    done = subprocess.run(
+        [sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=1000
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -257,7 +286,11 @@ def test_a_checkpoint_of_four_devices_is_restored_on_four_two_and_one_bit_for_bi
     run_script(f"FOLDER = {str(tmp_path / 'run')!r}\n{ON_FOUR}", devices=4)
     leaves = json.loads((tmp_path / "run/3/meta/metadata").read_text())["content"]["leaves"]
     assert sorted(leaves["split"]["sha256"]) == ["0:2,0:4", "2:4,0:4", "4:6,0:4", "6:8,0:4"]
-    state = {"split": jnp.zeros((8, 4)), "whole": jnp.zeros(3, jnp.int32), "columns": jnp.zeros((4, 4), jnp.bfloat16)}
+    state = {
+        "split": jnp.zeros((8, 4)),
+        "whole": jnp.zeros(3, jnp.int32),
+        "columns": jnp.zeros((4, 4), jnp.bfloat16),
+    }
     found = reopen({}).restore_latest(state)
     np.testing.assert_array_equal(found.state["split"], jnp.arange(32.0).reshape(8, 4))
 
@@ -301,7 +334,9 @@ for trial in range(6):  # forked before this process has a backend: six starts f
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_of_saving_goes_on_from_a_step_that_verifies(tmp_path):
-    starts = [int(word) for word in run_script(f"FOLDER = {str(tmp_path / 'run')!r}\n{KILLED}").split()]
+    starts = [
+        int(word) for word in run_script(f"FOLDER = {str(tmp_path / 'run')!r}\n{KILLED}").split()
+    ]
     assert len(starts) == 6
     assert starts == sorted(starts)
     assert starts[-1] > 0
@@ -309,7 +344,9 @@ def test_a_run_killed_at_random_moments_of_saving_goes_on_from_a_step_that_verif
 
 
 def test_a_field_that_came_later_was_its_default(checkpoints, reopen):
-    """A run goes on under a signature with one more field, if that is what runs were without it, and only then."""
+    """A run goes on under a signature with one more field, if that is what runs were without it,
+    and only then.
+    """
     save_all(checkpoints, 1)
     later = SIGNATURE | {"later": {"field": 2}}
     reopen(later, defaults={"later": {"field": 2}}).check()

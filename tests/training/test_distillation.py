@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helios_jax.checkpoint.params import blocks_in_host_memory
 from helios_jax.config import SchedulerConfig
-from helios_jax.models.weights import blocks_in_host_memory
 from helios_jax.training.config import AdversarialConfig, DistillationConfig
 from helios_jax.training.distillation import (
     STUDENT,
@@ -30,11 +30,22 @@ def test_levels_are_the_published_table():
     """48 x 80 cells of 9 frames: shift 1.919, and the nearest level of timesteps 20, 500 and 980."""
     levels = make_levels(SchedulerConfig(), 8640)
     assert levels.shift == pytest.approx(1.9191666667, abs=1e-9)
-    np.testing.assert_allclose(levels.sigma[[1000, 0, 20, 500, 980]], [1, 0.0019174, 0.0208995, 0.5004844, 0.9798327], atol=5e-8)
+    np.testing.assert_allclose(
+        levels.sigma[[1000, 0, 20, 500, 980]],
+        [1, 0.0019174, 0.0208995, 0.5004844, 0.9798327],
+        atol=5e-8,
+    )
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"), [(0, (4, 1.5)), (125, (3.561, 1.427)), (250, (2.5, 1.25)), (375, (1.439, 1.073)), (900, (1, 1))]
+    ("step", "expected"),
+    [
+        (0, (4, 1.5)),
+        (125, (3.561, 1.427)),
+        (250, (2.5, 1.25)),
+        (375, (1.439, 1.073)),
+        (900, (1, 1)),
+    ],
 )
 def test_the_students_levels_become_uniform(step, expected):
     np.testing.assert_allclose(density(LevelConfig(), step), expected, atol=5e-4)
@@ -51,9 +62,14 @@ def test_timesteps_are_whole_bounded_and_of_the_published_mean(step, mean):
 
 
 def test_the_cotangent_is_the_gradient_of_half_the_squared_distance_to_a_target():
-    """In float64: 1/2 mean (x - c)^2, c = x - direction held constant; no smaller where everything is scaled, and 0 where the scores agree."""
+    """In float64: 1/2 mean (x - c)^2, c = x - direction held constant; no smaller where everything
+    is scaled, and 0 where the scores agree.
+    """
     with jax.enable_x64():
-        x, fake, real = (jnp.asarray(values) for values in np.random.default_rng(0).standard_normal((3, 2, 3, 4, 4, 2)))
+        x, fake, real = (
+            jnp.asarray(values)
+            for values in np.random.default_rng(0).standard_normal((3, 2, 3, 4, 4, 2))
+        )
         away = direction(x, fake, real)
         target = x - away
         gradient = jax.grad(lambda x: 0.5 * jnp.mean((x - target) ** 2))(x)
@@ -67,7 +83,9 @@ def test_the_cotangent_is_the_gradient_of_half_the_squared_distance_to_a_target(
 
 @pytest.fixture(scope="module")
 def run():
-    """Three steps of a toy student whose teacher is not guided; the student's turn is every other step."""
+    """Three steps of a toy student whose teacher is not guided; the student's turn is every other
+    step.
+    """
     config = toy_config(
         "distillation",
         distillation=DistillationConfig(guidance_scale=1.0, student_every=2),
@@ -87,12 +105,16 @@ def run():
 
 def moved(before, after, whose):
     differ = lambda a, b: bool(jnp.any(a != b))
-    return any(jax.tree.leaves(jax.tree.map(differ, before.trainable[whose], after.trainable[whose])))
+    return any(
+        jax.tree.leaves(jax.tree.map(differ, before.trainable[whose], after.trainable[whose]))
+    )
 
 
 @pytest.mark.slow
 def test_a_student_has_nothing_to_learn_while_the_critic_is_its_teacher(run):
-    """Adapters that do nothing yet: fake score and unguided real score agree to the last bit, and the student stays where it is."""
+    """Adapters that do nothing yet: fake score and unguided real score agree to the last bit, and
+    the student stays where it is.
+    """
     before, after, numbers = run[0]
     assert float(numbers["student_loss"]) == 0
     assert not moved(before, after, "student")
@@ -108,24 +130,36 @@ def test_the_student_moves_at_its_turn_only_and_the_critic_always(run):
 
 @pytest.fixture(scope="module")
 def watched():
-    """A turn of a toy of frames just large enough for a discriminator, which looks; and critic and latents."""
+    """A turn of a toy of frames just large enough for a discriminator, which looks; and critic and
+    latents.
+    """
     model = toy_config("distillation").model
     model = dataclasses.replace(model, sample=dataclasses.replace(model.sample, height=128))
     adversarial = AdversarialConfig(width=64, hooks=(0,), start=10)
-    config = toy_config("distillation", model=model, distillation=DistillationConfig(adversarial=adversarial))
+    config = toy_config(
+        "distillation", model=model, distillation=DistillationConfig(adversarial=adversarial)
+    )
     taller = lambda x: jnp.concatenate([x, x[:, :, ::-1]], axis=2)
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
-    batch = batch._replace(target=taller(batch.target), history=taller(batch.history), anchor=taller(batch.anchor))
+    batch = batch._replace(
+        target=taller(batch.target), history=taller(batch.history), anchor=taller(batch.anchor)
+    )
     params = {"student": toy_params(config), "critic": toy_params(config, 1)}
     params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
     critic = warm(start_state(config, params).trainable["critic"])
     turn = begin(config, make_base(config, params), batch, jnp.array(10), STUDENT)
-    return turn, critic, jnp.asarray(np.random.default_rng(1).standard_normal(batch.target.shape), jnp.float32)
+    return (
+        turn,
+        critic,
+        jnp.asarray(np.random.default_rng(1).standard_normal(batch.target.shape), jnp.float32),
+    )
 
 
 @pytest.mark.slow
 def test_the_discriminator_begins_when_it_is_told_to(watched):
-    """Before, nothing is lost by it and its heads have no gradient; then heads learn, and the critic's adapters learn from it, too."""
+    """Before, nothing is lost by it and its heads have no gradient; then heads learn, and the
+    critic's adapters learn from it, too.
+    """
     turn, critic, latents = watched
     assert turn.on
     assert not begin(turn.config, turn.base, turn.batch, jnp.array(9), STUDENT).on
@@ -136,26 +170,36 @@ def test_the_discriminator_begins_when_it_is_told_to(watched):
         assert lost_before[name] == 0 < lost_after[name]
     assert not any(leaf.any() for leaf in jax.tree.leaves(before["heads"]))
     assert all(leaf.any() for leaf in jax.tree.leaves(after["heads"]) if leaf.ndim > 1)
-    differ = jax.tree.map(lambda a, b: bool((a != b).any()), before["network"]["blocks"], after["network"]["blocks"])
+    differ = jax.tree.map(
+        lambda a, b: bool((a != b).any()), before["network"]["blocks"], after["network"]["blocks"]
+    )
     assert any(jax.tree.leaves(differ))
 
 
 @pytest.mark.slow
 def test_the_cotangent_is_the_gradient_of_all_that_the_student_loses(watched):
-    """At what it has made, the discriminator included, whose own gradient passes through window, noise, critic and heads."""
+    """At what it has made, the discriminator included, whose own gradient passes through window,
+    noise, critic and heads.
+    """
     turn, critic, latents = watched
 
     @jax.jit
     def both(latents, on):
         def found_out(latents):
-            [logits] = turn.look(critic, add_noise(latents, turn.draws.adversarial.noise, turn.sigma))
+            [logits] = turn.look(
+                critic, add_noise(latents, turn.draws.adversarial.noise, turn.sigma)
+            )
             return 0.05 * jnp.mean(jax.nn.softplus(logits))
 
-        return student_cotangent(turn._replace(on=on), critic, latents), jax.value_and_grad(found_out)(latents)
+        return student_cotangent(turn._replace(on=on), critic, latents), jax.value_and_grad(
+            found_out
+        )(latents)
 
     (cotangent, losses), (value, pulled) = both(latents, jnp.array(True))
     (without, _), _ = both(latents, jnp.array(False))
     assert float(losses["student_adversarial_loss"]) == pytest.approx(float(value), rel=1e-5)
     largest = float(jnp.abs(pulled).max())
     assert largest > 0
-    np.testing.assert_allclose(cotangent - without, pulled, atol=1e-5 * max(largest, float(jnp.abs(without).max())), rtol=0)
+    np.testing.assert_allclose(
+        cotangent - without, pulled, atol=1e-5 * max(largest, float(jnp.abs(without).max())), rtol=0
+    )

@@ -7,12 +7,25 @@ import pytest
 
 from helios_jax.training import ema
 
-GOLDEN = {1: 0, 250: 0, 251: 0, 252: 0.181818, 253: 0.25, 260: 0.526316, 351: 0.918182, 1140: 0.989989, 1141: 0.99, 5000: 0.99}
+GOLDEN = {
+    1: 0,
+    250: 0,
+    251: 0,
+    252: 0.181818,
+    253: 0.25,
+    260: 0.526316,
+    351: 0.918182,
+    1140: 0.989989,
+    1141: 0.99,
+    5000: 0.99,
+}
 
 
 @pytest.mark.parametrize(("n", "expected"), GOLDEN.items())
 def test_the_decay_follows_the_published_list(n, expected):
-    assert float(jax.jit(ema.decay, static_argnums=(1, 2))(n, 250, 0.99)) == pytest.approx(expected, abs=1e-6)
+    assert float(jax.jit(ema.decay, static_argnums=(1, 2))(n, 250, 0.99)) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_until_the_average_begins_it_is_an_exact_copy_even_of_one_that_broke():

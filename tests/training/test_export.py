@@ -12,9 +12,9 @@ import pytest
 
 from helios_jax.checkpoint import CheckpointError, load_config, load_params, save
 from helios_jax.checkpoint.directory import flatten
+from helios_jax.checkpoint.params import random_params
 from helios_jax.config import to_dict
 from helios_jax.models.lora import merge
-from helios_jax.models.weights import random_params
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import EMAConfig
 from helios_jax.training.export import export_merged, read_config, read_weights
@@ -25,7 +25,9 @@ from .toy import toy_config
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder as train.py leaves it, with a checkpoint it began from whose scheduler is another, and the state of its last step."""
+    """A folder as train.py leaves it, with a checkpoint it began from whose scheduler is another,
+    and the state of its last step.
+    """
     folder = tmp_path_factory.mktemp("run")
     config = toy_config("pyramid", checkpoint=str(folder / "base"), ema=EMAConfig(decay=0.9))
     base = random_params(config.model, 3, jnp.float32)
@@ -61,12 +63,22 @@ def test_the_weights_read_are_the_average_or_those_of_the_step(run, ema):
 @pytest.mark.slow
 def test_the_command_writes_the_merged_checkpoint_of_the_model_that_was_trained(run, tmp_path):
     folder, config, base, state = run
-    command = [sys.executable, "-m", "helios_jax.training.export", "--run", str(folder / "run"), "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "helios_jax.training.export",
+        "--run",
+        str(folder / "run"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "step 2 of" in done.stdout
     assert load_config(tmp_path / "out") == config.model
-    assert_equal_trees(load_params(tmp_path / "out", "transformer"), merge(base["transformer"], state.ema))
+    assert_equal_trees(
+        load_params(tmp_path / "out", "transformer"), merge(base["transformer"], state.ema)
+    )
     assert_equal_trees(load_params(tmp_path / "out", "vae"), base["vae"])
     again = subprocess.run(command, capture_output=True, text=True)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)

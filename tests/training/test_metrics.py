@@ -38,7 +38,9 @@ def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
     with open(tmp_path / "resumed/metrics.jsonl", "a") as file:
         file.write('{"step": 7, "lo')  # killed in the middle of a line
     record(tmp_path / "resumed", range(5, 9), resumed_from=4)
-    assert (tmp_path / "resumed/metrics.jsonl").read_bytes() == (tmp_path / "straight/metrics.jsonl").read_bytes()
+    assert (tmp_path / "resumed/metrics.jsonl").read_bytes() == (
+        tmp_path / "straight/metrics.jsonl"
+    ).read_bytes()
 
 
 def test_starting_from_a_step_that_everything_was_recorded_of_cuts_nothing(tmp_path):
@@ -62,10 +64,14 @@ def test_tensorboard_gets_every_number(tmp_path):
     assert events.read_bytes().count(b"loss") == events.read_bytes().count(b"tokens") == 2
 
 
-@pytest.mark.parametrize(("package", "option"), [("tensorboardX", {"tensorboard": True}), ("wandb", {"wandb": {}})])
+@pytest.mark.parametrize(
+    ("package", "option"), [("tensorboardX", {"tensorboard": True}), ("wandb", {"wandb": {}})]
+)
 def test_a_missing_package_is_one_clear_line(tmp_path, monkeypatch, package, option):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=f"needs {package}, which is not installed: pip install {package}"):
+    with pytest.raises(
+        ConfigError, match=f"needs {package}, which is not installed: pip install {package}"
+    ):
         Metrics(tmp_path, **option)
     assert not (tmp_path / "metrics.jsonl").exists()
 
@@ -73,7 +79,9 @@ def test_a_missing_package_is_one_clear_line(tmp_path, monkeypatch, package, opt
 def test_wandb_goes_on_with_the_run_it_began(tmp_path, monkeypatch):
     """The package itself is not needed: a stand-in notes what it is called with."""
     starts, logged = [], []
-    run = types.SimpleNamespace(log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None)
+    run = types.SimpleNamespace(
+        log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None
+    )
     fake = types.ModuleType("wandb")
     fake.init = lambda **options: starts.append(options) or run
     monkeypatch.setitem(sys.modules, "wandb", fake)

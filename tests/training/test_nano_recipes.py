@@ -9,9 +9,9 @@ import pytest
 
 from helios_jax.config import SchedulerConfig, from_dict
 from helios_jax.diffusion.schedules import dynamic_shift
+from helios_jax.training.abstract import abstract_run
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.objectives import OBJECTIVES
-from helios_jax.training.programs import abstract_run
 from helios_jax.training.trainable import count
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,9 @@ LIMITS = {"transformer": 4.5e6, "vae": 3.5e6, "text_encoder": 1.5e6}
 """Parameters."""
 
 
-@pytest.mark.parametrize("name", ["vae_images", "vae", "text", "t2i", "t2v", "base", "mid", "ode", "distilled"])
+@pytest.mark.parametrize(
+    "name", ["vae_images", "vae", "text", "t2i", "t2v", "base", "mid", "ode", "distilled"]
+)
 def test_a_recipe_is_a_run_of_a_small_model(name, monkeypatch):
     """It loads strictly, something trains, and the part it trains is small."""
     monkeypatch.syspath_prepend(ROOT)
@@ -37,6 +39,9 @@ def test_a_thirtieth_of_the_tokens_has_the_shift_of_the_large_model(tokens, mu, 
     """Noise level 1/2 becomes s / (s + 1), s being the exponential of what is compared."""
     monkeypatch.syspath_prepend(ROOT)
     nano, middle = importlib.import_module("configs.nano._model").PYRAMID, np.array([0.5])
-    large, small = dynamic_shift(SchedulerConfig(), middle, tokens), dynamic_shift(nano, middle, tokens // 30)
+    large, small = (
+        dynamic_shift(SchedulerConfig(), middle, tokens),
+        dynamic_shift(nano, middle, tokens // 30),
+    )
     assert np.log(large / (1 - large)) == pytest.approx(mu, abs=1e-3)
     np.testing.assert_allclose(small, large, rtol=1e-12)

@@ -1,4 +1,6 @@
-"""A teacher's trajectories: made by the sampler, kept in files, and what a student is asked of them."""
+"""A teacher's trajectories: made by the sampler, kept in files, and what a student is asked of
+them.
+"""
 
 import dataclasses
 
@@ -9,7 +11,14 @@ import pytest
 
 from helios_jax.config import SchedulerConfig
 from helios_jax.data.records import DataError
-from helios_jax.data.trajectories import SUFFIX, StagePath, Trajectory, load_trajectories, load_trajectory, save_trajectory
+from helios_jax.data.trajectories import (
+    SUFFIX,
+    StagePath,
+    Trajectory,
+    load_trajectories,
+    load_trajectory,
+    save_trajectory,
+)
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_schedule
 from helios_jax.sampling.ode_pairs import make_trajectory, schedules
@@ -26,7 +35,12 @@ def a_trajectory(seed=0, sections=3, counts=(4, 2, 2)):
     rng = np.random.default_rng(seed)
     normal = lambda *shape: rng.standard_normal(shape, np.float32)
     stages = lambda n: [
-        StagePath(normal(n + 1, 9, 2 * 2**k, 4 * 2**k, 4), np.linspace(1, 0.3, n, dtype=np.float32), normal(n)) for k in range(3)
+        StagePath(
+            normal(n + 1, 9, 2 * 2**k, 4 * 2**k, 4),
+            np.linspace(1, 0.3, n, dtype=np.float32),
+            normal(n),
+        )
+        for k in range(3)
     ]
     return Trajectory([stages(n) for n in counts[:sections]], normal(2 + seed, 16))
 
@@ -55,10 +69,14 @@ def test_a_file_comes_back_as_it_was_and_another_is_refused(tmp_path):
 
 
 def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path):
-    """Each epoch has every file once; history and anchor are the ends of the sections before; a resumed run sees the same."""
+    """Each epoch has every file once; history and anchor are the ends of the sections before; a
+    resumed run sees the same.
+    """
     for number in range(2):
         save_trajectory(tmp_path / f"{number}{SUFFIX}", a_trajectory(number), {})
-    load = lambda: load_trajectories((str(tmp_path),), seed=0, text_rows=8, batch_size=2, read_threads=0)
+    load = lambda: load_trajectories(
+        (str(tmp_path),), seed=0, text_rows=8, batch_size=2, read_threads=0
+    )
     batches, seen = load(), set()
     for step in range(16):
         batch = next(batches)
@@ -68,7 +86,12 @@ def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path
             trajectory = a_trajectory(int(number))
             ends = np.stack([stages[-1].path[-1] for stages in trajectory.sections])
             section = next(s for s in range(3) if np.array_equal(ends[s], batch.ends[2][row]))
-            past = np.concatenate([np.zeros((19, *ends.shape[2:]), np.float32), ends[:section].reshape(-1, *ends.shape[2:])])[-19:]
+            past = np.concatenate(
+                [
+                    np.zeros((19, *ends.shape[2:]), np.float32),
+                    ends[:section].reshape(-1, *ends.shape[2:]),
+                ]
+            )[-19:]
             np.testing.assert_array_equal(batch.history[row], past)
             np.testing.assert_array_equal(batch.anchor[row], ends[0, :1] * (section > 0))
             for k, stage in enumerate(trajectory.sections[section]):
@@ -84,26 +107,45 @@ def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path
 
 
 def test_the_question_is_where_the_stage_ends(tmp_path):
-    """Whatever the network answers, the flow matching loss of the question is ``weight / 2 mean((y - sigma v - end)^2)``."""
+    """Whatever the network answers, the flow matching loss of the question is ``weight / 2 mean((y
+    - sigma v - end)^2)``.
+    """
     save_trajectory(tmp_path / f"0{SUFFIX}", a_trajectory(), {})
     config = toy_config("ode")
-    batch = jax.tree.map(jnp.asarray, next(load_trajectories((str(tmp_path),), seed=0, text_rows=8, batch_size=1, read_threads=0)))
+    batch = jax.tree.map(
+        jnp.asarray,
+        next(
+            load_trajectories((str(tmp_path),), seed=0, text_rows=8, batch_size=1, read_threads=0)
+        ),
+    )
     for item, y, end, sigma in zip(ask(batch, config).items, batch.points, batch.ends, batch.sigma):
         answer = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), jnp.float32)
         expected = 80 / 2 * jnp.mean((y - sigma[0] * answer - end) ** 2)
-        assert float(item.weight[0] * jnp.mean((answer - item.velocity) ** 2)) == pytest.approx(float(expected), rel=1e-5)
+        assert float(item.weight[0] * jnp.mean((answer - item.velocity) ** 2)) == pytest.approx(
+            float(expected), rel=1e-5
+        )
 
 
 @pytest.mark.slow
 def test_a_trajectory_ends_where_the_sampler_does():
-    """Three steps hold those of a student of one, so nothing joins them: the same video, chunk by chunk; no negative prompt is one, too."""
+    """Three steps hold those of a student of one, so nothing joins them: the same video, chunk by
+    chunk; no negative prompt is one, too.
+    """
     config = toy_config("pyramid").model
-    sample = dataclasses.replace(config.sample, steps=(3, 3, 3), guidance_scale=5.0, negative_prompt="")
+    sample = dataclasses.replace(
+        config.sample, steps=(3, 3, 3), guidance_scale=5.0, negative_prompt=""
+    )
     pipeline = HeliosPipeline.random(dataclasses.replace(config, sample=sample))
     key = jax.random.key(5)
     made = make_trajectory(pipeline, "a red ball", key, sections=2, student=(1, 1, 1))
-    noise = [draw_chunk_noise(key[None], section, (9, 8, 16, 4), 3, config.scheduler.gamma) for section in range(2)]
+    noise = [
+        draw_chunk_noise(key[None], section, (9, 8, 16, 4), 3, config.scheduler.gamma)
+        for section in range(2)
+    ]
     video = pipeline.generate("a red ball", num_frames=66, noise=noise, output="latent")
     ends = np.concatenate([stages[-1].path[-1] for stages in made.sections])
     np.testing.assert_allclose(ends, video[0], atol=1e-5)
-    assert [[len(stage.sigma) for stage in stages] for stages in made.sections] == [[2, 2, 2], [1, 1, 1]]
+    assert [[len(stage.sigma) for stage in stages] for stages in made.sections] == [
+        [2, 2, 2],
+        [1, 1, 1],
+    ]

@@ -1,4 +1,6 @@
-"""Muon: what it does to matrices, whichever way a kernel holds them, and what it leaves to AdamW; AdamW without momentum."""
+"""Muon: what it does to matrices, whichever way a kernel holds them, and what it leaves to AdamW;
+AdamW without momentum.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from helios_jax.models.weights import abstract_params
+from helios_jax.checkpoint.params import abstract_params
 from helios_jax.training.optimizer import OptimizerConfig, make_optimizer, matrices
 
 from .toy import toy_config
@@ -17,7 +19,9 @@ CONFIG = OptimizerConfig(method="muon", learning_rate=1.0, weight_decay=0.0, cli
 def first_update(params, seed=0):
     """The first update of random gradients."""
     rng = np.random.default_rng(seed)
-    gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), params)
+    gradients = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), params
+    )
     optimizer = make_optimizer(CONFIG)
     return gradients, optimizer.update(gradients, optimizer.init(params), params)[0]
 
@@ -27,18 +31,26 @@ def first_update(params, seed=0):
     [
         ("linear", (6, 10), lambda k: [k]),
         ("conv", (3, 2, 2, 4, 8), lambda k: [k.reshape(-1, 8)]),
-        ("blocks/attn1/qkv", (2, 6, 3, 2, 4), lambda k: [k[i, :, j].reshape(6, 8) for i in range(2) for j in range(3)]),
+        (
+            "blocks/attn1/qkv",
+            (2, 6, 3, 2, 4),
+            lambda k: [k[i, :, j].reshape(6, 8) for i in range(2) for j in range(3)],
+        ),
         ("blocks/attn1/out", (2, 2, 4, 6), lambda k: [k[i].reshape(8, 6) for i in range(2)]),
         ("time_proj", (6, 6, 8), lambda k: [k[:, j] for j in range(6)]),
     ],
 )
 def test_every_matrix_moves_along_the_orthogonal_factor_of_its_own_gradient(module, shape, unfold):
-    """Newton-Schulz leaves singular values near 1, and the directions are those of the gradient; sizes are 0.2 a root mean square entry."""
+    """Newton-Schulz leaves singular values near 1, and the directions are those of the gradient;
+    sizes are 0.2 a root mean square entry.
+    """
     params = {"kernel": jnp.zeros(shape)}
     for part in reversed(module.split("/")):
         params = {part: params}
     gradients, updates = first_update(params)
-    for gradient, update in zip(*(unfold(np.asarray(jax.tree.leaves(tree)[0])) for tree in (gradients, updates))):
+    for gradient, update in zip(
+        *(unfold(np.asarray(jax.tree.leaves(tree)[0])) for tree in (gradients, updates))
+    ):
         u, _, vt = np.linalg.svd(gradient, full_matrices=False)
         inner = u.T @ -update @ vt.T / (0.2 * max(update.shape) ** 0.5)
         np.testing.assert_allclose(np.diag(inner), 1, atol=0.35)
@@ -47,7 +59,11 @@ def test_every_matrix_moves_along_the_orthogonal_factor_of_its_own_gradient(modu
 
 def test_all_that_is_no_kernel_moves_as_by_adamw():
     """With Nesterov's momentum, as matrices do."""
-    params = {"blocks": {"norm": {"scale": jnp.zeros((2, 6))}}, "linear": {"bias": jnp.zeros(5)}, "token": {"embedding": jnp.zeros((7, 3))}}
+    params = {
+        "blocks": {"norm": {"scale": jnp.zeros((2, 6))}},
+        "linear": {"bias": jnp.zeros(5)},
+        "token": {"embedding": jnp.zeros((7, 3))},
+    }
     gradients, updates = first_update(params)
     adamw = optax.adamw(1.0, CONFIG.b1, CONFIG.b2, CONFIG.eps, weight_decay=0.0, nesterov=True)
     with jax.numpy_dtype_promotion("standard"):

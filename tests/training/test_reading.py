@@ -1,4 +1,6 @@
-"""The text encoder learns to tell what captions say, and its run becomes a checkpoint with its tokenizer."""
+"""The text encoder learns to tell what captions say, and its run becomes a checkpoint with its
+tokenizer.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +8,19 @@ import numpy as np
 import pytest
 
 from helios_jax.checkpoint import load_params
+from helios_jax.checkpoint.params import random_params
 from helios_jax.config import ConfigError
-from helios_jax.data.captions import caption
-from helios_jax.data.pipeline import DataConfig, DataError
-from helios_jax.data.readings import OF_A_COLOR, OF_THE_SCENE, answers, world_tokenizer
-from helios_jax.data.scenes import COLORS, MOTIONS, SHAPES, sample_scene
+from helios_jax.data.batches import DataConfig, DataError
 from helios_jax.models.tokenizer import Tokenizer
-from helios_jax.models.weights import random_params
 from helios_jax.training.config import TrainableConfig, ValidationConfig
 from helios_jax.training.export import export_merged
 from helios_jax.training.objectives import OBJECTIVES, load_data
 from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.reading import READER, make_loss
 from helios_jax.training.step import start_state
+from helios_jax.world.captions import caption
+from helios_jax.world.readings import OF_A_COLOR, OF_THE_SCENE, answers, world_tokenizer
+from helios_jax.world.scenes import COLORS, MOTIONS, SHAPES, sample_scene
 
 from .toy import toy_config
 
@@ -27,7 +29,9 @@ OBJECTIVE = OBJECTIVES["reading"]
 
 def text_run(vocab_size=256, **changes):
     model = toy_config().model
-    text = model.text_encoder.__class__(vocab_size=vocab_size, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    text = model.text_encoder.__class__(
+        vocab_size=vocab_size, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
     values = dict(
         model=model.__class__(**{**model.__dict__, "text_encoder": text}),
         trainable=TrainableConfig(rank=0, full=".*"),
@@ -46,7 +50,9 @@ def run():
 
 
 def test_answers_are_those_of_the_scene():
-    """Every object under its colour, nothing under the others, and the caption names what is answered."""
+    """Every object under its colour, nothing under the others, and the caption names what is
+    answered.
+    """
     for number in range(20):
         scene = sample_scene(3, number)
         of_colors, of_scene = answers(scene)
@@ -64,7 +70,10 @@ def test_the_tokenizer_knows_every_word_of_the_world_in_small_letters_and_capita
     """One token a word, however it is written, and no word is unknown that can be typed."""
     tokenizer = world_tokenizer()
     ids, [length] = tokenizer([caption(sample_scene(1, 3), 3)], 80)
-    assert length == len(caption(sample_scene(1, 3), 3).replace(".", " .").replace(",", " ,").split()) + 1
+    assert (
+        length
+        == len(caption(sample_scene(1, 3), 3).replace(".", " .").replace(",", " ,").split()) + 1
+    )
     np.testing.assert_array_equal(tokenizer([caption(sample_scene(1, 3), 3).upper()], 80)[0], ids)
     strange, [length] = tokenizer(["A zebra!"], 80)
     assert (strange[0, :length] > 0).all()
@@ -81,7 +90,9 @@ def test_the_loss_falls_and_more_is_read(run):
         told.append(float(numbers["loss"]))
     assert told[-1] < 0.6 * told[0]
     seen = OBJECTIVE.make_validation(config)(state.trainable, {}, [batch])
-    assert seen.keys() == {f"validation_{name}" for name in (*OF_A_COLOR, "pattern", "camera", "behind")}
+    assert seen.keys() == {
+        f"validation_{name}" for name in (*OF_A_COLOR, "pattern", "camera", "behind")
+    }
     assert seen["validation_behind"] > 0.8
     assert len(OF_THE_SCENE) == batch.of_scene.shape[1]
 
@@ -103,9 +114,13 @@ def test_a_run_becomes_a_checkpoint_with_its_tokenizer_and_without_the_reader(ru
     export_merged(config, params, tmp_path / "text")
     found = load_params(tmp_path / "text", "text_encoder")
     assert READER not in found
-    np.testing.assert_array_equal(found["token_embedding"]["embedding"], params["token_embedding"]["embedding"])
+    np.testing.assert_array_equal(
+        found["token_embedding"]["embedding"], params["token_embedding"]["embedding"]
+    )
     tokenizer = Tokenizer.from_file(tmp_path / "text" / "tokenizer")
-    np.testing.assert_array_equal(tokenizer(["a small red star"], 8)[0], world_tokenizer()(["a small red star"], 8)[0])
+    np.testing.assert_array_equal(
+        tokenizer(["a small red star"], 8)[0], world_tokenizer()(["a small red star"], 8)[0]
+    )
 
 
 def test_runs_that_cannot_be_are_refused():

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from helios_jax.checkpoint import load_config, load_params
+from helios_jax.checkpoint.params import random_params
 from helios_jax.config import ConfigError
-from helios_jax.data.clips import ClipConfig
-from helios_jax.data.pipeline import DataConfig
+from helios_jax.data.batches import DataConfig
 from helios_jax.models.vae import VAE
-from helios_jax.models.weights import random_params
 from helios_jax.training.config import TrainableConfig, ValidationConfig
 from helios_jax.training.export import export_merged
 from helios_jax.training.objectives import OBJECTIVES, load_data
 from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.reconstruction import begin, psnr, standardized, to_pixels
 from helios_jax.training.step import start_state
+from helios_jax.world.clips import ClipConfig
 
 from .toy import toy_config
 
@@ -55,35 +55,47 @@ def test_the_loss_falls_and_the_pictures_come_nearer(run):
 
 
 def test_what_has_learned_pictures_alone_shows_every_fourth_frame_of_a_clip(run):
-    """A VAE at its beginning, or after training on single frames, which touches nothing that looks back in time."""
+    """A VAE at its beginning, or after training on single frames, which touches nothing that looks
+    back in time.
+    """
     config, params, _, looked_at = run
     begun = begin(params)
     show = jax.jit(lambda params, x: VAE(config.model.vae).apply({"params": params}, x))
     clip = to_pixels(looked_at[0].frames)
     pictures = [show(begun, clip[:, t : t + 1]) for t in (0, 4, 8)]
     expected = jnp.concatenate([pictures[0], *([pictures[1]] * 4), *([pictures[2]] * 4)], axis=1)
-    np.testing.assert_allclose(show(begun, clip), expected, atol=2e-5)  # Winograd's sums are not those of pictures
+    np.testing.assert_allclose(
+        show(begun, clip), expected, atol=2e-5
+    )  # Winograd's sums are not those of pictures
     assert float(jnp.abs(show(params, clip) - expected).max()) > 0.1
 
 
 def test_psnr_is_that_of_bytes():
-    """An error of 2 levels of 255 everywhere is 42.11 dB, and the fractions of a level that bytes cannot hold do not count."""
+    """An error of 2 levels of 255 everywhere is 42.11 dB, and the fractions of a level that bytes
+    cannot hold do not count.
+    """
     frames = np.full((2, 4, 4, 3), 100, np.uint8)
     pixels = to_pixels(jnp.asarray(frames)[None])[0] + (2.3 / 127.5)
     assert float(psnr(pixels, frames)) == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
 
 
 def test_a_standardized_vae_decodes_the_same_from_latents_of_mean_0_and_deviation_1(run):
-    """Latents are standardized channel by channel, the posterior's noise included, and the decoder takes it back."""
+    """Latents are standardized channel by channel, the posterior's noise included, and the decoder
+    takes it back.
+    """
     config, params, _, looked_at = run
     standard, vae = standardized(config, params, looked_at), VAE(config.model.vae)
     encode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="encode"))
     decode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="decode_unclipped"))
-    ours, theirs = ([encode(p, to_pixels(batch.frames)) for batch in looked_at] for p in (standard, params))
+    ours, theirs = (
+        [encode(p, to_pixels(batch.frames)) for batch in looked_at] for p in (standard, params)
+    )
     mean, logvar = (np.concatenate([part[i].reshape(-1, 4) for part in ours]) for i in range(2))
     np.testing.assert_allclose(mean.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(mean.var(0) + np.exp(logvar).mean(0), 1, rtol=1e-5)
-    np.testing.assert_allclose(decode(standard, ours[0][0]), decode(params, theirs[0][0]), atol=1e-4)
+    np.testing.assert_allclose(
+        decode(standard, ours[0][0]), decode(params, theirs[0][0]), atol=1e-4
+    )
 
 
 def test_a_run_becomes_a_checkpoint_of_the_vae_alone_or_with_the_rest_of_another(run, tmp_path):
@@ -93,20 +105,38 @@ def test_a_run_becomes_a_checkpoint_of_the_vae_alone_or_with_the_rest_of_another
     assert load_config(tmp_path / "vae") == config.model
     assert sorted(path.name for path in (tmp_path / "vae").iterdir() if path.is_dir()) == ["vae"]
     found = load_params(tmp_path / "vae", "vae")
-    mean, logvar = VAE(config.model.vae).apply({"params": found}, to_pixels(jnp.asarray(looked_at[0].frames)), method="encode")
+    mean, logvar = VAE(config.model.vae).apply(
+        {"params": found}, to_pixels(jnp.asarray(looked_at[0].frames)), method="encode"
+    )
     assert float(jnp.abs(mean.mean())) < 0.2
     assert 0.8 < float(jnp.sqrt(mean.var() + jnp.exp(logvar).mean())) < 1.2
     export_merged(config, params, tmp_path / "half", base=str(tmp_path / "vae"), dtype="bfloat16")
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(load_params(tmp_path / "half", "vae"))} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(load_params(tmp_path / "half", "vae"))} == {
+        "bfloat16"
+    }
     export_merged(config, params, tmp_path / "both", base=str(tmp_path / "vae"))
-    assert float(jnp.abs(load_params(tmp_path / "both", "vae")["quant_conv"]["bias"] - found["quant_conv"]["bias"]).max()) == 0
+    assert (
+        float(
+            jnp.abs(
+                load_params(tmp_path / "both", "vae")["quant_conv"]["bias"]
+                - found["quant_conv"]["bias"]
+            ).max()
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        (dict(clips=ClipConfig(window=(128, 24))), r"window=\(128, 24\) is larger than the frames of 64x128"),
-        (dict(trainable=TrainableConfig(rank=4, full=".*")), "trainable.rank.* the objective is 'reconstruction'"),
+        (
+            dict(clips=ClipConfig(window=(128, 24))),
+            r"window=\(128, 24\) is larger than the frames of 64x128",
+        ),
+        (
+            dict(trainable=TrainableConfig(rank=4, full=".*")),
+            "trainable.rank.* the objective is 'reconstruction'",
+        ),
     ],
 )
 def test_runs_that_cannot_be_are_refused(changes, reason):
@@ -122,7 +152,9 @@ def test_clips_follow_from_the_step_alone():
     parts = [load(config, "train", i, 2) for i in range(2)]
     batches = [next(whole) for _ in range(3)]
     for batch, *shares in zip(batches, *parts):
-        np.testing.assert_array_equal(batch.frames, np.concatenate([share.frames for share in shares]))
+        np.testing.assert_array_equal(
+            batch.frames, np.concatenate([share.frames for share in shares])
+        )
     assert [list(batch.sample[:, 1]) for batch in batches] == [[0, 1], [2, 3], [4, 5]]
     assert batches[0].frames.shape == (2, 5, 16, 24, 3)
     resumed = load(config, "train", 0, 1)

@@ -1,4 +1,6 @@
-"""What a step does with a loss, whatever network it comes from: skip, count, accumulate, average; and what the recipes train."""
+"""What a step does with a loss, whatever network it comes from: skip, count, accumulate, average;
+and what the recipes train.
+"""
 
 import contextlib
 import dataclasses
@@ -12,17 +14,17 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import ConfigError, from_dict
-from helios_jax.data.pipeline import DataConfig
+from helios_jax.data.batches import DataConfig
 from helios_jax.data.records import DataError
 from helios_jax.models.layers import Projection
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.models.weights import abstract_params
+from helios_jax.training.abstract import abstract_run
 from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig
 from helios_jax.training.flops import step_cost
 from helios_jax.training.objectives import load_data
 from helios_jax.training.optimizer import OptimizerConfig, make_optimizer
-from helios_jax.training.programs import abstract_run
 from helios_jax.training.step import draw_batch, make_loss, make_step, prepare, start_state
 from helios_jax.training.targets import TimestepConfig
 from helios_jax.training.trainable import count, frozen, init_trainable
@@ -36,7 +38,9 @@ class Linear(HeliosTransformer):
     """A network in the transformer's place, linear in all it is given: it compiles in a second."""
 
     def setup(self):
-        self.proj_out, self.patch_short, self.text_embedder = (Projection((self.config.out_channels,)) for _ in range(3))
+        self.proj_out, self.patch_short, self.text_embedder = (
+            Projection((self.config.out_channels,)) for _ in range(3)
+        )
 
     def embed_text(self, text, lengths, total):
         return self.text_embedder(text.sum(1) / total)
@@ -52,7 +56,9 @@ class Linear(HeliosTransformer):
 
 
 def linear_run(objective="flow", **changes):
-    """A run that trains all kinds of leaves of the linear network: its model, configuration, and parameters."""
+    """A run that trains all kinds of leaves of the linear network: its model, configuration, and
+    parameters.
+    """
     options = dict(
         trainable=TrainableConfig(rank=2, lora="proj_out", full="(patch_short|text_embedder)/.*"),
         optimizer=OptimizerConfig(learning_rate=1e-2),
@@ -62,7 +68,11 @@ def linear_run(objective="flow", **changes):
     ins = {"proj_out": 4, "patch_short": 4, "text_embedder": 16}
     rng = np.random.default_rng(0)
     params = {
-        name: {"kernel": jnp.asarray(rng.standard_normal((size, 4), np.float32)) * 0.3, "bias": jnp.zeros(4)} for name, size in ins.items()
+        name: {
+            "kernel": jnp.asarray(rng.standard_normal((size, 4), np.float32)) * 0.3,
+            "bias": jnp.zeros(4),
+        }
+        for name, size in ins.items()
     }
     return Linear(TRANSFORMER), config, params
 
@@ -96,7 +106,9 @@ def assert_equal(found, expected):
 def assert_close(found, expected):
     """Trees equal to 1e-5 of each leaf's norm."""
     for path, leaf in flatten_dict(expected, sep="/").items():
-        difference = np.linalg.norm(np.asarray(flatten_dict(found, sep="/")[path]) - np.asarray(leaf))
+        difference = np.linalg.norm(
+            np.asarray(flatten_dict(found, sep="/")[path]) - np.asarray(leaf)
+        )
         assert difference <= 1e-5 * np.linalg.norm(leaf) + 1e-12, path
 
 
@@ -106,18 +118,28 @@ def moments(state):
 
 
 def test_a_step_is_one_of_the_optimiser_with_the_losses_gradient(flow):
-    """The loss is the items' mean, and the norm that is told is that of the gradient before it is clipped."""
+    """The loss is the items' mean, and the norm that is told is that of the gradient before it is
+    clipped.
+    """
     step, state, (model, config, params) = flow
     batch, base = toy_batch(config), frozen(params, config.trainable)
     loss = make_loss(model, config)
-    value, gradient = jax.jit(jax.value_and_grad(lambda trainable: loss(trainable, base, batch).mean()))(state.trainable)
+    value, gradient = jax.jit(
+        jax.value_and_grad(lambda trainable: loss(trainable, base, batch).mean())
+    )(state.trainable)
     after, metrics = step(state, batch)
     updates, _ = make_optimizer(config.optimizer).update(gradient, state.optimizer, state.trainable)
     assert_close(after.trainable, optax.apply_updates(state.trainable, updates))
     assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-6)
-    assert float(metrics["gradient_norm"]) == pytest.approx(np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(gradient))), rel=1e-5)
+    assert float(metrics["gradient_norm"]) == pytest.approx(
+        np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(gradient))), rel=1e-5
+    )
     assert flatten_dict(after.trainable, sep="/").keys() == {
-        *(f"{name}/{leaf}" for name in ("patch_short", "text_embedder") for leaf in ("kernel", "bias")),
+        *(
+            f"{name}/{leaf}"
+            for name in ("patch_short", "text_embedder")
+            for leaf in ("kernel", "bias")
+        ),
         "proj_out/lora_a",
         "proj_out/lora_b",
     }
@@ -140,7 +162,9 @@ def test_steps_on_one_batch_reduce_its_loss(objective, flow):
 
 
 def test_a_step_without_a_finite_loss_changes_nothing_but_the_counts(flow):
-    """One bad sample spoils its step and no other: it is counted, in all and in a row, and the next good step begins a new row."""
+    """One bad sample spoils its step and no other: it is counted, in all and in a row, and the next
+    good step begins a new row.
+    """
     step, state, (_, config, _) = flow
     good = toy_batch(config)
     before, _ = step(state, good)
@@ -154,11 +178,16 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_the_counts(flow):
     after, metrics = step(twice, good)
     assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (2, 0)
     unspoiled, _ = step(before, good)
-    assert_equal((after.trainable, after.optimizer, after.ema), (unspoiled.trainable, unspoiled.optimizer, unspoiled.ema))
+    assert_equal(
+        (after.trainable, after.optimizer, after.ema),
+        (unspoiled.trainable, unspoiled.optimizer, unspoiled.ema),
+    )
 
 
 def test_the_average_copies_then_follows_and_skipped_steps_do_not_count(flow):
-    """With start 1 it is a copy through update 2; then it keeps min((1 + s) / (10 + s), .9) with s = n - 2 of itself at update n."""
+    """With start 1 it is a copy through update 2; then it keeps min((1 + s) / (10 + s), .9) with s
+    = n - 2 of itself at update n.
+    """
     step, state, (_, config, _) = flow
     average, batch, n = state.trainable, toy_batch(config), 0
     for bad in (False, False, True, False, False):
@@ -166,9 +195,13 @@ def test_the_average_copies_then_follows_and_skipped_steps_do_not_count(flow):
         if not bad:
             n += 1
             keep = min((n - 1) / (n + 8), 0.9) if n > 2 else 0.0
-            average = jax.tree.map(lambda e, p, keep=keep: keep * e + (1 - keep) * p, average, state.trainable)
+            average = jax.tree.map(
+                lambda e, p, keep=keep: keep * e + (1 - keep) * p, average, state.trainable
+            )
         assert_close(state.ema, average)
-    assert any(np.any(e != p) for e, p in zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.trainable)))
+    assert any(
+        np.any(e != p) for e, p in zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.trainable))
+    )
 
 
 def test_a_batch_in_parts_is_the_batch_at_once(flow):
@@ -189,14 +222,18 @@ def test_draws_of_a_sample_do_not_depend_on_the_batch_it_is_in():
     batch = toy_batch(config)
     draws = draw(0, batch)
     others = draw(0, batch._replace(sample=np.array([[7, 7], [0, 2], [1, 2]], np.uint32)))
-    jax.tree.map(lambda here, there: np.testing.assert_array_equal(here[2], there[1]), draws, others)
+    jax.tree.map(
+        lambda here, there: np.testing.assert_array_equal(here[2], there[1]), draws, others
+    )
     noise = np.concatenate([draws.flow.noise, others.flow.noise])
     assert len(np.unique(noise[:, 0, 0, 0, 0])) == 5
     assert len(np.unique(draws.flow.index)) == 12
 
 
 def test_dropped_captions_are_no_text_at_all():
-    """As often as asked for; neither features nor length are left, and samples beside one that lost its caption keep theirs."""
+    """As often as asked for; neither features nor length are left, and samples beside one that lost
+    its caption keep theirs.
+    """
     config = toy_config(caption_dropout=0.25)
     batch = toy_batch(config)
     sample = np.stack([np.zeros(2000), np.arange(2000)], axis=1).astype(np.uint32)
@@ -224,9 +261,13 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("variant", ["published", "corrected"])
 def test_recipes_train_the_published_numbers_of_parameters_and_tokens(name, variant, monkeypatch):
-    """And freeze the rest: the 14 billion, and the history patches where they do not train; tokens are those of every sample at 384 x 640."""
+    """And freeze the rest: the 14 billion, and the history patches where they do not train; tokens
+    are those of every sample at 384 x 640.
+    """
     monkeypatch.syspath_prepend(ROOT)
-    config = from_dict(TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(variant))
+    config = from_dict(
+        TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(variant)
+    )
     state, base, _ = abstract_run(config)
     parameters, tokens = RECIPES[name]
     assert count(state.trainable) == parameters
@@ -236,28 +277,47 @@ def test_recipes_train_the_published_numbers_of_parameters_and_tokens(name, vari
 
 @pytest.mark.parametrize("variant", ["published", "corrected"])
 def test_the_third_stage_trains_the_published_numbers_of_parameters(variant, monkeypatch):
-    """The student's adapters are those of its beginning; the critic's on the linear layers alone, beside its heads; both stand on whole models."""
+    """The student's adapters are those of its beginning; the critic's on the linear layers alone,
+    beside its heads; both stand on whole models.
+    """
     monkeypatch.syspath_prepend(ROOT)
-    read = lambda name, *variant: from_dict(TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(*variant))
+    read = lambda name, *variant: from_dict(
+        TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(*variant)
+    )
     state, base, batch = abstract_run(read("stage3_ode"))
     assert (count(state.trainable), count(base)) == (1_251_442_688, 14_312_427_584)
-    assert [point.shape for point in batch.points] == [(1, 9, 12, 20, 16), (1, 9, 24, 40, 16), (1, 9, 48, 80, 16)]
+    assert [point.shape for point in batch.points] == [
+        (1, 9, 12, 20, 16),
+        (1, 9, 24, 40, 16),
+        (1, 9, 48, 80, 16),
+    ]
     state, base, _ = abstract_run(read("stage3_post", variant))
-    assert (count(state.trainable["student"]), count(state.trainable["critic"])) == (1_251_442_688, 1_246_314_496)
+    assert (count(state.trainable["student"]), count(state.trainable["critic"])) == (
+        1_251_442_688,
+        1_246_314_496,
+    )
     assert count(base["student"]) == count(base["teacher"]) == 14_312_427_584
     assert count(state.ema) == 1_251_442_688
     state, _, _ = abstract_run(read("stage3_gan"))
-    assert {name: count(tree) for name, tree in state.trainable["critic"].items()} == {"network": 1_246_314_496, "heads": 988_359_941}
+    assert {name: count(tree) for name, tree in state.trainable["critic"].items()} == {
+        "network": 1_246_314_496,
+        "heads": 988_359_941,
+    }
 
 
 def test_what_trains_and_what_is_frozen_are_together_the_model():
     """Nothing is in both; adapters are added; leaves that train are float32 whatever they were."""
     config = toy_config()
     params = abstract_params(config.model, jnp.bfloat16)["transformer"]
-    split = lambda params: (init_trainable(params, config.trainable, jax.random.key(0)), frozen(params, config.trainable))
+    split = lambda params: (
+        init_trainable(params, config.trainable, jax.random.key(0)),
+        frozen(params, config.trainable),
+    )
     trainable, base = jax.eval_shape(split, params)
     of = lambda tree: {path for path in flatten_dict(tree, sep="/") if "lora_" not in path}
-    assert of(trainable) == {f"patch_{name}/{leaf}" for name in ("short", "mid", "long") for leaf in ("kernel", "bias")}
+    assert of(trainable) == {
+        f"patch_{name}/{leaf}" for name in ("short", "mid", "long") for leaf in ("kernel", "bias")
+    }
     assert of(trainable).isdisjoint(of(base))
     assert of(trainable) | of(base) == of(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(trainable)} == {np.dtype(np.float32)}
@@ -266,7 +326,10 @@ def test_what_trains_and_what_is_frozen_are_together_the_model():
 BAD_TRAINABLES = {
     "no module": (dict(lora="attn9"), "trainable.lora: no module matches 'attn9'"),
     "no parameter": (dict(full="head/.*"), "trainable.full='head/.*' matches no parameter"),
-    "twice": (dict(lora="proj_out", full="proj_out/kernel"), "proj_out would train in full and have an adapter"),
+    "twice": (
+        dict(lora="proj_out", full="proj_out/kernel"),
+        "proj_out would train in full and have an adapter",
+    ),
 }
 
 
@@ -275,15 +338,38 @@ def test_expressions_that_fit_nothing_or_too_much_are_refused(case):
     changes, says = BAD_TRAINABLES[case]
     params = abstract_params(toy_config().model, jnp.float32)["transformer"]
     with pytest.raises(ConfigError, match=says):
-        jax.eval_shape(lambda params: init_trainable(params, TrainableConfig(rank=2, **changes), jax.random.key(0)), params)
+        jax.eval_shape(
+            lambda params: init_trainable(
+                params, TrainableConfig(rank=2, **changes), jax.random.key(0)
+            ),
+            params,
+        )
 
 
-UNSHIFTED = dataclasses.replace(toy_config().model, scheduler=dataclasses.replace(ONE_STAGE, use_dynamic_shifting=False))
+UNSHIFTED = dataclasses.replace(
+    toy_config().model, scheduler=dataclasses.replace(ONE_STAGE, use_dynamic_shifting=False)
+)
 BAD_RUNS = {
-    "items for each level": ("pyramid", dict(pyramid_items=(1, 1)), "pyramid_items needs a number for each of the 3 stages"),
-    "items that are none": ("pyramid", dict(pyramid_items=(0, 0, 0)), "must be whole numbers that are not all 0"),
-    "items below none": ("pyramid", dict(pyramid_items=(1, -1, 1)), "must be whole numbers that are not all 0"),
-    "a shifted pyramid": ("pyramid", dict(timesteps=TimestepConfig(dynamic_shift=True)), "dynamic_shift is for the objective 'flow'"),
+    "items for each level": (
+        "pyramid",
+        dict(pyramid_items=(1, 1)),
+        "pyramid_items needs a number for each of the 3 stages",
+    ),
+    "items that are none": (
+        "pyramid",
+        dict(pyramid_items=(0, 0, 0)),
+        "must be whole numbers that are not all 0",
+    ),
+    "items below none": (
+        "pyramid",
+        dict(pyramid_items=(1, -1, 1)),
+        "must be whole numbers that are not all 0",
+    ),
+    "a shifted pyramid": (
+        "pyramid",
+        dict(timesteps=TimestepConfig(dynamic_shift=True)),
+        "dynamic_shift is for the objective 'flow'",
+    ),
     "a shift of nothing": (
         "flow",
         dict(timesteps=TimestepConfig(dynamic_shift=True), model=UNSHIFTED),
@@ -292,7 +378,11 @@ BAD_RUNS = {
     "parts": ("flow", dict(accumulate=3), "batch_size=2 does not divide into accumulate=3 parts"),
     "nothing trains": ("flow", dict(trainable=TrainableConfig(rank=0)), "nothing trains"),
     "no steps": ("flow", dict(steps=0), "steps=0 must be at least 1"),
-    "all captions": ("flow", dict(caption_dropout=1.0), "caption_dropout=1.0 must be at least 0 and less than 1"),
+    "all captions": (
+        "flow",
+        dict(caption_dropout=1.0),
+        "caption_dropout=1.0 must be at least 0 and less than 1",
+    ),
 }
 
 
@@ -304,16 +394,26 @@ def test_a_run_that_makes_no_sense_is_refused_in_one_line(case):
 
 
 def test_a_flow_has_one_stage():
-    with pytest.raises(ConfigError, match=r"the objective 'flow' trains one resolution, but model.scheduler.stages is 3"):
+    with pytest.raises(
+        ConfigError,
+        match=r"the objective 'flow' trains one resolution, but model.scheduler.stages is 3",
+    ):
         dataclasses.replace(toy_config("pyramid"), objective="flow")
     model = dataclasses.replace(toy_config("pyramid").model, scheduler=ONE_STAGE)
     assert toy_config("flow", model=model).items == 1
 
 
 def test_without_a_past_records_may_be_of_what_is_learned_alone(tmp_path):
-    """Stills to learn from, whole sections to validate with; a model that continues its past needs whole sections."""
-    stills, sections = write_records(tmp_path / "stills", 2, frames=1), write_records(tmp_path / "sections", 2)
-    data = DataConfig(train=(str(stills),), validation=(str(sections),), batch_size=2, section_frames=1)
+    """Stills to learn from, whole sections to validate with; a model that continues its past needs
+    whole sections.
+    """
+    stills, sections = (
+        write_records(tmp_path / "stills", 2, frames=1),
+        write_records(tmp_path / "sections", 2),
+    )
+    data = DataConfig(
+        train=(str(stills),), validation=(str(sections),), batch_size=2, section_frames=1
+    )
     batches, validation = load_data(toy_config(history=False, data=data))
     with contextlib.closing(batches):
         assert {batch.target.shape[1] for batch in (next(batches), *validation)} == {1}

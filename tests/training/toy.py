@@ -7,11 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TextEncoderConfig, TransformerConfig, VAEConfig
-from helios_jax.data.pipeline import DataConfig, TrainBatch
+from helios_jax.checkpoint.params import random_params
+from helios_jax.config import (
+    HeliosConfig,
+    SampleConfig,
+    SchedulerConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
+from helios_jax.data.batches import DataConfig, TrainBatch
 from helios_jax.data.records import Facts, Record, open_shard, write_facts
-from helios_jax.models.weights import random_params
-from helios_jax.training.config import CriticConfig, DistillationConfig, TrainableConfig, TrainConfig
+from helios_jax.training.config import (
+    CriticConfig,
+    DistillationConfig,
+    TrainableConfig,
+    TrainConfig,
+)
 from helios_jax.training.optimizer import OptimizerConfig
 
 LATENT = (9, 8, 16, 4)
@@ -35,7 +47,8 @@ TWO_STAGES = dataclasses.replace(STUDENT, stages=2, stage_range=(0.0, 0.5, 1.0))
 
 
 def toy_config(objective: str = "flow", **changes) -> TrainConfig:
-    """A training run of the toy; one flow, a pyramid of three levels asked 1, 2 and 1 questions, or a student that moves every other step.
+    """A training run of the toy; one flow, a pyramid of three levels asked 1, 2 and 1 questions, or
+    a student that moves every other step.
 
     The student has one layer and two levels: its step holds the network a dozen times.
     """
@@ -43,9 +56,26 @@ def toy_config(objective: str = "flow", **changes) -> TrainConfig:
     steps = {"flow": (2,), "distillation": (2, 1)}.get(objective, (2, 2, 2))
     model = HeliosConfig(
         transformer=dataclasses.replace(TRANSFORMER, num_layers=1) if distilled else TRANSFORMER,
-        vae=VAEConfig(base_dim=8, z_dim=4, dim_mult=(1, 1, 1, 1), num_res_blocks=1, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4),
-        text_encoder=TextEncoderConfig(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, max_sequence_length=32),
-        scheduler={"flow": ONE_STAGE, "ode": STUDENT, "distillation": TWO_STAGES}.get(objective, SchedulerConfig()),
+        vae=VAEConfig(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=(1, 1, 1, 1),
+            num_res_blocks=1,
+            latents_mean=(0.0,) * 4,
+            latents_std=(1.0,) * 4,
+        ),
+        text_encoder=TextEncoderConfig(
+            vocab_size=64,
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            max_sequence_length=32,
+        ),
+        scheduler={"flow": ONE_STAGE, "ode": STUDENT, "distillation": TWO_STAGES}.get(
+            objective, SchedulerConfig()
+        ),
         sample=SampleConfig(height=64, width=128, num_frames=33, steps=steps, guidance_scale=1.0),
     )
     values = dict(
@@ -53,9 +83,13 @@ def toy_config(objective: str = "flow", **changes) -> TrainConfig:
         model=model,
         pyramid_items=(1, 2, 1),
         distillation=DistillationConfig(student_every=2),
-        critic=CriticConfig(trainable=TrainableConfig(rank=2), optimizer=OptimizerConfig(learning_rate=1e-2)),
+        critic=CriticConfig(
+            trainable=TrainableConfig(rank=2), optimizer=OptimizerConfig(learning_rate=1e-2)
+        ),
         trainable=TrainableConfig(
-            rank=4, lora=r"blocks/.*|(time|text)_embedder/.*|time_proj|proj_out|patch_embedding", full="patch_(short|mid|long)/.*"
+            rank=4,
+            lora=r"blocks/.*|(time|text)_embedder/.*|time_proj|proj_out|patch_embedding",
+            full="patch_(short|mid|long)/.*",
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         data=DataConfig(batch_size=2, text_rows=8, read_threads=0),
@@ -79,7 +113,9 @@ def toy_batch(config: TrainConfig, seed: int = 0) -> TrainBatch:
     text = normal(B, config.data.text_rows, config.model.text_encoder.d_model)
     text *= (np.arange(config.data.text_rows) < length[:, None])[..., None]
     sample = np.stack([np.full(B, seed), np.arange(B)], axis=1).astype(np.uint32)
-    return TrainBatch(normal(B, T, *cells), normal(B, 19, *cells), normal(B, 1, *cells), text, length, sample)
+    return TrainBatch(
+        normal(B, T, *cells), normal(B, 19, *cells), normal(B, 1, *cells), text, length, sample
+    )
 
 
 def full(config: TrainConfig) -> TrainConfig:
@@ -96,11 +132,20 @@ def warm(trainable: dict, seed: int = 1) -> dict:
 def write_records(folder: Path, clips: int, seed: int = 0, frames: int = LATENT[0]) -> Path:
     """A dataset of clips of noise, of 3 or 4 sections, that the toy can be trained on."""
     rng = np.random.default_rng(seed)
-    write_facts(folder, Facts(section_frames=frames, latent_channels=LATENT[3], text_width=16, text_dtype="float32"))
+    write_facts(
+        folder,
+        Facts(
+            section_frames=frames, latent_channels=LATENT[3], text_width=16, text_dtype="float32"
+        ),
+    )
     with open_shard(folder, "00000-of-00001") as shard:
         for clip in range(clips):
             latents = rng.standard_normal((3 + clip % 2, frames, *LATENT[1:]), np.float32)
             text = rng.standard_normal((2 + clip % 5, 16), np.float32)
-            known = {"id": f"clip{clip}", "frames": (4 * frames - 3) * len(latents), "source": f"noise {clip}"}
+            known = {
+                "id": f"clip{clip}",
+                "frames": (4 * frames - 3) * len(latents),
+                "source": f"noise {clip}",
+            }
             shard.write(Record(latents, text, f"clip {clip}", known))
     return folder

@@ -38,8 +38,9 @@ class Metric:
       name: of the result file, ``<name>_results.json``.
       description: one line for reports.
       unit: of the figure ``key``.
-      needs: of ``"opencv"``, ``"prompt"``, ``"judge"`` and the weights that :class:`~.models.Models`
-        is given: ``"clip"``, ``"aesthetic_head"``, ``"viclip"``, ``"amt"``.
+      needs: of ``"opencv"``, ``"prompt"``, ``"judge"`` and the weights that
+        :class:`~.models.Models` is given: ``"clip"``, ``"aesthetic_head"``, ``"viclip"``,
+        ``"amt"``.
       score: measures a video. Raises :class:`~.errors.BenchError` where it cannot.
       key: the figure that is averaged over videos and rated.
       siblings: what the other figures are, by name.

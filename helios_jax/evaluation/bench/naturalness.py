@@ -1,4 +1,5 @@
-"""Naturalness from the answers of a judge, a model that is shown frames and asked how real they are.
+"""Naturalness from the answers of a judge, a model that is shown frames and asked how real they
+are.
 
 A judge answers 1 (surely generated) to 5 (surely real); the value is ``(answer - 1) / 4``. Answers
 of different judges are not comparable: name the judge wherever the value stands.

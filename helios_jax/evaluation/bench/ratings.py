@@ -68,7 +68,8 @@ class Total:
 
     @property
     def of_ten(self) -> float | None:
-        """``rating`` over the weights of the metrics that are there, from 1 to 10; None without any.
+        """``rating`` over the weights of the metrics that are there, from 1 to 10; None without
+        any.
 
         Totals over different metrics are not comparable: show ``missing`` beside it.
         """
@@ -136,7 +137,9 @@ def rate_all(
 
 
 def total(ratings: Mapping[str, int], long: bool = True) -> Total:
-    """The weighted total of ratings; those without a weight, as drifts of short videos, are ignored."""
+    """The weighted total of ratings; those without a weight, as drifts of short videos, are
+    ignored.
+    """
     table = weights(long)
     there = [metric for metric in table if metric in ratings]
     return Total(

@@ -1,0 +1,55 @@
+"""The commands of helios-jax, each a module of this package with a ``main(argv)``.
+
+``helios-jax sample --help`` and ``python -m helios_jax sample --help`` are the same, and so is
+``python sample.py --help`` in a clone.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "sample": "make videos from prompts, an image or a video",
+    "train": "train or distil a model by a recipe",
+    "convert": "PyTorch checkpoints to helios-jax checkpoints, and back",
+    "encode": "videos and captions to records of latents and text features",
+    "export": "a training run to a checkpoint, or to adapters",
+    "ode-pairs": "trajectories of a teacher, for its student to begin on",
+    "world": "clips and captions of the procedural world",
+    "evaluate": "read what a model of the procedural world makes",
+}
+"""What each command does; its module has its name, with underscores."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names.
+
+    Args:
+      argv: the program's name and its arguments; by default those of the process.
+
+    Returns:
+      The exit status: 0, or 2 for an unknown command and for what the command cannot use.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    name = argv[1] if len(argv) > 1 else "--help"
+    if name in ("--help", "-help", "-h", "help"):
+        print(_overview())
+        return 0
+    if name == "--version":
+        from helios_jax import __version__
+
+        print(f"helios-jax {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"helios-jax: unknown command {name!r}: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"helios_jax.commands.{name.replace('-', '_')}")
+    return module.main([f"helios-jax {name}", *argv[2:]])
+
+
+def _overview() -> str:
+    """The commands, a line each."""
+    lines = ["usage: helios-jax COMMAND [--flag=value ...]", "", "Commands:"]
+    lines += [f"  {name:<11}{what}" for name, what in COMMANDS.items()]
+    lines += ["", "helios-jax COMMAND --help tells the flags of a command, with examples."]
+    return "\n".join(lines)

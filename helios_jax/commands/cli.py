@@ -1,0 +1,232 @@
+"""What all commands share: flags of their own, recipes found by name, errors as one line."""
+
+import ctypes
+import logging
+import os
+import re
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import absl.logging
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from helios_jax import configs
+from helios_jax.errors import HeliosError
+from helios_jax.memory import compiler
+
+RECIPES = [Path(folder) for folder in configs.__path__]
+"""Folders of the recipes that ship with the package."""
+
+WIDTH = 100
+"""Columns of a help text."""
+
+
+DefineFlags: TypeAlias = Callable[[flags.FlagValues, Sequence[str]], None]
+"""Defines a command's flags in the ``FlagValues`` it is given; all arguments come with it."""
+
+
+class UsageError(HeliosError):
+    """The flags of a command are wrong."""
+
+
+def run_command(
+    doc: str,
+    define_flags: DefineFlags,
+    body: Callable[[flags.FlagValues], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the flags of a command and run it.
+
+    Each call has flags of its own, so commands can be imported side by side and called from Python.
+
+    Args:
+      doc: what ``--help`` prints above the flags.
+      define_flags: see :data:`DefineFlags`.
+      body: does the work; it reads its options as attributes of the parsed ``FlagValues``.
+      argv: the program's name and its arguments; by default those of the process.
+
+    Returns:
+      The exit status: 0, or that of the :class:`~helios_jax.errors.HeliosError` (2 for most), whose
+      message is one line on standard error.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    _prepare_process()
+    options = flags.FlagValues()
+    try:
+        if wants_help(argv):
+            define_flags(options, argv)
+            print(help_text(doc, options))
+            return 0
+        _parse(options, define_flags, argv)
+        body(options)
+    except HeliosError as error:
+        complain(str(error), argv[0])
+        return error.exit_status
+    except OSError as error:
+        complain(str(error), argv[0])
+        return HeliosError.exit_status
+    except KeyboardInterrupt:
+        complain("interrupted; files that were not finished are removed", argv[0])
+        return 130
+    return 0
+
+
+def complain(message: str, program: str | None = None) -> None:
+    """Print one line on standard error, in the program's name."""
+    name = os.path.basename(program or sys.argv[0])
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the arguments ask for the help text."""
+    return any(argument in ("--help", "-help", "-h") for argument in argv[1:])
+
+
+def help_text(doc: str, options: flags.FlagValues) -> str:
+    """The description of a command, and a paragraph for each of its flags."""
+    lines = [doc.strip(), "", "Flags:", ""]
+    for name in sorted(options):
+        flag = options[name]
+        lines.append(f"  --{'[no]' if flag.boolean and flag.parser.syntactic_help else ''}{name}")
+        notes = " ".join(_notes(flag))
+        text = f"{(flag.help or '').strip()} {notes}".strip()
+        lines += textwrap.wrap(
+            text,
+            WIDTH,
+            initial_indent="      ",
+            subsequent_indent="      ",
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+def define_config(options: flags.FlagValues, argv: Sequence[str], help: str) -> None:
+    """Define ``--config``: a recipe of the package by name, or a file like one.
+
+    Fields are overridden by ``--config.field=value``.
+
+    Args:
+      options: where the flag is defined.
+      argv: all arguments, which ml_collections searches for overrides.
+      help: of the flag.
+    """
+    config_flags.DEFINE_config_file("config", None, help, flag_values=options, sys_argv=list(argv))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: ``nano/base``, ``configs/nano/base.py``, or the path of a file.
+
+    Raises:
+      UsageError: if there is no such recipe; the message lists those that there are.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    stem = re.sub(r"^configs/", "", name).removesuffix(".py")
+    for folder in RECIPES:
+        if (folder / f"{stem}.py").is_file():
+            return folder / f"{stem}.py"
+    raise UsageError(
+        f"--config={name}: there is no such file or recipe; recipes: {', '.join(recipes())}"
+    )
+
+
+def recipes(*parts: str) -> list[str]:
+    """Names of the recipes that ship with the package, of all folders or of ``parts``."""
+    names = []
+    for folder in RECIPES:
+        for path in sorted(folder.rglob("*.py")):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if not path.stem.startswith("_") and (not parts or name.split("/")[0] in parts):
+                names.append(name)
+    return names
+
+
+def define_plan(options: flags.FlagValues, help: str) -> None:
+    """Define ``--plan`` for the H100, and ``--plan=h200`` for another GPU of the compiler's."""
+    # A boolean flag's value may be left out; the parser reads "true" as the first target.
+    parser = _TargetParser(list(compiler.TARGETS))
+    flag = flags.Flag(parser, None, "plan", None, help, boolean=True)
+    flags.DEFINE_flag(flag, options)
+
+
+class _TargetParser(flags.EnumParser):
+    """The name of a GPU; "true" stands for the first, where none is given."""
+
+    def parse(self, argument: str) -> str:
+        return super().parse(self.enum_values[0] if argument == "true" else argument)
+
+
+def _notes(flag: flags.Flag) -> Iterator[str]:
+    """The choices and the default of a flag, where it has any."""
+    choices = getattr(flag.parser, "enum_values", None)
+    if choices:
+        yield f"One of {', '.join(choices)}."
+    if flag.default not in (None, "", False, []):
+        yield f"[{flag.default_as_str.strip(chr(39))}]"
+
+
+def _with_path(word: str) -> str:
+    """``--config=NAME`` with the recipe's path in the place of its name."""
+    match = re.fullmatch(r"(--?config=)([^:]*)(:.*)?", word)
+    if not match:
+        return word
+    return f"{match[1]}{find_recipe(match[2])}{match[3] or ''}"
+
+
+def _parse(
+    options: flags.FlagValues,
+    define_flags: DefineFlags,
+    argv: list[str],
+) -> None:
+    """Define and parse the flags.
+
+    Raises:
+      UsageError: if a flag is unknown, lacks its value, or has a wrong one.
+    """
+    # ml_collections reads the name of the file before overrides; "--config NAME" becomes one word.
+    joined = re.sub(r"(^|\0)(--?config)\0(?!-)", r"\1\2=", "\0".join(argv)).split("\0")
+    words = [_with_path(word) for word in joined]
+    try:
+        define_flags(options, words)
+        rest = options(words)
+    except HeliosError:
+        raise
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:  # those of --config.field=value are not flags.Error
+        raise UsageError(f"{str(error) or type(error).__name__}; see --help") from error
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}: every option has a name, see --help")
+
+
+def _prepare_process() -> None:
+    """Quiet the libraries' logs, and let SIGTERM unwind so that unfinished files are removed."""
+    if "JAX_PLATFORMS" not in os.environ and compiler.has_plugin() and not _has_driver():
+        # Otherwise the plugin complains at length before the CPU is taken.
+        jax.config.update("jax_platforms", "cpu")
+    # JAX reports devices that are not there, and Orbax every step it takes.
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def _has_driver() -> bool:
+    """Whether there is an NVIDIA driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

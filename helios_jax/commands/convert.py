@@ -1,0 +1,116 @@
+"""PyTorch checkpoints to helios-jax checkpoints, and back.
+
+Helios, as downloaded in Diffusers' layout (Base, Mid or Distilled, any dtype, any number of
+shards):
+
+  python convert_torch_weights.py --source Helios-Distilled --out checkpoints/helios-distilled
+
+The same, stored in bfloat16 (half the disk of the float32 release; the VAE keeps float32):
+
+  python convert_torch_weights.py --source Helios-Distilled --out checkpoints/helios-distilled --dtype bfloat16
+
+A base and what was trained on it, merged:
+
+  python convert_torch_weights.py --source Helios-Base --lora pytorch_lora_weights.safetensors --partial transformer_partial.pth --out DIR
+
+A Helios that starts from Wan 2.1 T2V (1.3B or 14B; the original folder or the Diffusers one):
+
+  python convert_torch_weights.py --source Wan2.1-T2V-1.3B --init_from_wan --out checkpoints/from-wan
+
+Back to a folder that `diffusers` loads:
+
+  python convert_torch_weights.py --to_diffusers --source checkpoints/helios-distilled --out Helios-Diffusers
+
+or, without the history patches, to the pipeline of Wan 2.1:
+
+  python convert_torch_weights.py --to_wan --source checkpoints/from-wan --out Wan-Diffusers
+
+Tensors stream one by one, so a checkpoint of any size needs little memory. The output appears under
+its name only when it is complete. Exit status: 0 when done, 2 when the input cannot be used (one
+line on stderr says why).
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from helios_jax.checkpoint import CheckpointError, convert
+from helios_jax.commands.cli import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see :func:`~helios_jax.commands.cli.run_command`."""
+    return run_command(__doc__, define_flags, convert_checkpoint, argv)
+
+
+def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Define the flags of the command."""
+    flags.DEFINE_string(
+        "source",
+        None,
+        "Folder to read: Diffusers' or Wan's; with --to_diffusers, a helios-jax checkpoint.",
+        required=True,
+        flag_values=options,
+    )
+    flags.DEFINE_string("out", None, "Folder to write.", required=True, flag_values=options)
+    flags.DEFINE_string(
+        "lora",
+        None,
+        "LoRA to merge into the transformer (pytorch_lora_weights.safetensors).",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
+        "partial",
+        None,
+        "Whole tensors to merge into the transformer (transformer_partial.pth).",
+        flag_values=options,
+    )
+    flags.DEFINE_bool(
+        "init_from_wan",
+        False,
+        "The source is Wan 2.1 T2V: add the history patches that Helios starts from.",
+        flag_values=options,
+    )
+    flags.DEFINE_bool(
+        "to_diffusers",
+        False,
+        "Write a Diffusers folder from a helios-jax checkpoint.",
+        flag_values=options,
+    )
+    flags.DEFINE_bool(
+        "to_wan",
+        False,
+        "Write the Diffusers folder of a Wan 2.1 from a helios-jax checkpoint, without history "
+        "patches.",
+        flag_values=options,
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        "keep",
+        ["keep", "bfloat16", "float32"],
+        "Dtype to store the transformer and the text encoder in.",
+        flag_values=options,
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.", flag_values=options)
+
+
+def convert_checkpoint(options: flags.FlagValues) -> None:
+    """Convert as the flags say."""
+    common = {"dtype": options.dtype, "overwrite": options.overwrite}
+    if options.to_diffusers or options.to_wan:
+        if options.lora or options.partial or options.init_from_wan:
+            raise CheckpointError(
+                "--lora, --partial and --init_from_wan act on PyTorch folders: leave them out with "
+                "--to_diffusers and --to_wan"
+            )
+        summary = convert.to_diffusers(options.source, options.out, as_wan=options.to_wan, **common)
+    else:
+        summary = convert.from_torch(
+            options.source,
+            options.out,
+            lora=options.lora,
+            partial=options.partial,
+            init_from_wan=options.init_from_wan,
+            **common,
+        )
+    print(f"wrote {options.out}: {summary}")

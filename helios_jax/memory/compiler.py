@@ -1,0 +1,187 @@
+"""Compile for a GPU on a machine without one, to know before a GPU is rented that a program
+compiles, what it launches and how much it needs.
+
+XLA's CUDA compiler works from a description of the chip. It needs `jax-cuda13-plugin` and
+`jax-cuda13-pjrt` of jax's own version, an assembler and its library (`nvidia-cuda-nvcc` and
+`nvidia-nvvm`, or a CUDA toolkit), and JAX_PLATFORMS=cpu, without which the plugin looks for a
+driver. What it cannot tell: numbers, speed, and which plan cuDNN or cuBLAS would choose.
+
+The one file that touches what jax keeps private for this: three questions that jax puts to a live
+GPU are answered here for a Hopper one.
+"""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+class Gpu(NamedTuple):
+    """A chip to compile for, of compute capability 9.0.
+
+    Attributes:
+      name: as the driver tells it.
+      memory: of the device, bytes.
+      bandwidth: of its memory, bytes a second.
+      l2_cache: bytes.
+    """
+
+    name: str
+    memory: int
+    bandwidth: int
+    l2_cache: int
+
+
+TARGETS: Mapping[str, Gpu] = {
+    "h100": Gpu(
+        "NVIDIA H100 80GB HBM3",
+        memory=84_929_347_584,
+        bandwidth=3_352_320_000_000,
+        l2_cache=50 << 20,
+    ),
+    "h200": Gpu(
+        "NVIDIA H200", memory=150_754_820_096, bandwidth=4_800_000_000_000, l2_cache=60 << 20
+    ),
+}
+
+SHARED_MEMORY = 232_448
+"""Bytes of shared memory that a block may ask for on these chips."""
+
+CUDNN = 91_200
+"""The cuDNN release, 9.12.0, that is assumed to be there."""
+
+_DESCRIPTION = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 minor: 0 }}
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_core: 233472 shared_memory_per_block: 49152 shared_memory_per_block_optin: {shared_memory}
+  device_memory_size: {gpu.memory} memory_bandwidth: {gpu.bandwidth} l2_cache_size: {gpu.l2_cache}
+}}
+dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
+runtime_version {{ major: 13 minor: 0 patch: 0 }}
+platform_name: "CUDA"
+device_description_str: "{gpu.name}"
+"""
+
+
+def unavailable() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    if not has_plugin():
+        return "jax-cuda13-plugin is not installed"
+    if assembler() is None:
+        return "there is no ptxas: install nvidia-cuda-nvcc and nvidia-nvvm"
+    if os.environ.get("JAX_PLATFORMS") != "cpu":
+        return "JAX_PLATFORMS is not cpu"
+    return None
+
+
+def has_plugin() -> bool:
+    """Whether jax's plugin for NVIDIA GPUs is installed."""
+    return any(
+        (folder / f"xla_cuda{version}").is_dir()
+        for folder in _folders("jax_plugins")
+        for version in (13, 12)
+    )
+
+
+def assembler() -> str | None:
+    """Where `ptxas` lies: of the packages beside jax, or of a CUDA toolkit."""
+    packaged = [path for folder in _folders("nvidia") for path in folder.glob("*/bin/ptxas")]
+    return str(packaged[0]) if packaged else shutil.which("ptxas")
+
+
+def devices(target: str = "h100", count: int = 1) -> list[jax.Device]:
+    """``count`` chips of one machine, to be compiled for and nothing else.
+
+    Raises:
+      RuntimeError: where :func:`unavailable` gives a reason.
+    """
+    if reason := unavailable():
+        raise RuntimeError(f"cannot compile for {target} here: {reason}")
+    description = _DESCRIPTION.format(gpu=TARGETS[target], shared_memory=SHARED_MEMORY)
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=description, topology=f"1x1x{count}"
+    ).devices
+
+
+def compile_for(
+    fn: Callable[..., Any],
+    *args: Any,
+    target: str = "h100",
+    mesh: Mesh | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> jax.stages.Compiled:
+    """Compile ``fn`` for a GPU that is not there.
+
+    Args:
+      fn: a function of arrays, jitted where it needs static or donated arguments.
+      *args: trees of ``jax.ShapeDtypeStruct`` or of arrays, of which only shapes and dtypes are
+        used. Leaves without a sharding are replicated; one whose memory is "pinned_host", of
+        whatever device, stays in the memory of the host.
+      target: a key of :data:`TARGETS`.
+      mesh: of :func:`devices`; by default a single one.
+      options: of XLA, by their flags' names without dashes.
+
+    Returns:
+      The program: ``memory_analysis()`` and ``as_text()`` tell about it; it cannot run.
+    """
+    mesh = mesh or Mesh(devices(target), ("device",))
+    args = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x, mesh)), args
+    )
+    jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
+    # Without a device nothing can be timed, and of what it could generate itself for a matrix
+    # product XLA would take the first: cuBLAS is what would win.
+    options = {"xla_gpu_enable_triton_gemm": False, **(options or {})}
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), _hopper_answers():
+        return jitted.lower(*args).compile(compiler_options=options)
+
+
+def _folders(package: str) -> list[Path]:
+    """Folders of a package that several distributions share."""
+    spec = importlib.util.find_spec(package)
+    return [Path(folder) for folder in spec.submodule_search_locations] if spec else []
+
+
+def _sharding(x: Any, mesh: Mesh) -> jax.sharding.Sharding:
+    """Where the caller wants an abstract argument; an array's own place is a CPU."""
+    asked = x.sharding if isinstance(x, jax.ShapeDtypeStruct) else None
+    if asked is None:
+        return NamedSharding(mesh, PartitionSpec())
+    if asked.memory_kind == "pinned_host":
+        # Beside devices that are not there the kind of memory would be lost.
+        return NamedSharding(
+            mesh.abstract_mesh,
+            getattr(asked, "spec", PartitionSpec()),
+            memory_kind=asked.memory_kind,
+        )
+    return asked
+
+
+@contextlib.contextmanager
+def _hopper_answers() -> Iterator[None]:
+    """What jax asks of the GPU while it traces cuDNN's attention."""
+    from jax._src.cudnn import fused_attention_stablehlo as attention
+
+    version = lambda capability: tuple(map(int, capability.split(".")))
+    with (
+        mock.patch.object(attention, "check_cudnn_version", return_value=CUDNN),
+        mock.patch.object(
+            attention, "check_compute_capability", lambda least: version(least) <= (9, 0)
+        ),
+        mock.patch.object(
+            attention, "is_cuda_compute_capability_equal", lambda exact: version(exact) == (9, 0)
+        ),
+    ):
+        yield

@@ -1,0 +1,230 @@
+"""train.py as it is used: runs that are stopped, killed and gone on with, in several processes, and
+refused.
+"""
+
+import json
+import random
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+
+from helios_jax.checkpoint import CheckpointError
+from helios_jax.config import ConfigError, from_dict
+from helios_jax.data.batches import DataError
+from helios_jax.training.checkpoints import Checkpoints
+from helios_jax.training.config import TrainConfig
+from tests.training.toy import write_records
+
+ROOT = Path(__file__).parents[2]
+from helios_jax.commands.train import train as TRAIN
+
+flags.FLAGS.mark_as_parsed()
+
+CLOCK = ("step_seconds", "tokens_per_second", "teraflops")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Records to train on and to validate with, and a compile cache for all runs."""
+    folder = tmp_path_factory.mktemp("training")
+    write_records(folder / "train", 6)
+    write_records(folder / "validation", 2, seed=1)
+    return folder
+
+
+def command(data: Path, run: Path, objective: str, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "train.py",
+        f"--config=tests/training/recipe.py:{objective}",
+        f"--config.data.train={data / 'train'}",
+        f"--config.data.validation={data / 'validation'}",
+        "--config.validation.every=2",
+        "--config.validation.batches=1",
+        "--config.ema.decay=0.9",
+        f"--run={run}",
+        f"--compile_cache={data / 'cache'}",
+        *more,
+    ]
+
+
+def start(*args) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*args), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def train(*args) -> str:
+    with start(*args) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def refused(*args) -> str:
+    with start(*args) as process:
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 2, err
+    assert len(err.splitlines()) == 1, err
+    return err
+
+
+def metrics(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
+
+
+def final_state(run: Path) -> tuple[int, dict[str, np.ndarray]]:
+    return Checkpoints(run / "checkpoints", {}, free=("",), read_only=True).read()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Parameters, optimiser, average, order of data and metrics, bit for bit."""
+    (step, state), (other_step, other_state) = final_state(one), final_state(other)
+    assert step == other_step
+    assert state.keys() == other_state.keys()
+    assert any("ema" in name for name in state)
+    for name, leaf in state.items():
+        np.testing.assert_array_equal(leaf, other_state[name], err_msg=name)
+    assert metrics(one) == metrics(other)
+
+
+@pytest.fixture(scope="session")
+def straight(data):
+    """A run of the first stage in one piece."""
+    train(data, data / "straight", "flow")
+    return data / "straight"
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_ends_where_one_in_a_piece_does(data, straight, tmp_path):
+    """SIGKILL at random moments, saving included: the next start goes on from a step that verifies,
+    and nothing is lost but time.
+    """
+    moments, run = random.Random(0), tmp_path / "run"
+    for _ in range(10):
+        with start(data, run, "flow", "--config.save_every=1") as process:
+            seen = (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").exists() else 0
+            deadline = time.monotonic() + 120
+            # From when it gets under way: before, there is nothing to lose.
+            while process.poll() is None and time.monotonic() < deadline:
+                if (run / "metrics.jsonl").exists() and (
+                    run / "metrics.jsonl"
+                ).stat().st_size != seen:
+                    break
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.5))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    train(data, run, "flow", "--config.save_every=1")
+    assert_same(straight, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["pyramid", "distillation"])
+def test_later_stages_go_on_exactly_after_sigterm(data, tmp_path, objective):
+    """Stopped by SIGTERM it saves and leaves with status 0; 2 + 2 steps in two processes are 4 in
+    one, bit for bit.
+    """
+    train(data, tmp_path / "straight", objective)
+    run = tmp_path / "run"
+    with start(data, run, objective, "--config.steps=100000") as process:
+        # The first line tells of the validation before the first step, which is then under way.
+        while process.poll() is None and not (
+            (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size
+        ):
+            time.sleep(0.05)
+        process.terminate()
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "stopped after" in out
+    done = final_state(run)[0]
+    assert done < 4, "the machine is too fast for this test"
+    assert "from step" in train(data, run, objective)
+    assert_same(tmp_path / "straight", run)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(data, straight, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    joined = [f"--coordinator=localhost:{port}", "--processes=2"]
+    # One device each, and the same run folder, as on a cluster with a shared disk.
+    both = [
+        start(data, tmp_path / "run", "flow", *joined, f"--process={number}") for number in range(2)
+    ]
+    for process in both:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    for one, other in zip(metrics(straight), metrics(tmp_path / "run"), strict=True):
+        for name in ("loss", "gradient_norm", "validation_loss"):
+            if name in one:
+                assert other[name] == pytest.approx(one[name], rel=1e-5)
+    assert "steps an epoch" not in out  # what both have to say, the first says alone
+
+
+def test_a_run_of_another_kind_is_refused(data, straight):
+    """Another stage, or geometry: the differences are listed before anything is computed."""
+    err = refused(data, straight, "pyramid")
+    assert "objective: there 'flow', here 'pyramid'" in err.replace('"', "'")
+    err = refused(data, straight, "flow", "--config.trainable.rank=8")
+    assert "trainable.rank: there 4, here 8" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"train": ["/nowhere"]}}, "/nowhere"),
+        ({"data": {"train": []}}, "data.train names no folder of records"),
+        ({"checkpoint": "/nowhere"}, "/nowhere is not a directory"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"trainable": {"lora": "nothing"}}, "trainable.lora: no module matches 'nothing'"),
+        ({"trainable": {"full": "nothing"}}, "trainable.full='nothing' matches no parameter"),
+        ({"data": {"batch_size": 3000}}, "batch_size=3000 clips of one size are needed"),
+        (
+            {"data": {"text_rows": 6}},
+            "data.text_rows=6 must be more than the longest prompt's 6 tokens, or 32",
+        ),
+        (
+            {"model": {"text_encoder": {"d_model": 8}, "transformer": {"text_dim": 8}}},
+            "text_width: there 16, here 8",
+        ),
+        ({"fsdp": 3}, "does not fit 1 devices"),
+        ({"model": {"sample": {"history_sizes": [8, 2, 1]}}}, "must sum to 19"),
+        (
+            {"objective": "distillation", "model": {"scheduler": {"solver": "euler"}}},
+            "a student's model.scheduler.solver is 'dmd'",
+        ),
+        ({"accumulate": 3}, "data.batch_size=2 does not divide into accumulate=3 parts"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_loaded(data, tmp_path, changes, message):
+    """One clear line, whatever is wrong, and no folder is made."""
+    recipe = runpy.run_path(str(ROOT / "tests" / "training" / "recipe.py"))["get_config"]()
+    recipe.data.train = (str(data / "train"),)
+    recipe = recipe.to_dict()
+    merge(recipe, changes)
+    with pytest.raises(
+        (ConfigError, DataError, CheckpointError), match=re.escape(message)
+    ) as caught:
+        TRAIN(from_dict(TrainConfig, recipe), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def merge(values: dict, changes: dict) -> None:
+    for name, change in changes.items():
+        if isinstance(change, dict):
+            merge(values[name], change)
+        else:
+            values[name] = change

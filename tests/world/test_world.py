@@ -1,0 +1,422 @@
+"""Scenes are the same for the same seed, captions are exactly true, and clips are drawn the same
+whatever part of them is asked for.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from helios_jax.commands import world
+from helios_jax.commands.world import caption, is_held_out, render, sample_scene
+from helios_jax.world import captions, drawing, scenes
+from helios_jax.world.scenes import (
+    CAMERAS,
+    COLORS,
+    EDITIONS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    SPEEDS,
+    Background,
+    Object,
+    Scene,
+)
+
+PLAIN = Background("plain", ("black",), "", 0.0)
+SCENES = [sample_scene(0, index) for index in range(300)]
+
+
+def only(
+    motion, shape="star", speed="fast", size="small", camera="still", background=PLAIN, edition=1
+):
+    """A scene of one white object."""
+    return Scene(
+        (Object(shape, "white", size, motion, speed, (0.5, 0.5), 0.1, edition),), background, camera
+    )
+
+
+def names(values):
+    return "|".join(word for value in values for word in captions.WORDS.get(value, (value,)))
+
+
+def value_of(word, values):
+    return next(value for value in values if word in captions.WORDS.get(value, (value,)))
+
+
+def objects_in(text):
+    """What a caption says of its objects, read back."""
+    text = re.sub(
+        r"(?:, |^|\b)(?:(?:on|against|in front of|over) an? [^,.]*(?:background|backdrop|gradient|pattern|checker)[^,.]*)",
+        "",
+        text,
+        flags=re.I,
+    )
+    phrase = rf"\ba ({names(SIZES)}) ({names(COLORS)}) ({names(SHAPES)}) "
+    pieces = re.split(phrase, text, flags=re.I)[1:]
+    for size, color, shape, rest in zip(*(pieces[i::4] for i in range(4))):
+        rest = re.sub(r"(,? and|,| while)? *$", "", re.split(r"\.", rest)[0])
+        speed = re.search(rf"\b({names(SPEEDS)})\b", rest)[1]
+        way = re.sub(rf"\b({'|'.join((*captions.TRAVEL, *captions.SPIN, speed))})\b", "", rest)
+        yield (
+            value_of(shape, SHAPES),
+            value_of(color, COLORS),
+            value_of(size, SIZES),
+            value_of(" ".join(way.split()), MOTIONS),
+            value_of(speed, SPEEDS),
+        )
+
+
+def test_same_seed_same_scene():
+    """Seed and index alone decide; other ones decide otherwise."""
+    assert [sample_scene(0, index) for index in range(20)] == SCENES[:20]
+    assert len({*SCENES}) == len(SCENES)
+    assert sample_scene(1, 0) != sample_scene(0, 0)
+    with pytest.raises(ValueError, match="train, heldout"):
+        sample_scene(0, 0, "test")
+    with pytest.raises(ValueError, match="known are 1, 2"):
+        sample_scene(0, 0, edition=3)
+
+
+def test_the_first_edition_stays_as_it_was():
+    """What the helios-nano that ships was trained on, to the last pixel: the digest is that of
+    commit 9bfebfc.
+    """
+    digest = hashlib.sha256()
+    for scene in SCENES[:30]:
+        digest.update(render(scene, 3, 32, 64).tobytes())
+    assert digest.hexdigest() == "8cc93585762077ec9eb19c7d3d27a0884c2a13f880052b955527cd9b07b0aa0a"
+
+
+def test_editions_share_their_words():
+    """One caption is true of the same scene in every edition; in the second, things are larger."""
+    for index in range(20):
+        first, second = (sample_scene(0, index, edition=edition) for edition in EDITIONS)
+        assert caption(first, index) == caption(second, index)
+        for small, large in zip(first.objects, second.objects):
+            assert scenes.radius(large, np.zeros(1)) > 1.2 * scenes.radius(small, np.zeros(1))
+
+
+def test_objects_of_the_second_edition_are_whole_at_first():
+    """In frames twice as wide as high, but for those that bounce along the shorter side: they would
+    not fit.
+    """
+    for index in range(50):
+        for thing in sample_scene(0, index, edition=2).objects:
+            place, reach = np.array(thing.place) * (2, 1), 1.2 * scenes.radius(thing, np.zeros(1))
+            if thing.motion not in scenes.BOUNCES and thing.motion != "pulse":
+                assert (place >= reach).all()
+                assert (place <= np.array([2, 1]) - reach).all()
+
+
+def test_everything_occurs():
+    """Every value of every attribute, one to three objects."""
+    objects = [thing for scene in SCENES for thing in scene.objects]
+    for i, values in enumerate((SHAPES, COLORS, SIZES, MOTIONS, SPEEDS)):
+        assert {thing[i] for thing in objects} == {*values}
+    assert {scene.background.kind for scene in SCENES} == {*scenes.BACKGROUNDS}
+    assert {name for scene in SCENES for name in scene.background.colors} == {
+        *scenes.BACKGROUND_COLORS
+    }
+    assert {scene.camera for scene in SCENES} == {*CAMERAS}
+    assert {len(scene.objects) for scene in SCENES} == {1, 2, 3}
+
+
+def test_held_out():
+    """Training never shows a held-out object, the other split always does."""
+    assert not any(is_held_out(thing) for scene in SCENES for thing in scene.objects)
+    assert all(
+        any(map(is_held_out, sample_scene(0, index, "heldout").objects)) for index in range(100)
+    )
+    assert all(
+        scenes.can_spin(shape) or motion not in scenes.SPINS
+        for shape, motion in scenes.HELD_OUT_MOTIONS.items()
+    )
+
+
+def test_what_moves_can_be_seen_moving():
+    """No round thing spins, a pan has a background that shows it, colours differ and stand off from
+    the background.
+    """
+    for scene in SCENES:
+        assert not any(
+            thing.shape in ("circle", "ring") and thing.motion in scenes.SPINS
+            for thing in scene.objects
+        )
+        assert len({thing.color for thing in scene.objects}) == len(scene.objects)
+        axis = {"left": "x", "right": "x", "up": "y", "down": "y"}.get(scene.camera)
+        assert axis is None or (
+            scene.background.kind != "plain" and scene.background.axis in ("", axis)
+        )
+        for thing in scene.objects:
+            for name in scene.background.colors:
+                assert (
+                    np.linalg.norm(np.subtract(COLORS[thing.color], scenes.BACKGROUND_COLORS[name]))
+                    >= scenes.CONTRAST
+                )
+
+
+def test_captions_are_true():
+    """A caption names each object with exactly its attributes, the background's kind and colours,
+    and the camera.
+    """
+    for seed, scene in enumerate(SCENES):
+        text = caption(scene, seed)
+        assert sorted(objects_in(text)) == sorted(thing[:5] for thing in scene.objects), text
+        background = re.search(r"[^.,]*(background|backdrop|gradient|pattern|checker)[^.,]*", text)[
+            0
+        ]
+        found = re.findall(rf"\b({names(scenes.BACKGROUND_COLORS)})\b", background)
+        assert {value_of(word, scenes.BACKGROUND_COLORS) for word in found} == {
+            *scene.background.colors
+        }
+        kind = scene.background.kind
+        assert (
+            (kind in background)
+            if kind != "plain"
+            else not re.search("gradient|stripes|checker", background)
+        )
+        if kind == "stripes":
+            assert ("vertical" if scene.background.axis == "x" else "horizontal") in background
+        if kind == "gradient":
+            assert re.search(
+                "left-to-right|horizontal"
+                if scene.background.axis == "x"
+                else "top-to-bottom|vertical",
+                background,
+            )
+        camera = re.search(r"[^.]*camera[^.]*", text)[0]
+        assert (
+            scene.camera in camera
+            if scene.camera != "still"
+            else re.search("stays still|not move|static|fixed", camera)
+        )
+
+
+def test_wording_varies():
+    """One scene is told in many ways, each for ever the same."""
+    scene = SCENES[0]
+    assert len({caption(scene, seed) for seed in range(100)}) > 90
+    assert caption(scene, 5) == caption(scene, 5)
+
+
+def test_a_window_is_a_part_of_the_whole():
+    """Any frames can be drawn alone, across the borders of the pieces that are drawn at once."""
+    for scene in SCENES[:10]:
+        whole = render(scene, 40, 32, 48)
+        assert whole.shape == (40, 32, 48, 3)
+        assert whole.dtype == np.uint8
+        np.testing.assert_array_equal(render(scene, 11, 32, 48, start=13), whole[13:24])
+    assert render(SCENES[0], 0, 32, 48).shape == (0, 32, 48, 3)
+
+
+def test_time_is_in_seconds():
+    """At half the rate every other frame is seen."""
+    np.testing.assert_array_equal(
+        render(SCENES[1], 8, 32, 48, fps=12), render(SCENES[1], 16, 32, 48, fps=24)[::2]
+    )
+
+
+@pytest.mark.parametrize("size", [(64, 128), (96, 64), (48, 48)])
+def test_objects_stay_for_ever(size):
+    """At frame 2000 as much of an object is in sight as at the start, whichever way it moved."""
+    expected = area("star")
+    for motion in MOTIONS:
+        for camera, edition in itertools.product(CAMERAS, EDITIONS):
+            scene = only(motion, camera=camera, edition=edition)
+            covered = render(scene, 1, *size, start=2000)[..., 0].astype(
+                float
+            ).sum() - 16 * np.prod(size)
+            radius = scenes.radius(scene.objects[0], np.array([2000 / 24]))[0] * min(size)
+            assert covered / (248 - 16) == pytest.approx(expected * radius**2, rel=0.02)
+
+
+def area(shape):
+    """Of a shape of radius 1."""
+    y, x = np.mgrid[-1.3:1.3:261j, -1.3:1.3:261j]
+    return (drawing.signed_distance(shape, x, y) < 0).sum() * (2.6 / 260) ** 2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(shape):
+    """Distances are true ones: their gradient has length 1, nothing reaches beyond the bound, and
+    no shape is much larger than another.
+    """
+    y, x = np.mgrid[-1.5:1.5:301j, -1.5:1.5:301j]
+    distance = drawing.signed_distance(shape, x, y)
+    slope = np.hypot(*np.gradient(distance, 0.01))
+    assert np.median(slope) == pytest.approx(1, abs=0.01)
+    assert np.hypot(x, y)[distance < 0].max() <= drawing.BOUND
+    assert 1.5 < area(shape) < 3.3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_jumps(shape):
+    """Moved by a twentieth of a pixel at a time, a shape keeps its size and its middle follows to a
+    hundredth: edges are smooth in space and time.
+    """
+    fps = EDITIONS[1].travel_speed["fast"] * 64 * 20
+    frames = render(only("right", shape=shape), 41, 64, 64, fps=fps)[..., 0].astype(float) - 16
+    total = frames.sum((1, 2))
+    assert np.ptp(total) < 0.01 * total.mean()
+    middle = (frames.sum(1) * np.arange(64)).sum(-1) / total
+    np.testing.assert_allclose(np.diff(middle), 0.05, atol=0.02)
+    assert np.abs(np.diff(frames, axis=0)).max() < 0.075 * 232
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_motions(motion, edition):
+    """An object goes where its motion says, as fast as its speed says."""
+    scene = only(motion, shape="triangle", edition=edition)
+    thing, times = scene.objects[0], np.arange(240) / 24
+    step = np.diff(scenes.shift(thing, times), axis=0) * 24
+    if motion in scenes.DIRECTIONS:
+        np.testing.assert_allclose(
+            step, [0.7 * np.array(scenes.DIRECTIONS[motion])] * 239, atol=1e-6
+        )
+        assert scenes.DIRECTIONS[motion][0] == pytest.approx(
+            ("right" in motion or -("left" in motion))
+            * np.hypot(1, 0)
+            / (2**0.5 if " " in motion else 1)
+        )
+    elif motion in scenes.BOUNCES:
+        way = scenes.shift(thing, times) @ scenes.BOUNCES[motion]
+        assert way.max() - way.min() == pytest.approx(2 * EDITIONS[edition].bounce_reach, rel=0.1)
+    else:
+        assert not step.any()
+    turned = np.diff(scenes.angle(thing, times))
+    assert (
+        (turned > 0).all()
+        if motion == "clockwise"
+        else (turned < 0).all()
+        if motion == "counterclockwise"
+        else not turned.any()
+    )
+    assert (
+        np.ptp(scenes.radius(thing, times)) > 0.04
+        if motion == "pulse"
+        else np.ptp(scenes.radius(thing, times)) == 0
+    )
+
+
+def test_clockwise():
+    """A triangle that has its tip upward has it to the right a quarter of a turn later."""
+    scene = Scene(
+        (Object("triangle", "white", "large", "clockwise", "slow", (0.5, 0.5), 0.0),),
+        PLAIN,
+        "still",
+    )
+    frame = render(scene, 1, 64, 64, start=48)[0, ..., 0] > 100
+    columns = frame.any(0).nonzero()[0]
+    assert 45 <= columns.max() <= 49  # 1.2 * 0.21 * 64 = 16 to the right
+    assert 22 <= columns.min() <= 25  # half of that to the left
+
+
+def test_the_camera_moves_everything_the_other_way():
+    """Under a pan to the right, background and objects alike are seen to go left."""
+    background = Background("stripes", ("black", "navy"), "x", 0.25)
+    fps = scenes.PAN_SPEED * 64  # a pixel a frame
+    frames = render(only("pulse", camera="right", background=background), 2, 64, 64, fps=fps)
+    np.testing.assert_allclose(frames[1, 0, :-1].astype(int), frames[0, 0, 1:].astype(int), atol=1)
+    still = scenes.centre(only("pulse").objects[0], np.array([1.0]), "still", (1.0, 1.0))
+    panned = scenes.centre(only("pulse").objects[0], np.array([1.0]), "right", (1.0, 1.0))
+    np.testing.assert_allclose(still - panned, [[scenes.PAN_SPEED, 0]], atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "stripes", "checker"])
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_both_colors_of_the_background_stay_in_sight(kind, camera):
+    """However far the camera has gone."""
+    axis = "" if kind == "checker" else "y" if camera in ("up", "down") else "x"
+    scene = Scene((), Background(kind, ("black", "cream"), axis, 0.0), camera)
+    frames = render(scene, 200, 32, 48, fps=3).astype(float)
+    assert (frames.min((1, 2)) < np.array([16, 16, 20]) + 20).all()
+    assert (frames.max((1, 2)) > np.array([238, 226, 198]) - 20).all()
+
+
+def test_too_small_a_frame_is_refused():
+    """Naming the least size."""
+    with pytest.raises(ValueError, match="at least 16"):
+        render(SCENES[0], 1, 8, 64)
+
+
+def run_main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["world", *arguments])
+    world.main()
+
+
+def test_the_program_writes_clips_and_captions(tmp_path, monkeypatch):
+    """As many as asked for, each line with a file that is there; a second part of the series goes
+    on where the first ended.
+    """
+    run_main(
+        monkeypatch,
+        "--out",
+        f"{tmp_path}/a",
+        "--clips",
+        "3",
+        "--frames",
+        "5",
+        "--height",
+        "32",
+        "--width",
+        "48",
+    )
+    lines = [
+        json.loads(line) for line in (tmp_path / "a" / "captions.jsonl").read_text().splitlines()
+    ]
+    assert [line["path"] for line in lines] == ["00000.mp4", "00001.mp4", "00002.mp4"]
+    assert all((tmp_path / "a" / line["path"]).stat().st_size > 500 for line in lines)
+    assert lines[2]["caption"] == caption(sample_scene(0, 2), 2)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "00000.mp4",
+        "00001.mp4",
+        "00002.mp4",
+        "captions.jsonl",
+    ]
+    run_main(
+        monkeypatch,
+        "--out",
+        f"{tmp_path}/b",
+        "--clips",
+        "1",
+        "--start",
+        "2",
+        "--frames",
+        "5",
+        "--height",
+        "32",
+        "--width",
+        "48",
+    )
+    assert [
+        json.loads(line) for line in (tmp_path / "b" / "captions.jsonl").read_text().splitlines()
+    ] == lines[2:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--clips", "0"), "--clips=0"),
+        (("--height", "33"), "--height=33"),
+        (("--seed", "-1"), "--seed=-1"),
+    ],
+)
+def test_the_program_refuses(tmp_path, monkeypatch, capsys, arguments, message):
+    """In one line, before a folder is made."""
+    with pytest.raises(SystemExit, match="2"):
+        run_main(monkeypatch, "--out", f"{tmp_path}/clips", *arguments)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "clips").exists()
+
+
+def test_the_program_keeps_what_is_there(tmp_path, monkeypatch):
+    """A folder that holds captions is left alone."""
+    (tmp_path / "captions.jsonl").touch()
+    with pytest.raises(SystemExit, match="exists already"):
+        run_main(monkeypatch, "--out", str(tmp_path))
