@@ -1,0 +1,86 @@
+"""Reading all frames of a video in its own size, with memory for one piece of them."""
+
+import contextlib
+import itertools
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from helios_jax.evaluation.bench.errors import BenchError
+from helios_jax.media.ffmpeg import find_ffmpeg
+
+PIECE = 33
+FOLDER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Images that a folder of frames may hold."""
+
+PPM = rb"P6\n(\d+) (\d+)\n255\n"
+"""The header of an image that ffmpeg writes into a pipe."""
+# exact conversion by the matrix that the file names, as helios_jax reads videos elsewhere
+TO_RGB = "scale=flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
+
+
+def read_pieces(
+    path: str | os.PathLike, piece: int = PIECE, most: int | None = None
+) -> Iterator[UInt8[np.ndarray, "F Y X 3"]]:
+    """The frames of a video file, or of a folder of images in the order of their names.
+
+    Args:
+      path: anything that ffmpeg reads; neither rate nor size is changed.
+      piece: frames of a piece; the last one has what is left.
+      most: frames to read at most.
+
+    Raises:
+      BenchError: if the file is missing, damaged or no video; while pieces are read.
+    """
+    source = _folder_frames(Path(path)) if os.path.isdir(path) else _video_frames(path, most)
+    count = 0
+    with contextlib.closing(source):
+        frames = itertools.islice(source, most)
+        while batch := list(itertools.islice(frames, piece)):
+            if any(frame.shape != batch[0].shape for frame in batch):
+                raise BenchError(f"{path}: its frames have more than one size")
+            yield np.stack(batch)
+            count += len(batch)
+    if not count:
+        raise BenchError(f"{path}: has no frame that can be read")
+
+
+def _folder_frames(folder: Path) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
+    names = sorted(p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES)
+    for name in names:
+        try:
+            with Image.open(name) as image:
+                yield np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise BenchError(f"{name}: damaged or not an image") from error
+
+
+def _video_frames(
+    path: str | os.PathLike, most: int | None
+) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
+    if not os.path.isfile(path):
+        raise BenchError(f"{path}: is not a file; name a video or a folder of images")
+    source = ["-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", TO_RGB]
+    limit = [] if most is None else ["-frames:v", str(most)]
+    output = ["-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "-"]
+    command = [find_ffmpeg(path), "-v", "error", "-nostdin", *source, *limit, *output]
+    with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+            while header := re.fullmatch(
+                PPM, b"".join(process.stdout.readline() for _ in range(3))
+            ):
+                width, height = map(int, header.groups())
+                pixels = process.stdout.read(3 * width * height)
+                if len(pixels) == 3 * width * height:
+                    yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()
+    if process.returncode:
+        raise BenchError(f"{path}: damaged or not a video: {said[0] if said else 'no reason'}")
