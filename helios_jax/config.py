@@ -9,8 +9,8 @@ checkpoint directory stores the same sections as JSON. Both become the dataclass
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import ml_collections
 
@@ -244,6 +244,52 @@ def from_dict(
             )
         fields[name] = _coerce(hints[name], value, where)
     return section(**fields)
+
+
+class Difference(NamedTuple):
+    """A field whose value differs between two configurations; :data:`ABSENT` where one lacks it."""
+
+    name: str
+    there: Any
+    here: Any
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()
+"""The value of a field that a configuration does not have."""
+
+
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], ignore: Collection[str] = ()
+) -> list[Difference]:
+    """Fields of two nested dictionaries that differ, by dotted names, in alphabetical order.
+
+    Args:
+      there, here: as :func:`to_dict` makes them; a list equals a tuple of the same items.
+      ignore: dotted names of fields or of whole sections that may differ.
+    """
+    found = []
+    for name in sorted(there.keys() | here.keys()):
+        if name in ignore:
+            continue
+        ours = here.get(name, ABSENT)
+        theirs = there.get(name, ABSENT)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            inner = [field[len(name) + 1 :] for field in ignore if field.startswith(f"{name}.")]
+            for field in differences(theirs, ours, inner):
+                found.append(field._replace(name=f"{name}.{field.name}"))
+        elif _plain(theirs) != _plain(ours):
+            found.append(Difference(name, theirs, ours))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists for tuples, as JSON has them."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def to_dict(config: Any) -> dict[str, Any]:

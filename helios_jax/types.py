@@ -25,9 +25,11 @@ Video is channels-last everywhere inside the library: ``[B, F, Y, X, 3]`` pixels
 C]`` latents.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
@@ -54,6 +56,11 @@ class History(NamedTuple):
     long: Float[Array, "B T_long H W C"]
 
 
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, which may be abstract (``jax.ShapeDtypeStruct``)."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 __all__ = [
     "Array",
     "Bool",
@@ -65,4 +72,5 @@ __all__ = [
     "Key",
     "PRNGKeyArray",
     "Params",
+    "tree_bytes",
 ]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helios_jax.config import (
+from helios_jax.config import differences, (
     ConfigError,
     HeliosConfig,
     SchedulerConfig,
@@ -57,3 +57,14 @@ def test_unknown_and_ill_typed_fields_are_errors(values, says):
     """The message names the field and what it should be."""
     with pytest.raises(ConfigError, match=says):
         from_dict(HeliosConfig, values)
+
+
+def test_differences_are_named_by_section_and_field():
+    """Lists equal tuples, absent fields are said to be so, and ignored names may be sections."""
+    there = {"a": {"x": 1, "y": (1, 2), "old": 3}, "b": {"z": 0}}
+    here = {"a": {"x": 2, "y": [1, 2]}, "b": {"z": 1}}
+    assert [str(found) for found in differences(there, here, ignore=("b",))] == [
+        "Difference(name='a.old', there=3, here=absent)",
+        "Difference(name='a.x', there=1, here=2)",
+    ]
+    assert differences(there, here, ignore=("a.x", "a.old", "b.z")) == []

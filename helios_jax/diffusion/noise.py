@@ -11,6 +11,17 @@ from helios_jax.diffusion.schedules import stage_tables
 from helios_jax.types import Array, Float, Int, Key, PRNGKeyArray
 
 
+def mix(
+    data: Float[Array, "*shape"], noise: Float[Array, "*shape"], sigma: Float[Array, "..."] | float
+) -> Float[Array, "*shape"]:
+    """(1 - sigma) data + sigma noise: the point of the straight path at noise level sigma.
+
+    ``sigma`` broadcasts against the data: a number, or an array with an axis of 1 for every axis
+    that it does not vary along.
+    """
+    return (1 - sigma) * data + sigma * noise
+
+
 class ChunkNoise(NamedTuple):
     """The noise of one chunk.
 

@@ -69,6 +69,24 @@ def stage_grids(height: int, width: int, stages: int) -> list[tuple[int, int]]:
     return [(height >> level, width >> level) for level in reversed(range(stages))]
 
 
+def stage_tokens(
+    shape: tuple[int, int, int], stages: int, patch_size: tuple[int, int, int]
+) -> list[int]:
+    """Noisy tokens of every stage, coarsest first.
+
+    Args:
+      shape: (T, H, W) of the latents at full resolution.
+      stages: of the pyramid.
+      patch_size: of the transformer, over (T, H, W); patches span one latent frame.
+    """
+    T, H, W = shape
+    _, patch_rows, patch_columns = patch_size
+    return [
+        T * (rows // patch_rows) * (columns // patch_columns)
+        for rows, columns in stage_grids(H, W, stages)
+    ]
+
+
 def _block_mean(x: Float[Array, "B T H W C"]) -> Float[Array, "B T H//2 W//2 C"]:
     """Mean of each block, in one order of summation whatever the shape: a sample's noise must not
     depend on its batch.
