@@ -98,9 +98,8 @@ def expansion_flow(
         if flow.shape[:2] != one.shape:
             flow = 2 * jax.image.resize(flow, (*one.shape, 2), "linear")
         before, after = expand(one), expand(two)
-        improve = functools.partial(_solve, before, after)
-        # a loop in the program: unrolled, it takes three times as long to compile
-        flow = jax.lax.fori_loop(0, ITERATIONS, lambda _, flow: improve(flow), flow)
+        for _ in range(ITERATIONS):
+            flow = _solve(before, after, flow)
     return flow
 
 

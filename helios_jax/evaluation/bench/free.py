@@ -248,7 +248,7 @@ def _drift(series: Mapping[str, Float[np.ndarray, "F"]]) -> dict[str, float]:
 
 
 def _curve(values: Float[np.ndarray, "F"], chunk: int, ahead: int = 0) -> list[float]:
-    """The mean of each chunk; the first is ``ahead`` values shorter. A rest of one joins the last."""
+    """The mean of each chunk, the first ``ahead`` values shorter; a rest of one joins the last."""
     starts = [0, *range(chunk - ahead, len(values) - 1, chunk)]
     parts = [values[start:end] for start, end in zip(starts, [*starts[1:], len(values)])]
     return [float(part.mean()) for part in parts if len(part)]
