@@ -1,9 +1,8 @@
 """helios-nano: the whole of Helios in miniature, for frames of 64 x 128, learned from the
 procedural world.
 
-Its latents are of 8 x 16 cells, and its three pyramid levels of 18, 72 and 288 tokens, 30 times
-fewer than the 14B model's: lengths divided by 30 give it the same dynamic shifts, 0.548, 0.822 and
-1.919.
+Its latents have 8 x 16 cells, and its three pyramid levels 18, 72 and 288 tokens, 30 times fewer
+than the 14B model's: lengths divided by 30 give it the same dynamic shifts, 0.548, 0.822 and 1.919.
 """
 
 import dataclasses
@@ -16,6 +15,8 @@ from helios_jax.config import (
     TransformerConfig,
     VAEConfig,
 )
+from helios_jax.training.config import TrainableConfig
+from helios_jax.training.optimizer import OptimizerConfig
 
 TRANSFORMER = TransformerConfig(
     num_attention_heads=4,
@@ -34,7 +35,7 @@ VAE = VAEConfig(
     latents_mean=(0.0,) * 16,
     latents_std=(1.0,) * 16,
 )
-"""Its latents have mean 0 and deviation 1: training.export sees to it."""
+"""Its latents have mean 0 and standard deviation 1: the export of a VAE sees to it."""
 TEXT_ENCODER = TextEncoderConfig(
     vocab_size=512,
     d_model=128,
@@ -59,6 +60,8 @@ PYRAMID = SchedulerConfig(
 )
 ONE_STAGE = dataclasses.replace(PYRAMID, stages=1, stage_range=(0.0, 1.0))
 
+ALL_WEIGHTS = TrainableConfig(rank=0, full=".*")
+
 
 def model(scheduler: SchedulerConfig, sample: SampleConfig) -> HeliosConfig:
     """helios-nano with a scheduler and what it is asked for by default."""
@@ -68,4 +71,17 @@ def model(scheduler: SchedulerConfig, sample: SampleConfig) -> HeliosConfig:
         text_encoder=TEXT_ENCODER,
         scheduler=scheduler,
         sample=sample,
+    )
+
+
+def muon(learning_rate: float, warmup_steps: int, decay_steps: int) -> OptimizerConfig:
+    """Muon under a cosine, as the text encoder and the transformer have it."""
+    return OptimizerConfig(
+        method="muon",
+        learning_rate=learning_rate,
+        schedule="cosine",
+        warmup_steps=warmup_steps,
+        decay_steps=decay_steps,
+        b2=0.98,
+        weight_decay=0.01,
     )

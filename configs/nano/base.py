@@ -1,27 +1,26 @@
-"""helios-nano Base, stage 1: from a text-to-video model without a past to one that continues its
+"""helios-nano Base, stage 1: from a text-to-video model without a history to one that continues its
 own, all weights trained.
 
-  python train.py --config configs/nano/base.py --config.checkpoint=checkpoints/nano-wan \\
-      "--config.data.train=('data/nano','data/nano','data/nano-sections')"
+  helios-jax train --config nano/base --config.checkpoint=checkpoints/nano-wan \\
+      "--config.data.train=('data/nano','data/nano','data/nano-sections')" \\
       --config.data.validation=data/nano-heldout
-  python -m helios_jax.training.export --run runs/base --out checkpoints/nano-base
+  helios-jax export --run runs/base --out checkpoints/nano-base
 
-Clips that are long enough to have a past count twice; the others keep alive what was learned from
-many scenes.
+Clips that are long enough to have a history count twice; the others keep alive what was learned
+from many scenes.
 """
 
 import dataclasses
 
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.configs.nano import t2v
-from helios_jax.configs.nano._model import ONE_STAGE, model
+from helios_jax.configs.nano._model import ALL_WEIGHTS, ONE_STAGE, model, muon
 from helios_jax.configs.train import stage1_init
 from helios_jax.data.batches import DataConfig
-from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig
-from helios_jax.training.optimizer import OptimizerConfig
+from helios_jax.training.config import EMAConfig, TrainConfig, ValidationConfig
 
 TASK = dataclasses.replace(stage1_init.TASK["corrected"], text=0.1)
-"""More than half of what is drawn has no past to drop."""
+"""More than half of what is drawn has no history to drop."""
 
 TIMESTEPS = dataclasses.replace(t2v.TIMESTEPS, logit_mean=-0.5, logit_std=1.5)
 """Half of the levels are above 0.918. Where a thing goes is decided there; at low levels its place
@@ -36,35 +35,30 @@ SAMPLE = SampleConfig(
     guidance_scale=6.0,
     guidance_interval=(0.7, 1.0),
 )
-"""Guidance decides what is shown. That is settled at low levels, where it only leads away from the
-picture a video begins with (see the card).
+"""Guidance decides what is shown. That is settled at high noise levels; at low ones guidance only
+leads away from the picture a video begins with (see the card).
 """
 
 
-def get_config():
-    return to_config_dict(
-        TrainConfig(
-            objective="flow",
-            model=model(ONE_STAGE, SAMPLE),
-            task=TASK,
-            corruption=stage1_init.CORRUPTION["corrected"],
-            timesteps=TIMESTEPS,
-            trainable=TrainableConfig(rank=0, full=".*"),
-            optimizer=OptimizerConfig(
-                method="muon",
-                learning_rate=1.5e-3,
-                schedule="cosine",
-                warmup_steps=30,
-                decay_steps=6000,
-                b2=0.98,
-                weight_decay=0.01,
-            ),
-            ema=EMAConfig(decay=0.99),
-            data=DataConfig(batch_size=16, text_rows=64, read_threads=1, min_sections=1),
-            validation=ValidationConfig(every=250, batches=3),
-            steps=6000,
-            dtype="float32",
-            log_every=20,
-            save_every=100,
-        )
+def recipe() -> TrainConfig:
+    """Flow matching after corrupted histories."""
+    return TrainConfig(
+        objective="flow",
+        model=model(ONE_STAGE, SAMPLE),
+        task=TASK,
+        corruption=stage1_init.CORRUPTION["corrected"],
+        timesteps=TIMESTEPS,
+        trainable=ALL_WEIGHTS,
+        optimizer=muon(1.5e-3, warmup_steps=30, decay_steps=6000),
+        ema=EMAConfig(decay=0.99),
+        data=DataConfig(batch_size=16, text_rows=64, read_threads=1, min_sections=1),
+        validation=ValidationConfig(every=250, batches=3),
+        steps=6000,
+        dtype="float32",
+        log_every=20,
+        save_every=100,
     )
+
+
+def get_config():
+    return to_config_dict(recipe())

@@ -1,43 +1,46 @@
 """The VAE of helios-nano, first half, from nothing: single frames of the procedural world,
 reconstructed.
 
-  python train.py --config configs/nano/vae_images.py
-  python -m helios_jax.training.export --run runs/vae_images --out checkpoints/nano-vae-images
+  helios-jax train --config nano/vae_images
+  helios-jax export --run runs/vae_images --out checkpoints/nano-vae-images
 
 A step sees 16 cut-outs of 48 x 48 pixels, each of a scene of its own.
 """
 
 from helios_jax.config import SampleConfig, to_config_dict
-from helios_jax.configs.nano._model import ONE_STAGE, model
+from helios_jax.configs.nano._model import ALL_WEIGHTS, ONE_STAGE, model
 from helios_jax.data.batches import DataConfig
-from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig, ValidationConfig
+from helios_jax.training.config import EMAConfig, TrainConfig, ValidationConfig
 from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.world.clips import ClipConfig
 
 
-def get_config():
-    return to_config_dict(
-        TrainConfig(
-            objective="reconstruction",
-            model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=33, steps=(20,))),
-            kl_weight=3e-4,
-            clips=ClipConfig(frames=1, window=(48, 48), validation_frames=1),
-            trainable=TrainableConfig(rank=0, full=".*"),
-            optimizer=OptimizerConfig(
-                method="muon",
-                learning_rate=2e-3,
-                schedule="cosine",
-                warmup_steps=50,
-                decay_steps=1500,
-                b2=0.99,
-                weight_decay=0.0,
-            ),
-            ema=EMAConfig(decay=0.99),
-            data=DataConfig(batch_size=16, read_threads=1),
-            validation=ValidationConfig(every=100, batches=8),
-            steps=1500,
-            dtype="float32",
-            log_every=10,
-            save_every=250,
-        )
+def recipe() -> TrainConfig:
+    """Reconstruction of single frames."""
+    return TrainConfig(
+        objective="reconstruction",
+        model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=33, steps=(20,))),
+        kl_weight=3e-4,
+        clips=ClipConfig(frames=1, window=(48, 48), validation_frames=1),
+        trainable=ALL_WEIGHTS,
+        optimizer=OptimizerConfig(
+            method="muon",
+            learning_rate=2e-3,
+            schedule="cosine",
+            warmup_steps=50,
+            decay_steps=1500,
+            b2=0.99,
+            weight_decay=0.0,
+        ),
+        ema=EMAConfig(decay=0.99),
+        data=DataConfig(batch_size=16, read_threads=1),
+        validation=ValidationConfig(every=100, batches=8),
+        steps=1500,
+        dtype="float32",
+        log_every=10,
+        save_every=250,
     )
+
+
+def get_config():
+    return to_config_dict(recipe())

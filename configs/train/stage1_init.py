@@ -1,10 +1,11 @@
-"""Stage 1, first half: from Wan 2.1 T2V 14B, which sees no past, to a model that continues one.
+"""Stage 1, first half: from Wan 2.1 T2V 14B, which sees no history, to a model that continues one.
 
-  python train.py --config configs/train/stage1_init.py --config.checkpoint=checkpoints/wan2.1 --config.data.train=data/clips --run runs/stage1_init
+  helios-jax train --config train/stage1_init --config.checkpoint=checkpoints/wan2.1 \\
+      --config.data.train=data/clips --run runs/stage1_init
 
-The published run: 5,500 steps of 128 clips, two on each of 64 GPUs.
-`configs/train/stage1_init.py:corrected` is the same with the corruption that its authors recommend
-for all stages, as all recipes here have it.
+The published run: 5,500 steps of 128 clips, two on each of 64 GPUs. `train/stage1_init:corrected`
+is the same with the corruption that its authors recommend for all stages; the recipes of stages 1
+and 2 all have both variants.
 """
 
 from helios_jax.config import (
@@ -31,32 +32,39 @@ CORRUPTION = {
 }
 
 
-def get_config(variant: str = "published"):
-    return to_config_dict(
-        TrainConfig(
-            objective="flow",
-            model=HeliosConfig(
-                transformer=TransformerConfig(remat="blocks"),
-                scheduler=SchedulerConfig(stages=1, stage_range=(0.0, 1.0)),
-                sample=SampleConfig(num_frames=99, steps=(50,), guidance_scale=5.0),
-            ),
-            task=TASK[variant],
-            corruption=CORRUPTION[variant],
-            timesteps=TimestepConfig(density="logit_normal"),
-            trainable=TrainableConfig(
-                rank=128, lora=f"{LINEARS}|patch_embedding", full="patch_(short|mid|long)/.*"
-            ),
-            optimizer=OptimizerConfig(
-                learning_rate=5e-5,
-                schedule="constant",
-                b1=0.9,
-                b2=0.999,
-                weight_decay=1e-4,
-                clip_norm=1.0,
-            ),
-            data=DataConfig(batch_size=2),
-            steps=5500,
-            seed=43,
-            save_every=500,
-        )
+def recipe(variant: str = "published") -> TrainConfig:
+    """Flow matching at one resolution; adapters, and the history patches in full.
+
+    Args:
+      variant: a key of :data:`TASK`.
+    """
+    return TrainConfig(
+        objective="flow",
+        model=HeliosConfig(
+            transformer=TransformerConfig(remat="blocks"),
+            scheduler=SchedulerConfig(stages=1, stage_range=(0.0, 1.0)),
+            sample=SampleConfig(num_frames=99, steps=(50,), guidance_scale=5.0),
+        ),
+        task=TASK[variant],
+        corruption=CORRUPTION[variant],
+        timesteps=TimestepConfig(density="logit_normal"),
+        trainable=TrainableConfig(
+            rank=128, lora=f"{LINEARS}|patch_embedding", full="patch_(short|mid|long)/.*"
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-5,
+            schedule="constant",
+            b1=0.9,
+            b2=0.999,
+            weight_decay=1e-4,
+            clip_norm=1.0,
+        ),
+        data=DataConfig(batch_size=2),
+        steps=5500,
+        seed=43,
+        save_every=500,
     )
+
+
+def get_config(variant: str = "published"):
+    return to_config_dict(recipe(variant))

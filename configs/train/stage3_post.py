@@ -1,22 +1,30 @@
-"""Stage 3, second half: distribution matching with Helios-Base as teacher; what comes out is
-Helios-Distilled. Published: 2,250 steps of 128 clips.
+"""Stage 3, second half: distribution matching with Helios-Base as teacher.
 
-  python train.py --config configs/train/stage3_post.py --config.checkpoint=checkpoints/stage3_ode \\
+  helios-jax train --config train/stage3_post --config.checkpoint=checkpoints/stage3_ode \\
       --config.critic.checkpoint=checkpoints/helios-base --config.data.train=data/clips
 
-The critic moves at every step, the student at every fifth; its average begins after 750 steps, 150
-of the student's own. The frozen blocks of both models stay in host memory, as in stage3_ode.
+What comes out is Helios-Distilled. Published: 2,250 steps of 128 clips. The critic moves at every
+step, the student at every fifth; its average begins after 750 steps, 150 of the student's own. The
+frozen blocks of both models stay in host memory, as in stage3_ode.
 """
+
+import dataclasses
 
 from helios_jax.config import to_config_dict
 from helios_jax.configs.train import stage1_init, stage3_ode
 from helios_jax.diffusion.corruption import CorruptionConfig, TaskConfig
 from helios_jax.models.lora import LINEARS
-from helios_jax.training.config import CriticConfig, DistillationConfig, TrainableConfig
+from helios_jax.training.config import (
+    CriticConfig,
+    DistillationConfig,
+    TrainableConfig,
+    TrainConfig,
+)
 from helios_jax.training.optimizer import OptimizerConfig
 
-CORRUPTION = stage1_init.CORRUPTION | {
-    "published": CorruptionConfig(clean=0.1, noise=1.0, blur=0.0, saturation=True)
+CORRUPTION = {
+    "published": CorruptionConfig(clean=0.1, noise=1.0, blur=0.0, saturation=True),
+    "corrected": stage1_init.CORRUPTION["corrected"],
 }
 CRITIC = CriticConfig(
     trainable=TrainableConfig(rank=256, lora=LINEARS),
@@ -26,14 +34,25 @@ CRITIC = CriticConfig(
 )
 
 
+def recipe(variant: str = "published") -> TrainConfig:
+    """Distribution matching, without a discriminator.
+
+    Args:
+      variant: a key of :data:`CORRUPTION`.
+    """
+    config = stage3_ode.recipe()
+    return dataclasses.replace(
+        config,
+        objective="distillation",
+        task=TaskConfig(text=0.4, image=0.0, video=0.5),
+        corruption=CORRUPTION[variant],
+        critic=CRITIC,
+        distillation=DistillationConfig(guidance_scale=4.0, student_every=5),
+        ema=dataclasses.replace(config.ema, start=150),
+        steps=2250,
+        seed=49,
+    )
+
+
 def get_config(variant: str = "published"):
-    config = stage3_ode.get_config()
-    config.objective = "distillation"
-    config.task = to_config_dict(TaskConfig(text=0.4, image=0.0, video=0.5))
-    config.corruption = to_config_dict(CORRUPTION[variant])
-    config.critic = to_config_dict(CRITIC)
-    config.distillation = to_config_dict(DistillationConfig(guidance_scale=4.0, student_every=5))
-    config.ema.start = 150
-    config.steps = 2250
-    config.seed = 49
-    return config
+    return to_config_dict(recipe(variant))

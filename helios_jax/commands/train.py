@@ -15,7 +15,7 @@ a step takes in memory, asked without a GPU:
 What came out becomes a checkpoint that sample.py takes, and convert_torch_weights.py brings to
 PyTorch:
 
-  python -m helios_jax.training.export --run runs/stage1_init --out checkpoints/helios-base
+  helios-jax export --run runs/stage1_init --out checkpoints/helios-base
 
 On several machines, each runs the same command with --coordinator=HOST:PORT --process=I
 --processes=N; batches are spread over all devices, and --config.fsdp=8 spreads parameters over

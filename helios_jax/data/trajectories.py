@@ -120,7 +120,7 @@ def load_trajectories(
     files = sorted(path for folder in folders for path in Path(folder).glob(f"*{SUFFIX}"))
     if not files:
         raise DataError(
-            f"no trajectories in {', '.join(folders) or 'no folder: name some'}; make some with python -m helios_jax.sampling.ode_pairs"
+            f"no trajectories in {', '.join(folders) or 'no folder: name some'}; make some with helios-jax ode-pairs"
         )
 
     def row(number: int) -> tuple:

@@ -1,43 +1,26 @@
-"""Trajectories of a teacher, for a few-step student to begin with: its samples at the student's
-noise levels and at the end of each stage.
+"""Trajectories of a teacher, for a few-step student to begin on: its samples at the student's noise
+levels and at the end of each stage.
 
-  python -m helios_jax.sampling.ode_pairs --checkpoint checkpoints/helios-mid --prompt_file prompts.txt --out data/ode
-  python train.py --config configs/train/stage3_ode.py --config.checkpoint=checkpoints/helios-mid --config.data.train=data/ode
-
-``--world=400`` takes captions of the procedural world in place of a file. Each prompt has a seed of
-its own. The student's noise levels join the teacher's, so that its trajectory passes through them
-exactly; the first section has those of an amplified first chunk. A file a prompt, whole or not
-there: the same command goes on where it was, and --shard=I --of=N shares the work.
-
-Exit status: 0 when all files are there, 2 when the input cannot be used (one line on stderr says
-why).
+The student's noise levels join the teacher's, so that its trajectory passes through them exactly;
+the first section has those of an amplified first chunk.
 """
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
-from tqdm import tqdm
 
-from helios_jax import checkpoint
-from helios_jax.commands.legacy import run_script
-from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import SchedulerConfig
-from helios_jax.data.trajectories import SUFFIX, StagePath, Trajectory, save_trajectory
+from helios_jax.data.trajectories import StagePath, Trajectory
 from helios_jax.diffusion.history import append_chunk, start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.pyramid import stage_grids
 from helios_jax.diffusion.schedules import Schedule, make_schedule, merge_schedules, shift_tokens
-from helios_jax.models.tokenizer import TokenizerError
 from helios_jax.sampling.chunk import embed_chunk_history, sample_stage
 from helios_jax.sampling.pipeline import HeliosPipeline
-from helios_jax.sampling.request import RequestError, make_request
-from helios_jax.world.captions import caption
-from helios_jax.world.scenes import sample_scene
+from helios_jax.sampling.request import make_request
 
 
 def schedules(
@@ -145,78 +128,3 @@ def _trace(params, history, sample, noise, text, guidance_scale, frozen, **stati
     return sample_stage(
         params, history, sample, noise, text, guidance_scale, schedule=schedule, path=True, **static
     )
-
-
-def read_prompts() -> list[str]:
-    """Those of --prompt_file, or captions of --world."""
-    file, world = flags.FLAGS.prompt_file, flags.FLAGS.world
-    if (file is None) == (world is None):
-        raise RequestError("give prompts: one of --prompt_file and --world")
-    if world is not None:
-        return [caption(sample_scene(flags.FLAGS.seed, number), number) for number in range(world)]
-    try:
-        prompts = [
-            line.strip()
-            for line in Path(file).read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--prompt_file={file} cannot be read: {error}") from error
-    if not prompts:
-        raise RequestError(f"--prompt_file={file} has no prompts")
-    return prompts
-
-
-def main() -> None:
-    """Make what is not there yet."""
-    values = flags.FLAGS
-    use_compile_cache()
-    prompts = read_prompts()
-    pipeline = HeliosPipeline.from_checkpoint(values.checkpoint)
-    linear = dataclasses.replace(
-        pipeline.config.scheduler, time_shift_type="linear"
-    )  # the student's, whatever the teacher's own
-    pipeline.config = dataclasses.replace(pipeline.config, scheduler=linear)
-    student = tuple(int(step) for step in values.student_steps)
-    if len(student) != pipeline.config.scheduler.stages:
-        raise RequestError(
-            f"--student_steps={','.join(values.student_steps)}: the checkpoint has {pipeline.config.scheduler.stages} stages"
-        )
-    out, key = Path(values.out), jax.random.key(values.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    with tqdm(range(values.shard, len(prompts), values.of), unit="video", disable=None) as bar:
-        for number in bar:
-            path = out / f"{number:06d}{SUFFIX}"
-            if not path.exists():
-                made = make_trajectory(
-                    pipeline,
-                    prompts[number],
-                    jax.random.fold_in(key, number),
-                    values.sections,
-                    student,
-                )
-                save_trajectory(path, made, {"prompt": prompts[number], "seed": str(values.seed)})
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string(
-        "checkpoint", None, "The teacher: a checkpoint with a pyramid.", required=True
-    )
-    flags.DEFINE_string("prompt_file", None, "Text file with one prompt a line.")
-    flags.DEFINE_integer(
-        "world", None, "Take so many captions of the procedural world instead.", lower_bound=1
-    )
-    flags.DEFINE_string("out", None, "Folder of the files; made, or gone on with.", required=True)
-    flags.DEFINE_integer("sections", 5, "Chunks of each video.", lower_bound=1)
-    flags.DEFINE_list(
-        "student_steps", ["2", "2", "2"], "The student's steps of each stage, coarsest first."
-    )
-    flags.DEFINE_integer("seed", 0, "From which, with its number, each video's own follows.")
-    flags.DEFINE_integer(
-        "shard",
-        0,
-        "Which part of the prompts this process takes, 0 to --of minus 1.",
-        lower_bound=0,
-    )
-    flags.DEFINE_integer("of", 1, "How many processes share the work.", lower_bound=1)
-    run_script(main, (RequestError, TokenizerError, checkpoint.CheckpointError, OSError))

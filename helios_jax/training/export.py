@@ -1,35 +1,18 @@
-"""What a run has trained, as something to sample with.
+"""What a run has trained, as a checkpoint to sample with; `helios-jax export` from the shell."""
 
-A complete checkpoint, adapters folded in, for sample.py, for the next stage, and for
-convert_torch_weights.py:
-
-  python -m helios_jax.training.export --run runs/stage1 --out checkpoints/helios-base
-
-A run that trained a VAE from nothing gives a checkpoint with nothing else; --base names one whose
-other parts it is to have.
-
-The adapters alone, for `load_lora_weights` of Diffusers, and beside them what was trained in full:
-
-  python -m helios_jax.training.export --run runs/stage1 --out lora --format lora
-
-The newest step that verifies is taken, or that of --step; of its weights the moving average, where
-the run keeps one, or with --noema those of the last step. Exit status: 0 when done, 2 when the
-input cannot be used (one line on stderr says why).
-"""
-
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
 
 import jax.numpy as jnp
-from absl import flags
+import numpy as np
 
 from helios_jax.checkpoint import CheckpointError, load_config
 from helios_jax.checkpoint.directory import unflatten
-from helios_jax.checkpoint.export_lora import export_lora, merge_into_checkpoint
+from helios_jax.checkpoint.export_lora import merge_into_checkpoint
 from helios_jax.checkpoint.files import read_json
 from helios_jax.checkpoint.params import dtype_rules, random_params
-from helios_jax.commands.legacy import run_script
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, HeliosConfig, from_dict
 from helios_jax.models.lora import merge
 from helios_jax.training.checkpoints import Checkpoints
@@ -53,7 +36,7 @@ def read_config(run: str | os.PathLike) -> TrainConfig:
 def read_weights(
     run: str | os.PathLike, step: int | None = None, ema: bool = True
 ) -> tuple[int, Params]:
-    """What trains, at a step of a run.
+    """The weights of a run that become a checkpoint: what trains, of a distillation the student.
 
     Args:
       run: the run's folder, which may be in use.
@@ -66,14 +49,20 @@ def read_weights(
     Raises:
       CheckpointError: if there is no such step, or it does not verify.
     """
-    checkpoints = Checkpoints(Path(run) / "checkpoints", {}, read_only=True)
-    try:
-        step, leaves = checkpoints.read(step, "ema/") if ema else (step, {})
-        if not leaves:
-            step, leaves = checkpoints.read(step, "trainable/")
-    finally:
-        checkpoints.close()
-    return step, unflatten({name.partition("/")[2]: leaf for name, leaf in leaves.items()})
+    student = OBJECTIVES[read_config(run).objective].learner
+    prefix = f"trainable/{student}/" if student else "trainable/"
+    with contextlib.closing(Checkpoints(Path(run) / "checkpoints", {}, read_only=True)) as there:
+        if ema:
+            step, leaves = there.read(step, "ema/")
+            if leaves:
+                return step, _tree(leaves, "ema/")
+        step, leaves = there.read(step, prefix)
+    return step, _tree(leaves, prefix)
+
+
+def _tree(leaves: dict[str, np.ndarray], prefix: str) -> Params:
+    """A tree of leaves whose names begin with ``prefix``."""
+    return unflatten({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})
 
 
 def export_merged(
@@ -124,43 +113,3 @@ def _with_runtime_fields(config: HeliosConfig, base: HeliosConfig) -> HeliosConf
     return dataclasses.replace(
         config, transformer=dataclasses.replace(config.transformer, **fields)
     )
-
-
-def main() -> None:
-    """Export as the flags say."""
-    values = flags.FLAGS
-    config = read_config(values.run)
-    step, trained = read_weights(values.run, values.step, values.ema)
-    trained = trained.get(
-        OBJECTIVES[config.objective].learner, trained
-    )  # the average is the learner's, what trains may be more
-    if values.format == "lora":
-        export_lora(values.out, config.model.transformer, trained, values.overwrite)
-    else:
-        export_merged(
-            config, trained, values.out, values.base or "", values.overwrite, values.dtype or ""
-        )
-    print(f"wrote {values.out}: step {step} of {values.run}")
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("run", None, "Folder of the run.", required=True)
-    flags.DEFINE_string("out", None, "Directory to make.", required=True)
-    flags.DEFINE_enum(
-        "format", "merged", ["merged", "lora"], "A complete checkpoint, or the adapters alone."
-    )
-    flags.DEFINE_integer("step", None, "Which step; the newest that verifies if left out.")
-    flags.DEFINE_bool("ema", True, "Take the moving average of the weights, where there is one.")
-    flags.DEFINE_string(
-        "base",
-        None,
-        "The checkpoint that was trained on, if it is no longer where the recipe says.",
-    )
-    flags.DEFINE_enum(
-        "dtype",
-        None,
-        ["float32", "bfloat16"],
-        "Store what was trained in this dtype; by default in the base's.",
-    )
-    flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.")
-    run_script(main, (CheckpointError, OSError))

@@ -66,7 +66,8 @@ def test_the_command_writes_the_merged_checkpoint_of_the_model_that_was_trained(
     command = [
         sys.executable,
         "-m",
-        "helios_jax.training.export",
+        "helios_jax",
+        "export",
         "--run",
         str(folder / "run"),
         "--out",
