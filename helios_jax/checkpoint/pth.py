@@ -55,6 +55,32 @@ def read_dictionary(
     Raises:
       CheckpointError: as :func:`read_pth`.
     """
+    state = load_pickle(path, inert or {})
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model"
+        )
+    return {
+        str(name): value.tensor() if isinstance(value, View) else value
+        for name, value in state.items()
+    }
+
+
+def load_pickle(
+    path: Path,
+    inert: Mapping[tuple[str, str], Any],
+    unpickler: "type[Unpickler] | None" = None,
+) -> Any:
+    """What the pickle of an archive builds, tensors as :class:`View`.
+
+    Args:
+      path: the archive.
+      inert: as :func:`read_dictionary`.
+      unpickler: reads the pickle; by default :class:`Unpickler`.
+
+    Raises:
+      CheckpointError: as :func:`read_pth`.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename: info for info in archive.infolist()}
@@ -68,7 +94,8 @@ def read_dictionary(
                 raise CheckpointError(
                     f"{path} was written on a big-endian machine: save it again on another"
                 )
-            state = _Unpickler(path, root, entries, archive.read(pickles[0]), inert or {}).load()
+            build = unpickler or Unpickler
+            return build(path, root, entries, archive.read(pickles[0]), inert).load()
     except CheckpointError:
         raise
     except OSError as error:
@@ -79,14 +106,6 @@ def read_dictionary(
         raise CheckpointError(
             f"{path} is damaged: its pickle cannot be read ({type(error).__name__}: {error})"
         ) from error
-    if not isinstance(state, Mapping):
-        raise CheckpointError(
-            f"{path} does not hold a dictionary of tensors: save model.state_dict() rather than the model"
-        )
-    return {
-        str(name): value.tensor() if isinstance(value, _View) else value
-        for name, value in state.items()
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +119,7 @@ class _Storage:
 
 
 @dataclasses.dataclass(frozen=True)
-class _View:
+class View:
     """A tensor: part of a storage, with strides in elements."""
 
     storage: _Storage
@@ -129,10 +148,10 @@ class _View:
         return TorchTensor(storage.dtype, self.shape, read)
 
 
-def _rebuild_tensor(storage: Any, offset: int, shape: Shape, strides: Shape, *_: Any) -> _View:
+def _rebuild_tensor(storage: Any, offset: int, shape: Shape, strides: Shape, *_: Any) -> View:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
-    return _View(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+    return View(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
 _STORAGE_DTYPES = {
@@ -154,7 +173,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
     """Knows dictionaries, numbers, strings and tensors; refuses the rest."""
 
     def __init__(

@@ -72,7 +72,7 @@ class Video:
 
     @functools.cached_property
     def num_frames(self) -> int:
-        """Frames that the container counts, cut to ``most``: what a judge's frames are chosen by."""
+        """Frames that the container counts, cut to ``most``; a judge's are chosen by it."""
         cv2 = require_opencv("counting frames as HeliosBench does")
         counted = int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT))
         return counted if self.most is None else min(counted, self.most)

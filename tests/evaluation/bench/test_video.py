@@ -57,4 +57,4 @@ def test_a_file_that_is_no_video_is_named(tmp_path, content, message):
     if content:
         path.write_bytes(content)
     with pytest.raises(BenchError, match=rf"1_5_ori5\.mp4: {message}"):
-        Video(path).frames
+        len(Video(path).frames)

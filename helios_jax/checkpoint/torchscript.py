@@ -1,0 +1,86 @@
+"""The tensors of a TorchScript archive, in which CLIP was published; its code is not looked at.
+
+``torch.jit.save`` writes the archive of ``torch.save`` with a module in its pickle: objects of
+classes that the archive's own code defines, whose attributes are tensors, numbers and further
+modules. Every such class is read as a bag of attributes.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.pth import Unpickler, View, load_pickle
+from helios_jax.checkpoint.safetensors_files import TorchTensor
+
+
+class Module:
+    """Stands for an object of any class that an archive defines."""
+
+    attributes: dict[str, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+
+def read_archive(path: Path, key: str | None = None) -> dict[str, TorchTensor]:
+    """The tensors of a module of ``torch.jit.save``, or of a dictionary of ``torch.save``, by name.
+
+    Args:
+      path: the archive; what else is in it is left out.
+      key: the entry of a dictionary that holds the tensors, where they are not in the dictionary
+        itself.
+
+    Raises:
+      CheckpointError: as :func:`~helios_jax.checkpoint.pth.read_pth`, or if there are no tensors.
+    """
+    content = load_pickle(path, _FUNCTIONS, _ScriptUnpickler)
+    if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+        content = content[key]
+    if isinstance(content, Module):
+        found = dict(_tensors(path, content, "", ()))
+    elif isinstance(content, Mapping):
+        items = ((str(name), value) for name, value in content.items())
+        found = {name: value.tensor() for name, value in items if isinstance(value, View)}
+    else:
+        found = {}
+    if not found:
+        raise CheckpointError(f"{path} holds no tensors by name")
+    return found
+
+
+class _ScriptUnpickler(Unpickler):
+    """Knows the archive's own classes too."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":
+            return Module
+        return super().find_class(module, name)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+_FUNCTIONS = {
+    ("torch.jit._pickle", name): _first
+    for name in (
+        "build_intlist",
+        "build_doublelist",
+        "build_boollist",
+        "build_tensorlist",
+        "restore_type_tag",
+    )
+}
+
+
+def _tensors(
+    path: Path, module: Module, prefix: str, parents: tuple[int, ...]
+) -> Iterator[tuple[str, TorchTensor]]:
+    if id(module) in parents:
+        raise CheckpointError(f"{path} is damaged: its module {prefix} contains itself")
+    for name, value in module.attributes.items():
+        if isinstance(value, View):
+            yield f"{prefix}{name}", value.tensor()
+        elif isinstance(value, Module):
+            yield from _tensors(path, value, f"{prefix}{name}.", (*parents, id(module)))

@@ -1,0 +1,1 @@
+"""The networks of HeliosBench: CLIP's image encoder, ViCLIP and AMT-S."""

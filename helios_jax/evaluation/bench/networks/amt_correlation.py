@@ -1,0 +1,64 @@
+"""The correlation of two frames' features at all pairs of positions, and windows of it."""
+
+import jax
+import jax.numpy as jnp
+
+from helios_jax.types import Array, Float
+
+LEVELS = 4
+RADIUS = 3
+WINDOW = 2 * RADIUS + 1
+
+Pyramid = list[Float[Array, "B P _ _"]]
+"""Correlation of each of P positions with all positions of maps that halve from one to the next."""
+
+
+def correlation(one: Float[Array, "B Y X C"], other: Float[Array, "B Y X C"]) -> Pyramid:
+    """``one[p] . other[q] / sqrt(C)``, and its means over 2x2, 4x4 and 8x8 of q.
+
+    A mean over q is the correlation with the mean of ``other``, so that only small maps are
+    averaged.
+    """
+    batch, height, width, channels = one.shape
+    one = one.reshape(batch, height * width, channels).astype(jnp.float32) * channels**-0.5
+    other = other.astype(jnp.float32)
+    levels = []
+    for level in range(LEVELS):
+        if level:
+            other = _halve(other)
+        levels.append(jnp.einsum("bpc,byxc->bpyx", one, other, precision=jax.lax.Precision.HIGHEST))
+    return levels
+
+
+def look_up(pyramid: Pyramid, centres: Float[Array, "B Y X 2"]) -> Float[Array, "B Y X K"]:
+    """7x7 values around ``centres`` (x, y) at each level, bilinear, zero outside.
+
+    Of a level's 49 values, offsets in x change slowest: value ``7 i + j`` is that at
+    ``(x + i - 3, y + j - 3)``, with x and y in pixels of the level.
+    """
+    batch, height, width, _ = centres.shape
+    flat = centres.reshape(batch, height * width, 2)
+    windows = []
+    for level, values in enumerate(pyramid):
+        scaled = flat / 2**level
+        rows = _hat(scaled[..., 1], values.shape[2])
+        columns = _hat(scaled[..., 0], values.shape[3])
+        narrow = jnp.einsum("bpyx,bpix->bpiy", values, columns)
+        windows.append(jnp.einsum("bpiy,bpjy->bpij", narrow, rows))
+    stacked = [window.reshape(batch, height, width, WINDOW**2) for window in windows]
+    return jnp.concatenate(stacked, axis=-1)
+
+
+def _hat(centres: Float[Array, "B P"], size: int) -> Float[Array, "B P K n"]:
+    """Weights by which ``size`` pixels make the values at offsets -3..3 of each centre."""
+    offsets = jnp.arange(-RADIUS, RADIUS + 1, dtype=jnp.float32)
+    at = centres[..., None] + offsets[None, None]
+    pixels = jnp.arange(size, dtype=jnp.float32)
+    return jnp.maximum(0, 1 - jnp.abs(at[..., None] - pixels[None, None, None]))
+
+
+def _halve(x: Float[Array, "B Y X C"]) -> Float[Array, "B y x C"]:
+    """Means of 2x2; an odd last row or column is dropped."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
