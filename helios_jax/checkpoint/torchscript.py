@@ -23,20 +23,24 @@ class Module:
         self.attributes = state if isinstance(state, dict) else {}
 
 
-def read_archive(path: Path, key: str | None = None) -> dict[str, TorchTensor]:
+NESTED = ("state_dict", "model")
+"""Entries of a dictionary under which training scripts put the tensors."""
+
+
+def read_archive(path: Path) -> dict[str, TorchTensor]:
     """The tensors of a module of ``torch.jit.save``, or of a dictionary of ``torch.save``, by name.
 
     Args:
-      path: the archive; what else is in it is left out.
-      key: the entry of a dictionary that holds the tensors, where they are not in the dictionary
-        itself.
+      path: the archive. A dictionary may hold them itself or under one of :data:`NESTED`; what else
+        is in it is left out.
 
     Raises:
       CheckpointError: as :func:`~helios_jax.checkpoint.pth.read_pth`, or if there are no tensors.
     """
     content = load_pickle(path, _FUNCTIONS, _ScriptUnpickler)
-    if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-        content = content[key]
+    for key in NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if isinstance(content, Module):
         found = dict(_tensors(path, content, "", ()))
     elif isinstance(content, Mapping):

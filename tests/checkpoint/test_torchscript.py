@@ -51,13 +51,12 @@ def test_a_module_that_contains_itself_is_refused(tmp_path):
         read_archive(tmp_path / "ring.pt")
 
 
-def test_a_dictionary_is_read_too_nested_or_not(tmp_path):
+@pytest.mark.parametrize("key", [None, "model", "state_dict"])
+def test_a_dictionary_is_read_too_nested_or_not(tmp_path, key):
     state = {"weight": torch.arange(4.0)}
-    torch.save(state, tmp_path / "flat.pth")
-    torch.save({"model": state, "epoch": 3}, tmp_path / "nested.pth")
-    for name, key in (("flat", None), ("flat", "model"), ("nested", "model")):
-        found = read_archive(tmp_path / f"{name}.pth", key)
-        np.testing.assert_array_equal(found["weight"].read(), state["weight"].numpy())
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "state.pth")
+    found = read_archive(tmp_path / "state.pth")
+    np.testing.assert_array_equal(found["weight"].read(), state["weight"].numpy())
 
 
 def test_an_archive_without_tensors_is_named(tmp_path):

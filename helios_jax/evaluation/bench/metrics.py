@@ -18,7 +18,7 @@ for where the benchmark's own figure says less than its name.
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from helios_jax.evaluation.bench import amplitude, naturalness
+from helios_jax.evaluation.bench import aesthetic, amplitude, naturalness, semantic, smoothness
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.files import SCORE_KEYS
 from helios_jax.evaluation.bench.models import Models
@@ -76,12 +76,36 @@ class Metric:
         return None
 
 
+def _aesthetic(video: Video, models: Models) -> Figures:
+    return {**aesthetic.aesthetic(video, models.aesthetic)}
+
+
+def _aesthetic_drift(video: Video, models: Models) -> Figures:
+    return {**aesthetic.aesthetic_drift(video, models.aesthetic)}
+
+
 def _amplitude(video: Video, models: Models) -> Figures:
     flows = amplitude.flows(video.frames)
     return {
         "motion_fb": amplitude.amplitude(flows),
         "mean_flow_length": amplitude.mean_length(flows),
     }
+
+
+def _smoothness(video: Video, models: Models) -> Figures:
+    return {**smoothness.smoothness(video, models.smoothness)}
+
+
+def _smoothness_drift(video: Video, models: Models) -> Figures:
+    return {**smoothness.smoothness_drift(video, models.smoothness)}
+
+
+def _semantic(video: Video, models: Models) -> Figures:
+    return semantic.semantic(video, models.semantic)
+
+
+def _semantic_drift(video: Video, models: Models) -> Figures:
+    return semantic.semantic_drift(video, models.semantic)
 
 
 def _naturalness(video: Video, models: Models) -> Figures:
@@ -94,7 +118,19 @@ def _naturalness_drift(video: Video, models: Models) -> Figures:
 
 SIGNED_DRIFT = {"signed_drift": "the last 15 % minus the first; below 0 the video gets worse"}
 
+CLIP = ("clip", "aesthetic_head")
+VICLIP = ("viclip", "viclip_vocabulary", "prompt")
+AMT = ("opencv", "amt")
+JUDGE = ("opencv", "judge")
+
 _TABLE = [
+    Metric(
+        name="aesthetic",
+        description="mean of LAION's aesthetic rating of every frame, by CLIP ViT-L/14",
+        unit="tenths of a rating of 1 to 10",
+        needs=CLIP,
+        score=_aesthetic,
+    ),
     Metric(
         name="motion_amplitude",
         description="absolute mean of the signed components of Farnebäck's optical flow",
@@ -104,17 +140,57 @@ _TABLE = [
         siblings={"mean_flow_length": "mean length of flow: motions in all directions add up"},
     ),
     Metric(
+        name="motion_smoothness",
+        description="how near AMT-S comes to every other frame from its neighbours",
+        unit="1 minus the mean difference",
+        needs=AMT,
+        score=_smoothness,
+        siblings={"temporal_flicker": "mean difference of consecutive frames; 0 is a still video"},
+    ),
+    Metric(
+        name="semantic",
+        description="cosine of ViCLIP's features of 8 frames and of the prompt's first 30 tokens",
+        unit="cosine",
+        needs=VICLIP,
+        score=_semantic,
+        siblings={"whole_prompt_score": "mean cosine with all of the prompt, 30 tokens at a time"},
+    ),
+    Metric(
         name="naturalness",
         description="a judge's answer to how real 16 frames look",
         unit="0 to 1",
-        needs=("opencv", "judge"),
+        needs=JUDGE,
         score=_naturalness,
+    ),
+    Metric(
+        name="drifting_aesthetic",
+        description="aesthetic: difference between the first and the last 15 % of frames",
+        unit="tenths of a rating of 1 to 10",
+        needs=CLIP,
+        score=_aesthetic_drift,
+        siblings=SIGNED_DRIFT,
+    ),
+    Metric(
+        name="drifting_motion_smoothness",
+        description="motion smoothness: difference between the first and the last 15 % of frames",
+        unit="1 minus the mean difference",
+        needs=AMT,
+        score=_smoothness_drift,
+        siblings=SIGNED_DRIFT,
+    ),
+    Metric(
+        name="drifting_semantic",
+        description="semantic: difference between the first and the last 15 % of frames",
+        unit="cosine",
+        needs=VICLIP,
+        score=_semantic_drift,
+        siblings=SIGNED_DRIFT,
     ),
     Metric(
         name="drifting_naturalness",
         description="naturalness: difference between the first and the last 15 % of frames",
         unit="0 to 1",
-        needs=("opencv", "judge"),
+        needs=JUDGE,
         score=_naturalness_drift,
         siblings=SIGNED_DRIFT,
     ),

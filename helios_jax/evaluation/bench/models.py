@@ -1,11 +1,15 @@
 """The networks and the judge that metrics need, each read when it is first asked for."""
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from helios_jax.evaluation.bench.aesthetic import AestheticModel
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.naturalness import Judge
+from helios_jax.evaluation.bench.semantic import SemanticModel
+from helios_jax.evaluation.bench.smoothness import SmoothnessModel
 
 WEIGHTS: dict[str, str] = {
     "clip": "CLIP ViT-L/14 (MIT): the folder clip-vit-large-patch14, or ViT-L-14.pt",
@@ -57,6 +61,31 @@ class Models:
         if self._judge is None:
             raise BenchError("no judge was named")
         return self._judge
+
+    @functools.cached_property
+    def aesthetic(self) -> AestheticModel:
+        """CLIP and LAION's head.
+
+        Raises:
+          BenchError: if their weights were not given.
+          CheckpointError: if the files are something else.
+        """
+        return AestheticModel.read(self._file("clip"), self._file("aesthetic_head"))
+
+    @functools.cached_property
+    def semantic(self) -> SemanticModel:
+        """ViCLIP and its vocabulary. Raises as :attr:`aesthetic`."""
+        return SemanticModel.read(self._file("viclip"), self._file("viclip_vocabulary"))
+
+    @functools.cached_property
+    def smoothness(self) -> SmoothnessModel:
+        """AMT-S. Raises as :attr:`aesthetic`."""
+        return SmoothnessModel.read(self._file("amt"))
+
+    def _file(self, name: str) -> Path:
+        if reason := self.reason_without(name):
+            raise BenchError(reason)
+        return self.weights[name]
 
     def reason_without(self, need: str) -> str | None:
         """Why metrics that need this cannot be measured; None if they can."""
