@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from helios_jax.config import differences, (
+from helios_jax.config import (
     ConfigError,
     HeliosConfig,
     SchedulerConfig,
+    differences,
     from_dict,
     to_config_dict,
     to_dict,
