@@ -147,7 +147,7 @@ class SchedulerConfig:
     stage_range: tuple[float, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
     gamma: float = 1 / 3
     shift: float = 1.0
-    solver: Literal["unipc", "euler", "dmd"] = "unipc"
+    solver: Literal["unipc", "euler", "dmd", "dpmpp_2m"] = "unipc"
     use_dynamic_shifting: bool = True
     time_shift_type: Literal["exponential", "linear"] = "exponential"
     shift_tokens: Literal["previous_stage", "own_stage"] = "previous_stage"

@@ -32,7 +32,7 @@ def test_json_and_config_dict_round_trip():
         ({"transformer": {"num_layers": True}}, "transformer.num_layers=True must be of type int"),
         (
             {"scheduler": {"solver": "ddim"}},
-            "scheduler.solver='ddim' must be one of 'unipc', 'euler', 'dmd'",
+            "scheduler.solver='ddim' must be one of 'unipc', 'euler', 'dmd', 'dpmpp_2m'",
         ),
         (
             {"transformer": {"patch_size": [1, 2]}},

@@ -28,10 +28,13 @@ class ChunkNoise(NamedTuple):
     Attributes:
       latents: unit noise at full resolution, from which every stage of the first resolution starts.
       blocks: correlated unit noise for each stage after the first, coarsest first.
+      steps: unit noise of every step of each stage, for solvers that add fresh noise between
+        steps; empty for the others.
     """
 
     latents: Float[Array, "B T H W C"]
     blocks: tuple[Float[Array, "B T _ _ C"], ...]
+    steps: tuple[Float[Array, "M B T _ _ C"], ...] = ()
 
 
 def draw_chunk_noise(
@@ -40,6 +43,7 @@ def draw_chunk_noise(
     shape: tuple[int, int, int, int],
     stages: int,
     gamma: float,
+    steps: tuple[int, ...] = (),
 ) -> ChunkNoise:
     """The noise of a chunk; a sample's depends on its own key, the chunk and the stage only, not on
     the batch it is in.
@@ -50,20 +54,31 @@ def draw_chunk_noise(
       shape: (T, H, W, C) of the chunk's latents.
       stages: of the pyramid; 1 draws no block noise.
       gamma: correlation inside a block.
+      steps: of every stage, for a solver that :func:`~helios_jax.diffusion.solvers.needs_noise`.
     """
     T, H, W, C = shape
+    grids = stage_grids(H, W, stages)
 
     def draw(stage, size):
-        return jax.vmap(
-            lambda key: jax.random.normal(_stage_key(key, chunk, stage), size, jnp.float32)
-        )(keys)
+        def normal(key):
+            return jax.random.normal(_stage_key(key, chunk, stage), size, jnp.float32)
 
-    blocks = [
-        block_noise(draw(stage, (T, *grid, C)), gamma)
-        for stage, grid in enumerate(stage_grids(H, W, stages))
-        if stage > 0
-    ]
-    return ChunkNoise(draw(0, (T, H, W, C)), tuple(blocks))
+        return jax.vmap(normal)(keys)
+
+    def draw_steps(stage, count):
+        def normal(key, step):
+            # The draws of a stage have its key itself, those of its steps keys folded from it.
+            key = jax.random.fold_in(_stage_key(key, chunk, stage), step)
+            return jax.random.normal(key, (T, *grids[stage], C), jnp.float32)
+
+        return jax.vmap(jax.vmap(normal, (0, None)), (None, 0))(keys, jnp.arange(count))
+
+    blocks = []
+    for stage, grid in enumerate(grids):
+        if stage > 0:
+            blocks.append(block_noise(draw(stage, (T, *grid, C)), gamma))
+    fresh = tuple(draw_steps(stage, count) for stage, count in enumerate(steps))
+    return ChunkNoise(draw(0, (T, H, W, C)), tuple(blocks), fresh)
 
 
 def _stage_key(key: PRNGKeyArray, chunk: Int[Array, ""] | int, stage: int) -> PRNGKeyArray:
@@ -77,8 +92,10 @@ def stage_start(
     scheduler: SchedulerConfig,
     stage: int,
 ) -> Float[Array, "B T _ _ C"]:
-    """Where a stage starts: from noise brought down to its resolution, or from the end of the stage
-    before it, upsampled and given block noise.
+    """The sample that a stage starts from.
+
+    The first stage starts from noise brought down to its resolution, a later one from the end of
+    the stage before it (``before``), upsampled and given block noise.
     """
     if before is None:
         sample = noise.latents

@@ -198,7 +198,9 @@ def sample_stage(
     }
     kinds = step_kinds(plan, stage, schedule.timesteps / scheduler.num_train_timesteps)
     parts = [(velocities[kind], len(list(steps))) for kind, steps in itertools.groupby(kinds)]
-    return _solve(parts, sample, solver_table(scheduler.solver, schedule.sigmas), times, path)
+    fresh = noise.steps[stage] if noise.steps else None
+    table = solver_table(scheduler.solver, schedule.sigmas)
+    return _solve(parts, sample, table, times, path, fresh)
 
 
 def step_kinds(plan: ChunkPlan, stage: int, levels: Float[np.ndarray, "M"]) -> list[str]:
@@ -233,19 +235,19 @@ def _solve(
     table: SolverTable,
     times: TimeEmbedding,
     path: bool = False,
+    fresh: Float[Array, "M B T H W C"] | None = None,
 ) -> Float[Array, "B T H W C"] | Float[Array, "M1 B T H W C"]:
     """From a stage's start point to its end point; each part is a velocity, and the number of steps
     that follow it.
     """
     rows = lambda first, count: jax.tree.map(
-        lambda column: jnp.asarray(column[first : first + count]), (table, times)
+        lambda column: jnp.asarray(column[first : first + count]), (table, times, fresh)
     )
 
-    def step(velocity, solver, row_and_time):
-        row, time = row_and_time
-        return solver_step(
-            solver, velocity(solver.sample, time), start, row
-        ), solver.sample if path else None
+    def step(velocity, solver, given):
+        row, time, noise = given
+        following = solver_step(solver, velocity(solver.sample, time), start, row, noise)
+        return following, solver.sample if path else None
 
     solver, points, first = start_solver(start), [], 0
     for velocity, count in parts:

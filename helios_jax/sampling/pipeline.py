@@ -24,6 +24,7 @@ from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.drift import DriftControl, start_drift
 from helios_jax.diffusion.history import HistoryState, release_anchor
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
+from helios_jax.diffusion.solvers import needs_noise
 from helios_jax.kernels.dispatch import target
 from helios_jax.memory.report import Plan
 from helios_jax.memory.sampling import plan_request
@@ -567,8 +568,10 @@ class HeliosPipeline:
 
     def _draw_noise(self, request: Request, keys: Array, chunk: int) -> ChunkNoise:
         scheduler = self.config.scheduler
+        plan = request.plan if chunk else request.first_plan
+        steps = plan.steps if needs_noise(scheduler.solver) else ()
         return _draw(
-            keys, jnp.int32(chunk), request.latent_shape, scheduler.stages, scheduler.gamma
+            keys, jnp.int32(chunk), request.latent_shape, scheduler.stages, scheduler.gamma, steps
         )
 
     def _sample(
@@ -599,7 +602,7 @@ def default_dtype() -> DTypeLike:
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-_draw = jax.jit(draw_chunk_noise, static_argnums=(2, 3, 4))
+_draw = jax.jit(draw_chunk_noise, static_argnums=(2, 3, 4, 5))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
