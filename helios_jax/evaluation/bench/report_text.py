@@ -1,0 +1,203 @@
+"""The figures of a report as Markdown and CSV, and the words that all reports share."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from helios_jax.evaluation.bench import charts, ratings
+from helios_jax.evaluation.bench.charts import number
+from helios_jax.evaluation.bench.files import SCORE_KEYS
+from helios_jax.evaluation.bench.free import ABOUT
+from helios_jax.evaluation.bench.metrics import METRICS
+from helios_jax.evaluation.bench.score import WORLD
+from helios_jax.evaluation.bench.summary import LEAST_SHARE, Estimate, Summary
+
+DASH = charts.NONE
+TITLES = {
+    **{name: name.replace("drifting_", "drift: ").replace("_", " ") for name in SCORE_KEYS},
+    WORLD: "as captioned",
+}
+ABOUT_WORLD = "share of a scene's attributes that the world's judge finds as the caption says"
+CURVES = {
+    WORLD: "as captioned, share",
+    "saturation": "saturation",
+    "contrast": "contrast",
+    "brightness": "brightness",
+    "sharpness": "sharpness",
+    "motion_length": "motion, pixels a frame",
+    "change": "change from frame to frame",
+    "clipped": "share of values at an end of the range",
+}
+"""The curves that are drawn, in this order."""
+FREE_TABLE = {
+    "motion_length": "motion",
+    "flicker": "flicker",
+    "sharpness": "sharpness",
+    "saturation": "saturation",
+    "drift_saturation": "saturation, drift",
+    "drift_sharpness": "sharpness, drift",
+    "drift_contrast": "contrast, drift",
+    "seam": "seam",
+    "static": "static",
+    "loop_period": "loop",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+}
+"""The free measures of the table, and their short names."""
+
+
+WEIGHTS_NOTE = (
+    "Ratings are those of HeliosBench: of the mean over all videos, from tables of thresholds. "
+    "Intervals are 95 %, by bootstrap over videos."
+)
+
+
+def markdown_report(models: Sequence[Summary], title: str = "HeliosBench") -> str:
+    """The tables in Markdown, for a README."""
+    lines = [f"# {title}", "", lead(models), ""]
+    names = rated(models)
+    if names:
+        lines += _markdown_table(
+            ["model", "total of 10", "weights measured", *(TITLES[name] for name in names)],
+            [
+                [model.name, total_text(model), f"{model.share:.0%}"]
+                + [rating_text(model, name) for name in names]
+                for model in models
+            ],
+        )
+        lines += ["Each cell: rating (mean over videos).", ""]
+    if any(WORLD in model.results for model in models):
+        lines += [f"As captioned: {ABOUT_WORLD}.", ""]
+        estimates = [model.estimates().get(WORLD) for model in models]
+        rows = [[m.name, interval(e)] for m, e in zip(models, estimates)]
+        lines += _markdown_table(["model", "as captioned"], rows)
+    names = free_names(models)
+    if names:
+        estimates = [model.free_estimates() for model in models]
+        rows = [
+            [m.name, *(interval(found.get(name)) for name in names)]
+            for m, found in zip(models, estimates)
+        ]
+        lines += _markdown_table(["model", *(FREE_TABLE[name] for name in names)], rows)
+        lines += [f"* {FREE_TABLE[name]}: {ABOUT[name]}" for name in names] + [""]
+    lines += ["## Conditions", ""]
+    for model in models:
+        lines += [f"* **{model.name}**: {conditions_text(model)}"]
+    lines += ["", WEIGHTS_NOTE]
+    return "\n".join(lines) + "\n"
+
+
+def csv_report(models: Sequence[Summary]) -> str:
+    """Every mean as a row: model, metric, mean, interval, rating, videos, failures."""
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["model", "metric", "mean", "low", "high", "rating", "videos", "failed"])
+    for model in models:
+        rows: list[tuple[str, Estimate, int]] = []
+        for name, found in model.estimates().items():
+            rows.append((name, found, model.failed.get(name, 0)))
+        for name, found in model.free_estimates().items():
+            rows.append((f"free.{name}", found, model.failed.get("free", 0)))
+        for name, found, failed in rows:
+            rating = model.ratings.get(name, "")
+            values = [f"{found.mean:.6g}"]
+            values += ["" if end is None else f"{end:.6g}" for end in (found.low, found.high)]
+            table.writerow([model.name, name, *values, rating, found.count, failed])
+        total = model.total
+        of_ten = "" if total.of_ten is None else total.of_ten
+        table.writerow([model.name, "total_of_ten", of_ten, "", "", "", "", ""])
+        table.writerow([model.name, "weights_measured", f"{model.share:.4f}", "", "", "", "", ""])
+    return file.getvalue()
+
+
+def lead(models: Sequence[Summary]) -> str:
+    videos = {len(model.numbers()) for model in models}
+    frames = sorted({row["num_frames"] for model in models for row in model.free})
+    parts = [f"{len(models)} model{'s' if len(models) != 1 else ''}"]
+    parts.append(f"{' or '.join(map(str, sorted(videos)))} videos each")
+    if frames:
+        span = f"{frames[0]:,}" if len(frames) == 1 else f"{frames[0]:,} to {frames[-1]:,}"
+        parts.append(f"{span} frames")
+    parts.append(f"weights of {'long' if models[0].long else 'short'} videos")
+    return ", ".join(parts) + "."
+
+
+def rated(models: Sequence[Summary]) -> list[str]:
+    """The metrics with a rating in any model, in the order of the tables."""
+    return [name for name in SCORE_KEYS if any(name in model.ratings for model in models)]
+
+
+def free_names(models: Sequence[Summary]) -> list[str]:
+    there = {name for model in models for name in model.free_estimates()}
+    return [name for name in FREE_TABLE if name in there]
+
+
+def total_text(model: Summary) -> str:
+    if model.total.of_ten is None or model.share < LEAST_SHARE:
+        return DASH
+    return f"{model.total.of_ten:.2f}"
+
+
+def rating_text(model: Summary, name: str) -> str:
+    if name not in model.ratings:
+        return DASH
+    return f"{model.ratings[name]} ({number(model.estimates()[name].mean)})"
+
+
+def conditions_text(model: Summary) -> str:
+    """Everything that is known of how a model's results were made."""
+    parts = []
+    for name, value in model.conditions.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        if value:
+            parts.append(f"{name}: {value}")
+    if model.failed:
+        counts = ", ".join(f"{count} of {name}" for name, count in model.failed.items())
+        parts.append(f"failed: {counts}")
+    return "; ".join(parts) or "not noted: the results come from another program"
+
+
+def notes_on(models: Sequence[Summary]) -> list[str]:
+    """What a reader should know of the figures that are there."""
+    there = {name for model in models for name in model.results}
+    notes = []
+    if "motion_amplitude" in there:
+        notes.append(
+            "Motion amplitude averages signed flow, so that opposite motions cancel; "
+            "mean flow length does not."
+        )
+    if "semantic" in there:
+        notes.append("Semantic compares a video with the first 30 words of its prompt at most.")
+    judges = {model.results[n].judge for model in models for n in model.results
+              if model.results[n].judge}  # fmt: skip
+    if judges:
+        notes.append(
+            f"Naturalness is what {', '.join(sorted(judges))} answered; answers of different "
+            "judges are not comparable."
+        )
+    if any(ratings.is_drift(name) for name in there):
+        notes.append("A video that stands still, or is bad from the first frame on, has no drift.")
+    for name in sorted(there & {*METRICS}):
+        notes.append(f"{TITLES[name].capitalize()}: {METRICS[name].description}.")
+    return notes
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return [*lines, ""]
+
+
+def interval(found: Estimate | None) -> str:
+    if found is None:
+        return DASH
+    return f"{number(found.mean)} {ends(found)}".strip()
+
+
+def ends(found: Estimate | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"[{number(found.low, 2)}, {number(found.high, 2)}]"
