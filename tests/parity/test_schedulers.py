@@ -161,8 +161,8 @@ def test_dpm_solver_equals_diffusers(steps):
         use_flow_sigmas=True,
         final_sigmas_type="zero",
     )
-    scheduler.set_timesteps(steps)
     schedule = make_schedule(config, 0, steps, 540)
+    scheduler.num_inference_steps = steps
     scheduler.sigmas = torch.from_numpy(schedule.sigmas)
     scheduler.timesteps = torch.from_numpy(schedule.timesteps)
     sample = np.random.default_rng(0).standard_normal((1, 2, 4, 6, 3)).astype(np.float32)
