@@ -1,54 +1,64 @@
-"""Configuration: frozen dataclasses, made from plain dictionaries or
-``ml_collections.ConfigDict``s, strictly.
+"""The configuration of a checkpoint: frozen dataclasses with a section for each part.
 
 A preset in ``configs/`` is a ``ConfigDict`` with the sections of :class:`HeliosConfig`; a
 checkpoint directory stores the same sections as JSON. Both become the dataclasses below through
-:func:`from_dict`, where an unknown field or a value of another type is an error.
+:func:`~helios_jax.fields.from_dict`, where an unknown field, a value of another type or one out of
+its range is an error.
 """
 
 import dataclasses
-import types
-import typing
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal
 
-import ml_collections
-
-from helios_jax.errors import HeliosError
-
-Section = TypeVar("Section")
-
-
-class ConfigError(HeliosError, ValueError):
-    """A configuration that cannot be used; the message names the field and what it should be."""
+from helios_jax.fields import (
+    ABSENT,
+    Checked,
+    ConfigError,
+    Count,
+    Difference,
+    Finite,
+    Natural,
+    NonNegative,
+    Positive,
+    Range,
+    Section,
+    Share,
+    differences,
+    from_dict,
+    to_config_dict,
+    to_dict,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Checked):
     """The Helios transformer. Names and defaults are those of the released 14B checkpoints'
-    ``transformer/config.json``.
+    ``transformer/config.json``; the last five fields say how it is computed and not what.
 
-    The last five say how it is computed and not what: what the backward pass computes again (None
-      nothing; ``"blocks"`` all but the blocks'
-    inputs; ``"products"`` all but these and the results of products with weights; ``"offload"`` as
-    ``"blocks"``, with the inputs in host memory); whether the program has the blocks one by one,
-    not in a loop, which takes longer to compile and spares a small model on a CPU the copying to
-    and from the loop; which implementation of the fused operations and of attention runs, None
-    being the best that serves; and, where weights have eight bits, whether activations do, too.
+    Attributes:
+      remat: what the backward pass computes again. None: nothing; "blocks": everything but the
+        inputs of the blocks; "products": everything but these and the products with weights;
+        "offload": as "blocks", with the inputs in host memory.
+      unroll: compile the blocks one by one instead of a loop over them. It takes longer to compile,
+        and spares a small model on a CPU the copies at the loop's border.
+      kernels: implementation of the fused operations; None takes the best that serves.
+      attention: implementation of attention; None takes the best that serves.
+      round_activations: with 8-bit weights, whether activations are rounded to 8 bits too.
     """
 
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    num_attention_heads: int = 40
-    attention_head_dim: int = 128
-    in_channels: int = 16
-    out_channels: int = 16
-    text_dim: int = 4096
-    freq_dim: int = 256
-    ffn_dim: int = 13824
-    num_layers: int = 40
-    eps: float = 1e-6
-    rope_dim: tuple[int, int, int] = (44, 42, 42)
-    rope_theta: float = 10000.0
+    section = "transformer"
+
+    patch_size: tuple[Count, Count, Count] = (1, 2, 2)
+    num_attention_heads: Count = 40
+    attention_head_dim: Count = 128
+    in_channels: Count = 16
+    out_channels: Count = 16
+    text_dim: Count = 4096
+    freq_dim: Count = 256
+    ffn_dim: Count = 13824
+    num_layers: Count = 40
+    eps: Positive = 1e-6
+    rope_dim: tuple[Natural, Natural, Natural] = (44, 42, 42)
+    rope_theta: Positive = 10000.0
     guidance_cross_attn: bool = True
     zero_history_timestep: bool = True
     is_amplify_history: bool = False
@@ -59,14 +69,17 @@ class TransformerConfig:
     attention: Literal["cudnn", "pallas", "by_head", "xla"] | None = None
     round_activations: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.patch_size[0] != 1:
             raise ConfigError(
-                f"transformer.patch_size={self.patch_size} must begin with 1: patches span one latent frame"
+                f"transformer.patch_size={self.patch_size} must begin with 1: "
+                "patches span one latent frame"
             )
         if sum(self.rope_dim) != self.attention_head_dim or any(size % 2 for size in self.rope_dim):
             raise ConfigError(
-                f"transformer.rope_dim={self.rope_dim} must be three even numbers that sum to attention_head_dim={self.attention_head_dim}"
+                f"transformer.rope_dim={self.rope_dim} must be three even numbers that sum to "
+                f"attention_head_dim={self.attention_head_dim}"
             )
 
     @property
@@ -80,24 +93,27 @@ RUNTIME_FIELDS = ("remat", "unroll", "kernels", "attention", "round_activations"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VAEConfig:
+class VAEConfig(Checked):
     """The Wan 2.1 causal video VAE. Names and defaults are those of ``vae/config.json``."""
 
-    base_dim: int = 96
-    z_dim: int = 16
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
+    section = "vae"
+
+    base_dim: Count = 96
+    z_dim: Count = 16
+    dim_mult: tuple[Count, ...] = (1, 2, 4, 4)
+    num_res_blocks: Count = 2
     temperal_downsample: tuple[bool, ...] = (False, True, True)
-    latents_mean: tuple[float, ...] = (
+    latents_mean: tuple[Finite, ...] = (
         -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
         0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
     )  # fmt: skip
-    latents_std: tuple[float, ...] = (
+    latents_std: tuple[Positive, ...] = (
         2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
         3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
     )  # fmt: skip
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
             raise ConfigError(
                 f"vae.latents_mean and vae.latents_std need z_dim={self.z_dim} values each"
@@ -107,59 +123,76 @@ class VAEConfig:
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels a latent cell spans in each direction of space."""
+        """Pixels that a latent cell spans in each direction of space."""
         return 2 ** len(self.temperal_downsample)
 
     @property
     def temporal_factor(self) -> int:
-        """Frames a latent frame spans, save the first, which spans one."""
+        """Frames that a latent frame spans, save the first, which spans one."""
         return 2 ** sum(self.temperal_downsample)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextEncoderConfig:
+class TextEncoderConfig(Checked):
     """The UMT5 encoder. Names and defaults are those of umt5-xxl's ``text_encoder/config.json``."""
 
-    vocab_size: int = 256384
-    d_model: int = 4096
-    d_kv: int = 64
-    d_ff: int = 10240
-    num_layers: int = 24
-    num_heads: int = 64
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-    max_sequence_length: int = 512
+    section = "text_encoder"
+
+    vocab_size: Count = 256384
+    d_model: Count = 4096
+    d_kv: Count = 64
+    d_ff: Count = 10240
+    num_layers: Count = 24
+    num_heads: Count = 64
+    relative_attention_num_buckets: Annotated[int, Range(4)] = 32
+    relative_attention_max_distance: Count = 128
+    layer_norm_epsilon: Positive = 1e-6
+    max_sequence_length: Count = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SchedulerConfig:
+class SchedulerConfig(Checked):
     """Noise schedule and solver. One stage is Helios-Base; three stages are the pyramid of
     Helios-Mid and Helios-Distilled.
 
-    ``shift_tokens`` says whose grid sets the dynamic shift of a pyramid stage: ``"previous_stage"``
-    (the latents before they are upsampled, as Diffusers does) or ``"own_stage"`` (after, as the
-    original implementation does).
+    Attributes:
+      stage_range: bounds of the stages, as shares of the noise levels, rising from 0 to 1.
+      gamma: correlation of renoising inside a block of 2 x 2 cells; 1/3 at most.
+      solver: a key of :data:`~helios_jax.diffusion.solvers.SOLVERS`.
+      shift_tokens: the grid whose tokens set the dynamic shift of a pyramid stage:
+        "previous_stage" (the latents before they are upsampled, as in Diffusers) or "own_stage"
+        (after, as in the original implementation).
     """
 
-    num_train_timesteps: int = 1000
-    stages: int = 3
-    stage_range: tuple[float, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
-    gamma: float = 1 / 3
-    shift: float = 1.0
+    section = "scheduler"
+
+    num_train_timesteps: Annotated[int, Range(2)] = 1000
+    stages: Count = 3
+    stage_range: tuple[Share, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
+    gamma: Annotated[float, Range(above=0)] = 1 / 3
+    shift: Positive = 1.0
     solver: Literal["unipc", "euler", "dmd", "dpmpp_2m"] = "unipc"
     use_dynamic_shifting: bool = True
     time_shift_type: Literal["exponential", "linear"] = "exponential"
     shift_tokens: Literal["previous_stage", "own_stage"] = "previous_stage"
-    base_image_seq_len: int = 256
-    max_image_seq_len: int = 4096
-    base_shift: float = 0.5
-    max_shift: float = 1.15
+    base_image_seq_len: Count = 256
+    max_image_seq_len: Count = 4096
+    base_shift: Finite = 0.5
+    max_shift: Finite = 1.15
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.stage_range) != self.stages + 1:
             raise ConfigError(
-                f"scheduler.stage_range needs {self.stages + 1} values for {self.stages} stages, got {len(self.stage_range)}"
+                f"scheduler.stage_range needs {self.stages + 1} values for {self.stages} stages, "
+                f"got {len(self.stage_range)}"
+            )
+        if not all(low < high for low, high in zip(self.stage_range, self.stage_range[1:])):
+            raise ConfigError(f"scheduler.stage_range={self.stage_range} must rise")
+        if self.max_image_seq_len == self.base_image_seq_len:
+            raise ConfigError(
+                f"scheduler.max_image_seq_len={self.max_image_seq_len} must differ from "
+                "base_image_seq_len: the dynamic shift is a line through both"
             )
         if self.use_dynamic_shifting and self.shift != 1.0:
             raise ConfigError(
@@ -168,39 +201,49 @@ class SchedulerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """What a request asks for unless the caller says otherwise: size and length of the video,
-    steps, guidance.
+class SampleConfig(Checked):
+    """Defaults of a request: size and length of the video, steps, guidance.
 
     Attributes:
+      fps: frames per second of the file.
+      steps: solver steps of each stage, coarsest first.
+      guidance_scale: weight of the prompt against the negative prompt; 1 or less is no guidance.
       guidance_interval: least and greatest noise level (timestep / 1000) of the steps with
         guidance; the others follow the prompt alone, at half the cost (Kynkäänniemi et al. 2024).
-        The reference guides them all.
+        Diffusers guides every step.
+      zero_init_steps: first steps whose velocity is taken to be zero (CFG-Zero*).
+      history_sizes: latent frames of the long, mid and newest segments of the history window.
     """
 
-    height: int = 384
-    width: int = 640
-    num_frames: int = 132
-    fps: int = 24
-    steps: tuple[int, ...] = (20, 20, 20)
-    guidance_scale: float = 5.0
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    section = "sample"
+
+    height: Count = 384
+    width: Count = 640
+    num_frames: Count = 132
+    fps: Count = 24
+    steps: tuple[Count, ...] = (20, 20, 20)
+    guidance_scale: NonNegative = 5.0
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     cfg_zero_star: bool = False
-    zero_init_steps: int = 0
+    zero_init_steps: Natural = 0
     amplify_first_chunk: bool = False
-    history_sizes: tuple[int, int, int] = (16, 2, 1)
-    latent_frames_per_chunk: int = 9
+    history_sizes: tuple[Count, Count, Count] = (16, 2, 1)
+    latent_frames_per_chunk: Count = 9
     negative_prompt: str = ""
 
-    def __post_init__(self):
-        if not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.steps:
+            raise ConfigError("sample.steps=() must have a number for each stage")
+        if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ConfigError(
-                f"sample.guidance_interval={self.guidance_interval} must be two noise levels, 0 <= least <= greatest <= 1"
+                f"sample.guidance_interval={self.guidance_interval} must be two noise levels, "
+                "0 <= least <= greatest <= 1"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HeliosConfig:
+class HeliosConfig(Checked):
     """Everything needed to build and run one Helios checkpoint."""
 
     transformer: TransformerConfig = TransformerConfig()
@@ -209,145 +252,34 @@ class HeliosConfig:
     scheduler: SchedulerConfig = SchedulerConfig()
     sample: SampleConfig = SampleConfig()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.transformer.text_dim != self.text_encoder.d_model:
             raise ConfigError(
-                f"transformer.text_dim={self.transformer.text_dim} is not text_encoder.d_model={self.text_encoder.d_model}"
+                f"transformer.text_dim={self.transformer.text_dim} is not "
+                f"text_encoder.d_model={self.text_encoder.d_model}"
             )
         if self.transformer.in_channels != self.vae.z_dim:
             raise ConfigError(
-                f"transformer.in_channels={self.transformer.in_channels} is not vae.z_dim={self.vae.z_dim}"
+                f"transformer.in_channels={self.transformer.in_channels} is not "
+                f"vae.z_dim={self.vae.z_dim}"
             )
 
 
-def from_dict(
-    section: type[Section], values: Mapping[str, Any] | ml_collections.ConfigDict, path: str = ""
-) -> Section:
-    """Build a configuration dataclass from a mapping; fields left out keep their defaults.
-
-    Args:
-      section: the dataclass, e.g. :class:`HeliosConfig`.
-      values: a dict or ``ConfigDict``; lists are accepted where tuples are expected, integers where
-        floats are.
-      path: prefix for messages, e.g. ``"transformer"``.
-
-    Raises:
-      ConfigError: naming the first unknown or ill-typed field.
-    """
-    hints = typing.get_type_hints(section)
-    fields = {}
-    for name, value in values.items():
-        where = f"{path}.{name}" if path else name
-        if name not in hints:
-            raise ConfigError(
-                f"unknown configuration field {where!r}; known here: {', '.join(hints)}"
-            )
-        fields[name] = _coerce(hints[name], value, where)
-    return section(**fields)
-
-
-class Difference(NamedTuple):
-    """A field whose value differs between two configurations; :data:`ABSENT` where one lacks it."""
-
-    name: str
-    there: Any
-    here: Any
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "absent"
-
-
-ABSENT = _Absent()
-"""The value of a field that a configuration does not have."""
-
-
-def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], ignore: Collection[str] = ()
-) -> list[Difference]:
-    """Fields of two nested dictionaries that differ, by dotted names, in alphabetical order.
-
-    Args:
-      there, here: as :func:`to_dict` makes them; a list equals a tuple of the same items.
-      ignore: dotted names of fields or of whole sections that may differ.
-    """
-    found = []
-    for name in sorted(there.keys() | here.keys()):
-        if name in ignore:
-            continue
-        ours = here.get(name, ABSENT)
-        theirs = there.get(name, ABSENT)
-        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            inner = [field[len(name) + 1 :] for field in ignore if field.startswith(f"{name}.")]
-            for field in differences(theirs, ours, inner):
-                found.append(field._replace(name=f"{name}.{field.name}"))
-        elif _plain(theirs) != _plain(ours):
-            found.append(Difference(name, theirs, ours))
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """A value with lists for tuples, as JSON has them."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The nested dictionary that :func:`from_dict` reads back, JSON-ready save that tuples stay
-    tuples.
-    """
-    return dataclasses.asdict(config)
-
-
-def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-    """The ``ConfigDict`` of a configuration: locked and typed, so that
-    ``--config.section.field=value`` is checked.
-    """
-    return ml_collections.ConfigDict(_open_names(to_dict(config)))
-
-
-def _open_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dictionary where each None, which stands for a name that was not chosen, can be
-    given one on a command line.
-    """
-    opened = {
-        name: _open_names(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-    }
-    return {
-        name: ml_collections.config_dict.placeholder(str) if value is None else value
-        for name, value in opened.items()
-    }
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the annotated type, or ConfigError."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, Mapping | ml_collections.ConfigDict):
-            return from_dict(hint, value, where)
-    elif origin is Literal:
-        if value in args:
-            return value
-        raise ConfigError(f"{where}={value!r} must be one of {', '.join(map(repr, args))}")
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            if args[-1] is not Ellipsis and len(value) != len(args):
-                raise ConfigError(f"{where}={value!r} must have {len(args)} values")
-            kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-            return tuple(
-                _coerce(kind, item, f"{where}[{i}]")
-                for i, (kind, item) in enumerate(zip(kinds, value))
-            )
-    elif origin in (typing.Union, types.UnionType):
-        for kind in args:
-            if value is None and kind is types.NoneType:
-                return None
-        return _coerce(next(kind for kind in args if kind is not types.NoneType), value, where)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    raise ConfigError(
-        f"{where}={value!r} must be of type {getattr(hint, '__name__', hint)}, not {type(value).__name__}"
-    )
+__all__ = [
+    "ABSENT",
+    "RUNTIME_FIELDS",
+    "ConfigError",
+    "Difference",
+    "HeliosConfig",
+    "SampleConfig",
+    "SchedulerConfig",
+    "Section",
+    "TextEncoderConfig",
+    "TransformerConfig",
+    "VAEConfig",
+    "differences",
+    "from_dict",
+    "to_config_dict",
+    "to_dict",
+]

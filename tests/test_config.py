@@ -1,6 +1,7 @@
 """Configuration is strict."""
 
 import json
+import math
 
 import pytest
 
@@ -69,3 +70,46 @@ def test_differences_are_named_by_section_and_field():
         "Difference(name='a.x', there=1, here=2)",
     ]
     assert differences(there, here, ignore=("a.x", "a.old", "b.z")) == []
+
+
+OUT_OF_RANGE = [
+    ("sample", "fps", 0),
+    ("sample", "steps", ()),
+    ("sample", "steps", (2, -1, 2)),
+    ("sample", "guidance_scale", math.nan),
+    ("sample", "guidance_interval", (-0.1, 1.0)),
+    ("sample", "guidance_interval", (0.5, 1.5)),
+    ("sample", "guidance_interval", (0.9, 0.1)),
+    ("sample", "history_sizes", (0, 0, 0)),
+    ("sample", "history_sizes", (16, -2, 1)),
+    ("sample", "latent_frames_per_chunk", 0),
+    ("sample", "zero_init_steps", -1),
+    ("scheduler", "stage_range", (0.0, 0.7, 0.3, 1.0)),
+    ("scheduler", "stage_range", (0.0, math.nan, 0.5, 1.0)),
+    ("scheduler", "gamma", 0.0),
+    ("scheduler", "num_train_timesteps", 0),
+    ("scheduler", "max_image_seq_len", 256),
+    ("scheduler", "base_shift", math.inf),
+    ("transformer", "num_layers", 0),
+    ("transformer", "num_attention_heads", -4),
+    ("transformer", "ffn_dim", 0),
+    ("transformer", "patch_size", (1, 0, 2)),
+    ("transformer", "eps", 0.0),
+    ("transformer", "rope_theta", -1.0),
+    ("vae", "dim_mult", (1, 2, 0, 4)),
+    ("vae", "latents_std", (0.0,) * 16),
+    ("vae", "latents_mean", (math.nan,) * 16),
+    ("text_encoder", "vocab_size", 0),
+    ("text_encoder", "max_sequence_length", -1),
+    ("text_encoder", "layer_norm_epsilon", 0.0),
+]
+
+
+@pytest.mark.parametrize(("section", "field", "value"), OUT_OF_RANGE)
+def test_numbers_out_of_their_range_are_refused(section, field, value):
+    """From a file and from Python alike; the message begins with the field's full name."""
+    with pytest.raises(ConfigError, match=rf"^{section}\.{field}"):
+        from_dict(HeliosConfig, {section: {field: value}})
+    kind = type(getattr(HeliosConfig(), section))
+    with pytest.raises(ConfigError, match=rf"^{section}\.{field}"):
+        kind(**{field: value})
