@@ -24,12 +24,12 @@ from absl import app, flags
 from tqdm import tqdm
 
 from helios_jax import nano
-from helios_jax.commands.world import SPLITS, render, sample_scene
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
 from helios_jax.evaluation.nano import reconstruction
 from helios_jax.media import open_video_writer, read_video
 from helios_jax.sampling.pipeline import HeliosPipeline
+from helios_jax.world import SPLITS, render, sample_scene
 
 CLIPS = flags.DEFINE_integer("clips", 100, "Clips for each damage.", lower_bound=2)
 FRAMES = flags.DEFINE_integer(

@@ -28,12 +28,14 @@ from einops import rearrange
 from tqdm import tqdm
 
 from helios_jax.checkpoint.params import random_params
-from helios_jax.commands.world import caption, render, sample_scene
 from helios_jax.config import HeliosConfig, from_dict
-from helios_jax.data.records import Facts, Record, has_shard, open_shard, write_facts
+from helios_jax.data.info import DatasetInfo, write_info
+from helios_jax.data.records import Record
+from helios_jax.data.shards import has_shard, open_shard
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.sampling.statistics import save_curves
+from helios_jax.world import caption, render, sample_scene
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "configs/train/world.py"
@@ -97,9 +99,9 @@ def make_records(folder: Path) -> None:
         random_params(model, 0, jnp.float32)["text_encoder"],
     )
     for split, count in counts.items():
-        write_facts(
+        write_info(
             folder / split,
-            Facts(
+            DatasetInfo(
                 section_frames=9,
                 latent_channels=CHANNELS,
                 text_width=model.text_encoder.d_model,

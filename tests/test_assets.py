@@ -8,10 +8,10 @@ import pytest
 from helios_jax import nano
 from helios_jax.checkpoint import load_config, load_params
 from helios_jax.checkpoint.files import check_digests, read_digests
-from helios_jax.commands.world import render, sample_scene
 from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.models.vae import VAE
 from helios_jax.training.reconstruction import psnr, to_pixels
+from helios_jax.world import render, sample_scene
 from helios_jax.world.captions import caption
 from helios_jax.world.readings import world_tokenizer
 

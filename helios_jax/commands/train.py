@@ -4,7 +4,7 @@ student (stage 3); or, from nothing, a small one.
 A recipe says what is trained and how; any field of it can be given on the command line. Data are
 folders of records, made from videos with captions:
 
-  python -m helios_jax.commands.encode --captions clips/captions.jsonl --checkpoint checkpoints/wan2.1 --out data/clips
+  helios-jax encode --captions clips/captions.jsonl --checkpoint checkpoints/wan2.1 --out data/clips
   python train.py --config configs/train/stage1_init.py --config.checkpoint=checkpoints/wan2.1 --config.data.train=data/clips
 
 The same command goes on where it was stopped: SIGTERM and Ctrl-C save and leave with status 0. What
@@ -55,7 +55,8 @@ from helios_jax.checkpoint.params import abstract_params, dtype_rules, random_pa
 from helios_jax.commands.legacy import complain, plan_flag, run_script
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import RUNTIME_FIELDS, ConfigError, from_dict, to_dict
-from helios_jax.data.batches import Batch, Batches, DataError
+from helios_jax.data.errors import DataError
+from helios_jax.data.loading import Batch, Batches
 from helios_jax.errors import HeliosError
 from helios_jax.kernels.dispatch import UnsupportedError
 from helios_jax.memory.compiler import TARGETS

@@ -1,9 +1,9 @@
-"""Latents that the PyTorch implementation has encoded, one ``.pt`` file a clip, as records. Neither
-PyTorch nor any pickled code runs.
+"""Latents that the PyTorch implementation has encoded, one ``.pt`` file a clip, as records.
 
-A file holds ``vae_latent`` [S, C, T, H, W], ``prompt_embed`` [512, E] with zeros past the prompt's
-last token, ``prompt_raw``, and ``first_frames_image``, a Pillow image, which is passed over. Its
-name ends in ``_{frames}_{height}_{width}``, in pixels.
+Neither PyTorch nor any pickled code runs. A file holds ``vae_latent`` [S, C, T, H, W],
+``prompt_embed`` [512, E] with zeros past the prompt's last token, ``prompt_raw``, and
+``first_frames_image``, a Pillow image, which is not read. Its name ends in
+``_{frames}_{height}_{width}``, in pixels.
 """
 
 import re
@@ -17,15 +17,18 @@ from einops import rearrange
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.pth import read_dictionary
 from helios_jax.checkpoint.safetensors_files import TorchTensor
-from helios_jax.data.records import Facts, Record, RecordError
+from helios_jax.data.errors import DataError, RecordError
+from helios_jax.data.info import DatasetInfo
+from helios_jax.data.jobs import Job
+from helios_jax.data.records import Record
 
 SHAPES = {"vae_latent": ("S", "C", "T", "H", "W"), "prompt_embed": ("n", "E")}
 
 
-class _PassedOver:
-    """Stands for an image: takes whatever it is given and keeps nothing."""
+class _Ignored:
+    """Stands for an image: takes any arguments and keeps nothing."""
 
-    def __new__(cls, *_: Any) -> "_PassedOver":
+    def __new__(cls, *_: Any) -> "_Ignored":
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -38,13 +41,10 @@ _IMAGES = (
     "JpegImagePlugin.JpegImageFile",
     "ImagePalette.ImagePalette",
 )
-_INERT = {
-    ("_codecs", "encode"): _PassedOver,  # so the oldest protocols write bytes
-    **{
-        (f"PIL.{module}", name): _PassedOver
-        for module, name in (image.split(".") for image in _IMAGES)
-    },
-}
+_INERT = {("_codecs", "encode"): _Ignored}  # the oldest pickle protocols write bytes by it
+for _image in _IMAGES:
+    _module, _name = _image.split(".")
+    _INERT[f"PIL.{_module}", _name] = _Ignored
 
 
 def read_torch_latents(path: Path, dtype: np.dtype) -> Record:
@@ -78,17 +78,46 @@ def read_torch_latents(path: Path, dtype: np.dtype) -> Record:
     )
 
 
-def facts_of(record: Record) -> Facts:
-    """What a dataset of records like this one has in common; which VAE and text encoder made them
-    is not known.
+def torch_jobs(folder: Path, dtype: np.dtype) -> tuple[DatasetInfo, list[Job]]:
+    """The records of the ``.pt`` files of a folder and of the folders in it.
+
+    Args:
+      folder: with the files.
+      dtype: of the latents.
+
+    Returns:
+      What the dataset has in common, as the first readable file says, and a job a file.
+
+    Raises:
+      DataError: if not one file can be read.
+    """
+    files = sorted(folder.rglob("*.pt"))
+    jobs = [_job(folder, file, dtype) for file in files]
+    last = ""
+    for job in jobs:
+        try:
+            return info_of(job.make()), jobs
+        except RecordError as error:
+            last = f"; the last: {error}"
+    raise DataError(f"{folder} has no .pt files of latents{last}")
+
+
+def info_of(record: Record) -> DatasetInfo:
+    """What a dataset of records like this one has in common.
+
+    Which VAE and text encoder made them is not known.
     """
     _, frames, _, _, channels = record.latents.shape
-    return Facts(
+    return DatasetInfo(
         section_frames=frames,
         latent_channels=channels,
         text_width=record.text.shape[1],
         text_dtype=record.text.dtype.name,
     )
+
+
+def _job(folder: Path, file: Path, dtype: np.dtype) -> Job:
+    return Job(str(file.relative_to(folder)), lambda: read_torch_latents(file, dtype))
 
 
 def _tensor(path: Path, content: Mapping[str, Any], name: str) -> np.ndarray:

@@ -1,29 +1,34 @@
-"""Trajectories of a teacher: the points at which a few-step student will stand, and where each
-stage ends, in a file a video.
+"""Trajectories of a teacher, a file a video: what a few-step student learns from first.
 
 A file holds, for each section s and each stage k, ``path/s/k`` [n + 1, T, h, w, C], the teacher's
 samples at the student's n noise levels and at the end of the stage, ``sigma/s/k`` and
 ``timestep/s/k`` [n], and ``text`` [tokens, E].
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from helios_jax.data.batches import HISTORY_FRAMES, Batches, endless_batches
-from helios_jax.data.records import DataError
+from helios_jax.data.errors import DataError
+from helios_jax.data.loading import Batches, LoaderOptions, endless_batches
+from helios_jax.data.sections import pad_text, section_window
 from helios_jax.types import Float, Int
 
 SUFFIX = ".trajectory.safetensors"
-_ORDER, _POINT = 1, 2  # keep the draws for different ends apart
+# First words of a draw's seed, so that draws of different kinds are independent.
+_ORDER, _POINT = 1, 2
 
 
 class StagePath(NamedTuple):
-    """A stage of one section: the teacher's samples, the last of them the stage's end, and the
-    student's noise levels and timesteps.
+    """A stage of one section.
+
+    Attributes:
+      path: the teacher's samples at the student's noise levels, and the stage's end.
+      sigma, timestep: the student's noise levels and timesteps.
     """
 
     path: Float[np.ndarray, "n1 T _ _ C"]
@@ -42,7 +47,7 @@ class TrajectoryBatch(NamedTuple):
     """This process's rows of a batch, in numpy: one point of each stage of one section a row.
 
     Attributes:
-      points: of each stage, where the student stands.
+      points: of each stage, the sample that the student starts from.
       ends: of each stage, what it is to predict there.
       sigma, timestep: of each stage.
       history, anchor: the frames before the section, and the video's first.
@@ -66,10 +71,8 @@ def save_trajectory(path: Path, trajectory: Trajectory, metadata: dict[str, str]
     tensors = {"text": trajectory.text}
     for s, stages in enumerate(trajectory.sections):
         for k, stage in enumerate(stages):
-            tensors |= {
-                f"{name}/{s}/{k}": np.ascontiguousarray(value)
-                for name, value in stage._asdict().items()
-            }
+            for name, value in stage._asdict().items():
+                tensors[f"{name}/{s}/{k}"] = np.ascontiguousarray(value)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(safetensors.numpy.save(tensors, metadata))
     partial.rename(path)
@@ -84,88 +87,81 @@ def load_trajectory(path: Path) -> Trajectory:
     try:
         tensors = safetensors.numpy.load(path.read_bytes())
         names = [name.split("/") for name in tensors if name.startswith("path/")]
-        count, stages = (1 + max(int(name[axis]) for name in names) for axis in (1, 2))
-        stage = lambda s, k: StagePath(*(tensors[f"{name}/{s}/{k}"] for name in StagePath._fields))
-        return Trajectory(
-            [[stage(s, k) for k in range(stages)] for s in range(count)], tensors["text"]
-        )
-    except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
+        sections = 1 + max(int(name[1]) for name in names)
+        stages = 1 + max(int(name[2]) for name in names)
+        paths = []
+        for s in range(sections):
+            paths.append([_stage_path(tensors, f"{s}/{k}") for k in range(stages)])
+        return Trajectory(paths, tensors["text"])
+    except (safetensors.SafetensorError, ValueError, LookupError, OSError) as error:
         raise DataError(f"{path} is no trajectory: {type(error).__name__}: {error}") from error
 
 
 def load_trajectories(
-    folders: tuple[str, ...],
-    *,
-    seed: int,
-    text_rows: int,
-    batch_size: int,
-    read_threads: int = 4,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Batches:
-    """Batches of trajectories without end: every epoch in an order of its own, a section of each
-    and a point of each stage drawn anew.
+    folders: tuple[str, ...], options: LoaderOptions, *, seed: int, text_rows: int
+) -> Batches[TrajectoryBatch]:
+    """Batches of trajectories without end.
+
+    Every epoch has an order of its own, and draws a section of each file and a point of each stage
+    anew.
 
     Args:
       folders: with the files.
+      options: files of a step, threads, and which rows are this process's.
       seed: of order, sections and points.
       text_rows: S, rows of text features.
-      batch_size: files of a step, of all processes together.
-      read_threads: that read ahead.
-      process_index, process_count: which rows are this process's.
 
     Raises:
       DataError: if there is none, or a prompt has more than S tokens.
     """
-    files = sorted(path for folder in folders for path in Path(folder).glob(f"*{SUFFIX}"))
+    files = []
+    for folder in folders:
+        files += Path(folder).glob(f"*{SUFFIX}")
+    files.sort()
     if not files:
         raise DataError(
-            f"no trajectories in {', '.join(folders) or 'no folder: name some'}; make some with helios-jax ode-pairs"
-        )
-
-    def row(number: int) -> tuple:
-        epoch, place = divmod(number, len(files))
-        index = int(np.random.default_rng([_ORDER, seed, epoch]).permutation(len(files))[place])
-        rng, trajectory = (
-            np.random.default_rng([_POINT, seed, epoch, index]),
-            load_trajectory(files[index]),
-        )
-        section = int(rng.integers(len(trajectory.sections)))
-        stages = trajectory.sections[section]
-        at = [int(rng.integers(len(stage.sigma))) for stage in stages]
-        finals = np.stack([stages[-1].path[-1] for stages in trajectory.sections])
-        past = finals[:section].reshape(-1, *finals.shape[2:])[-HISTORY_FRAMES:]
-        history = np.zeros((HISTORY_FRAMES, *finals.shape[2:]), np.float32)
-        history[HISTORY_FRAMES - len(past) :] = past
-        if len(trajectory.text) > text_rows:
-            raise DataError(
-                f"the prompt of {files[index]} has {len(trajectory.text)} tokens and text_rows={text_rows}: raise data.text_rows"
-            )
-        text = np.zeros((text_rows, trajectory.text.shape[1]), trajectory.text.dtype)
-        text[: len(trajectory.text)] = trajectory.text
-        return (
-            tuple(stage.path[i] for stage, i in zip(stages, at)),
-            tuple(stage.path[-1] for stage in stages),
-            tuple(np.float32(stage.sigma[i]) for stage, i in zip(stages, at)),
-            tuple(np.float32(stage.timestep[i]) for stage, i in zip(stages, at)),
-            history,
-            finals[0, :1] if section else np.zeros_like(finals[0, :1]),
-            text,
-            np.int32(len(trajectory.text)),
-            np.asarray((epoch, index), np.uint32),
+            f"no trajectories in {', '.join(folders) or 'no folder: name some'}; make some with "
+            "helios-jax ode-pairs"
         )
 
     def make(numbers: list[int]) -> TrajectoryBatch:
-        stack = lambda column: (
-            tuple(map(np.stack, zip(*column))) if isinstance(column[0], tuple) else np.stack(column)
-        )
-        return TrajectoryBatch(*map(stack, zip(*map(row, numbers))))
+        rows = [_row(files, number, seed, text_rows) for number in numbers]
+        return TrajectoryBatch(*(_stack(column) for column in zip(*rows)))
 
-    facts = [seed, text_rows, [path.name for path in files]]
-    options = dict(
-        batch_size=batch_size,
-        read_threads=read_threads,
-        process_index=process_index,
-        process_count=process_count,
+    determinants = [seed, text_rows, [path.name for path in files]]
+    return endless_batches(make, determinants, f"{len(files)} trajectories", options)
+
+
+def _stage_path(tensors: dict[str, np.ndarray], place: str) -> StagePath:
+    return StagePath(*(tensors[f"{name}/{place}"] for name in StagePath._fields))
+
+
+def _row(files: Sequence[Path], number: int, seed: int, text_rows: int) -> tuple[Any, ...]:
+    """Sample ``number`` of the endless series, in the order of :class:`TrajectoryBatch`."""
+    epoch, place = divmod(number, len(files))
+    index = int(np.random.default_rng([_ORDER, seed, epoch]).permutation(len(files))[place])
+    rng = np.random.default_rng([_POINT, seed, epoch, index])
+    trajectory = load_trajectory(files[index])
+    section = int(rng.integers(len(trajectory.sections)))
+    stages = trajectory.sections[section]
+    points = [int(rng.integers(len(stage.sigma))) for stage in stages]
+    finals = np.stack([stages[-1].path[-1] for stages in trajectory.sections])
+    window = section_window(finals, section)
+    return (
+        tuple(stage.path[i] for stage, i in zip(stages, points)),
+        tuple(stage.path[-1] for stage in stages),
+        tuple(np.float32(stage.sigma[i]) for stage, i in zip(stages, points)),
+        tuple(np.float32(stage.timestep[i]) for stage, i in zip(stages, points)),
+        window.history,
+        window.anchor,
+        pad_text(trajectory.text, text_rows, str(files[index])),
+        np.int32(len(trajectory.text)),
+        np.asarray((epoch, index), np.uint32),
     )
-    return endless_batches(make, facts, f"{len(files)} trajectories", **options)
+
+
+def _stack(column: tuple[Any, ...]) -> Any:
+    """Stack the rows of a field; of a field with a value a stage, those of each stage."""
+    if isinstance(column[0], tuple):
+        return tuple(np.stack(stage) for stage in zip(*column))
+    return np.stack(column)

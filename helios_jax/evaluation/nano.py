@@ -33,7 +33,6 @@ from tqdm import tqdm
 
 from helios_jax import checkpoint, nano
 from helios_jax.commands.legacy import run_script
-from helios_jax.commands.world import Scene, caption, render, sample_scene
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import ConfigError, SampleConfig, from_dict
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, interval, read_clip, score
@@ -43,6 +42,7 @@ from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import RequestError
 from helios_jax.sampling.statistics import save_curves
 from helios_jax.sampling.timing import Stopwatch
+from helios_jax.world import Scene, caption, render, sample_scene
 from helios_jax.world.scenes import EDITIONS, MOTION_KINDS
 
 PIECE = 33

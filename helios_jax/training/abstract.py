@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from helios_jax.checkpoint.params import abstract_params, blocks_in_host_memory
 from helios_jax.config import from_dict
-from helios_jax.data.batches import Batch
+from helios_jax.data.loading import Batch
 from helios_jax.memory.report import Program
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.objectives import OBJECTIVES

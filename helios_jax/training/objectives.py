@@ -12,15 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from helios_jax.config import ConfigError
-from helios_jax.data.batches import (
-    HISTORY_FRAMES,
-    Batch,
-    Batches,
-    DataError,
-    TrainBatch,
-    load_batches,
-)
-from helios_jax.data.jobs import encoder_digest
+from helios_jax.data.batches import TrainBatch, load_batches
+from helios_jax.data.encoders import encoder_digest
+from helios_jax.data.errors import DataError
+from helios_jax.data.loading import Batch, Batches
+from helios_jax.data.sections import HISTORY_FRAMES
 from helios_jax.data.trajectories import TrajectoryBatch, load_trajectories
 from helios_jax.diffusion.pyramid import stage_grids
 from helios_jax.models.tokenizer import Tokenizer
@@ -32,8 +28,8 @@ from helios_jax.training.trainable import frozen
 from helios_jax.types import Params
 from helios_jax.world.clips import ClipBatch, load_clips
 from helios_jax.world.readings import (
-    OF_A_COLOR,
-    OF_THE_SCENE,
+    OBJECT_QUESTIONS,
+    SCENE_QUESTIONS,
     ReadingBatch,
     load_readings,
     world_tokenizer,
@@ -112,13 +108,12 @@ def _load_records(
         )
     batches = load_batches(
         config.data,
+        config.data.loader(process_index, process_count),
         seed=config.seed,
         text_rows=text.max_sequence_length,
         split=split,
-        process_index=process_index,
-        process_count=process_count,
     )
-    there, entries = batches.source.facts, batches.source.entries
+    there, entries = batches.source.info, batches.source.entries
     whole = (
         config.history or there.section_frames != config.data.section_frames
     )  # without a past, records may be of what is learned alone
@@ -192,14 +187,11 @@ def _load_readings(
     """Batches of captions of the procedural world."""
     text, data = config.model.text_encoder, config.data
     return load_readings(
+        data.loader(process_index, process_count),
         vocab_size=text.vocab_size,
         text_rows=data.text_rows or text.max_sequence_length,
-        batch_size=data.batch_size,
         seed=config.seed,
         split=split,
-        read_threads=data.read_threads,
-        process_index=process_index,
-        process_count=process_count,
     )
 
 
@@ -208,11 +200,12 @@ def _abstract_readings(config: TrainConfig) -> ReadingBatch:
         config.data.batch_size,
         config.data.text_rows or config.model.text_encoder.max_sequence_length,
     )
-    of_colors, of_scene = ((B, len(COLORS), len(OF_A_COLOR)), (B, len(OF_THE_SCENE)))
+    objects = (B, len(COLORS), len(OBJECT_QUESTIONS))
+    scene = (B, len(SCENE_QUESTIONS))
     return ReadingBatch(
         *(
             jax.ShapeDtypeStruct(shape, np.int32)
-            for shape in ((B, S), (B,), of_colors, of_scene, (B, 2))
+            for shape in ((B, S), (B,), objects, scene, (B, 2))
         )
     )
 
@@ -224,14 +217,11 @@ def _load_world(
     sample, data = config.model.sample, config.data
     return load_clips(
         config.clips,
+        data.loader(process_index, process_count),
         height=sample.height,
         width=sample.width,
-        batch_size=data.batch_size,
         seed=config.seed,
         split=split,
-        read_threads=data.read_threads,
-        process_index=process_index,
-        process_count=process_count,
     )
 
 
@@ -260,12 +250,9 @@ def _load_trajectories(
     data = config.data
     return load_trajectories(
         getattr(data, split),
+        data.loader(process_index, process_count),
         seed=config.seed,
         text_rows=data.text_rows or config.model.text_encoder.max_sequence_length,
-        batch_size=data.batch_size,
-        read_threads=data.read_threads,
-        process_index=process_index,
-        process_count=process_count,
     )
 
 

@@ -18,7 +18,7 @@ from helios_jax.models.umt5 import UMT5Encoder, relative_position_buckets
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.step import Loss
 from helios_jax.types import Array, Bool, Float, Int, Params
-from helios_jax.world.readings import OF_A_COLOR, OF_THE_SCENE, ReadingBatch
+from helios_jax.world.readings import OBJECT_QUESTIONS, SCENE_QUESTIONS, ReadingBatch
 from helios_jax.world.scenes import COLORS
 
 READER = "reader"
@@ -26,8 +26,8 @@ READER = "reader"
 
 
 class Reader(nn.Module):
-    """Features of a caption to logits of every answer: ``[B, colors, sum(OF_A_COLOR)]`` and ``[B,
-    sum(OF_THE_SCENE)]``.
+    """Features of a caption to logits of every answer: ``[B, colors, sum(OBJECT_QUESTIONS)]`` and ``[B,
+    sum(SCENE_QUESTIONS)]``.
     """
 
     heads: int = 4
@@ -47,8 +47,8 @@ class Reader(nn.Module):
         gathered = jnp.einsum("bkqs,bskd->bqkd", jax.nn.softmax(logits), value).reshape(
             -1, shape[0], E
         )
-        of_colors = nn.Dense(sum(OF_A_COLOR.values()), name="of_colors")(gathered[:, :-1])
-        return of_colors, nn.Dense(sum(OF_THE_SCENE.values()), name="of_scene")(gathered[:, -1])
+        of_colors = nn.Dense(sum(OBJECT_QUESTIONS.values()), name="of_colors")(gathered[:, :-1])
+        return of_colors, nn.Dense(sum(SCENE_QUESTIONS.values()), name="of_scene")(gathered[:, -1])
 
 
 def init_reader(config: TrainConfig) -> Params:
@@ -114,15 +114,15 @@ def make_validation(
 
     look = jax.jit(look, out_shardings=sharding)
     of_colors, scene = (
-        len(COLORS) * len(OF_A_COLOR),
-        ("pattern", "camera", *["behind"] * (len(OF_THE_SCENE) - 2)),
+        len(COLORS) * len(OBJECT_QUESTIONS),
+        ("pattern", "camera", *["behind"] * (len(SCENE_QUESTIONS) - 2)),
     )
 
     def validate(trainable, base, batches):
         right, asked = np.sum(
             [jax.device_get(look(trainable, base, batch)) for batch in batches], axis=0
         )
-        names = np.asarray([*OF_A_COLOR] * len(COLORS) + [*scene])
+        names = np.asarray([*OBJECT_QUESTIONS] * len(COLORS) + [*scene])
         assert len(names) == len(right) > of_colors
         return {
             f"validation_{name}": float(right[names == name].sum() / asked[names == name].sum())
@@ -149,8 +149,8 @@ def _reading(config: TrainConfig) -> Callable[[Params, ReadingBatch], tuple[Arra
             {"params": params[READER]}, features.astype(jnp.float32), mask
         )
         found = [
-            _score(of_colors, batch.of_colors, OF_A_COLOR),
-            _score(of_scene, batch.of_scene, OF_THE_SCENE),
+            _score(of_colors, batch.objects, OBJECT_QUESTIONS),
+            _score(of_scene, batch.scene, SCENE_QUESTIONS),
         ]
         return tuple(
             jnp.concatenate([part.reshape(len(mask), -1) for part in parts], axis=1)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from helios_jax.data.batches import Batch, TrainBatch
+from helios_jax.data.batches import TrainBatch
+from helios_jax.data.loading import Batch
 from helios_jax.diffusion.corruption import (
     CorruptionDraws,
     TaskDraws,

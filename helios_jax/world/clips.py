@@ -1,8 +1,8 @@
-"""Batches of clips of the procedural world, as pixels: drawn when they are asked for, never twice
-the same, and exactly resumable.
+"""Batches of clips of the procedural world, as pixels.
 
-Which clips a step trains on follows from (seed, step) alone: scene ``step * batch_size + row`` of
-the series ``seed``, from a frame and cut to a window that its own number draws.
+Clips are drawn when they are asked for, never twice the same, and exactly resumable. What a step
+trains on follows from (seed, step) alone: row r shows scene ``step * batch_size + r`` of the series
+``seed``, from a frame and cut to a window that its own number draws.
 """
 
 import dataclasses
@@ -11,14 +11,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from helios_jax.commands.world import render, sample_scene
 from helios_jax.config import ConfigError
-from helios_jax.data.batches import Batches, endless_batches
+from helios_jax.data.loading import Batches, LoaderOptions, endless_batches
 from helios_jax.types import Int
-from helios_jax.world.scenes import EDITIONS
+from helios_jax.world.drawing import render
+from helios_jax.world.scenes import EDITIONS, sample_scene
 
 LATEST = 240
 """Clips begin before this frame of their scene."""
+_WINDOW = 2
+"""Last word of the seed that draws a clip's beginning and window."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,10 @@ class ClipConfig:
     """Clips of the procedural world.
 
     Attributes:
-      frames: of a clip that is trained on.
+      frames: of a training clip.
       window: rows and columns that are cut out of it.
-      validation_frames: of a clip that is looked at, in whole frames and with objects such as
-        training never shows.
+      validation_frames: of a validation clip, which is not cut and shows objects that training
+        never shows.
       edition: of the world, see :data:`~helios_jax.world.scenes.EDITIONS`.
     """
 
@@ -41,7 +43,8 @@ class ClipConfig:
     def __post_init__(self):
         if self.frames % 4 != 1 or self.validation_frames % 4 != 1:
             raise ConfigError(
-                f"clips.frames={self.frames} and clips.validation_frames={self.validation_frames} must be 1 + 4 k"
+                f"clips.frames={self.frames} and clips.validation_frames="
+                f"{self.validation_frames} must be 1 + 4 k"
             )
         if self.edition not in EDITIONS:
             raise ConfigError(
@@ -63,61 +66,59 @@ class ClipBatch(NamedTuple):
 
 def load_clips(
     config: ClipConfig,
+    options: LoaderOptions,
     *,
     height: int,
     width: int,
-    batch_size: int,
     seed: int,
     split: Literal["train", "validation"] = "train",
-    read_threads: int = 4,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Batches:
+) -> Batches[ClipBatch]:
     """The batches of a split, without end.
 
     Args:
-      config: see there.
+      config: which clips.
+      options: clips of a batch, threads, and which rows are this process's.
       height, width: pixels of the frames that are drawn.
-      batch_size: clips of a batch, of all processes together.
       seed: of the scenes.
       split: ``"train"`` or ``"validation"``.
-      read_threads: that draw ahead.
-      process_index, process_count: which rows are this process's.
 
     Raises:
       ConfigError: if the window is larger than the frame.
-      DataError: if a batch cannot be shared out.
     """
     if config.window[0] > height or config.window[1] > width:
         raise ConfigError(
             f"clips.window={config.window} is larger than the frames of {height}x{width} pixels"
         )
-    scenes = "heldout" if split == "validation" else "train"
-
-    def draw(number: int) -> UInt8[np.ndarray, "F Y X 3"]:
-        rng = np.random.default_rng([seed, number, 2])
-        start, scene = int(rng.integers(LATEST)), sample_scene(seed, number, scenes, config.edition)
-        if split == "validation":
-            return render(scene, config.validation_frames, height, width, start=start)
-        top, left = (
-            int(rng.integers(whole - part + 1))
-            for whole, part in zip((height, width), config.window)
-        )
-        return render(scene, config.frames, height, width, start=start)[
-            :, top : top + config.window[0], left : left + config.window[1]
-        ]
+    draw = _draw_whole if split == "validation" else _draw_window
 
     def make(numbers: list[int]) -> ClipBatch:
-        return ClipBatch(
-            np.stack([draw(number) for number in numbers]),
-            np.asarray([(0, number) for number in numbers], np.uint32),
-        )
+        clips = [draw(config, height, width, seed, number) for number in numbers]
+        samples = np.asarray([(0, number) for number in numbers], np.uint32)
+        return ClipBatch(np.stack(clips), samples)
 
-    facts = [dataclasses.asdict(config), height, width, seed, split]
-    options = dict(
-        batch_size=batch_size,
-        read_threads=read_threads,
-        process_index=process_index,
-        process_count=process_count,
-    )
-    return endless_batches(make, facts, "scenes of the procedural world without end", **options)
+    determinants = [dataclasses.asdict(config), height, width, seed, split]
+    description = "scenes of the procedural world without end"
+    return endless_batches(make, determinants, description, options)
+
+
+def _draw_whole(
+    config: ClipConfig, height: int, width: int, seed: int, number: int
+) -> UInt8[np.ndarray, "F Y X 3"]:
+    """A validation clip."""
+    start = int(np.random.default_rng([seed, number, _WINDOW]).integers(LATEST))
+    scene = sample_scene(seed, number, "heldout", config.edition)
+    return render(scene, config.validation_frames, height, width, start=start)
+
+
+def _draw_window(
+    config: ClipConfig, height: int, width: int, seed: int, number: int
+) -> UInt8[np.ndarray, "F Y X 3"]:
+    """A training clip."""
+    rng = np.random.default_rng([seed, number, _WINDOW])
+    start = int(rng.integers(LATEST))
+    rows, columns = config.window
+    top = int(rng.integers(height - rows + 1))
+    left = int(rng.integers(width - columns + 1))
+    scene = sample_scene(seed, number, "train", config.edition)
+    clip = render(scene, config.frames, height, width, start=start)
+    return clip[:, top : top + rows, left : left + columns]

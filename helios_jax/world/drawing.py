@@ -110,7 +110,8 @@ def render(
     """
     if min(height, width) < SMALLEST:
         raise ValueError(
-            f"frames of {width}x{height} pixels are too small for the shapes; sides must be at least {SMALLEST}"
+            f"frames of {width}x{height} pixels are too small for the shapes; sides must be at "
+            f"least {SMALLEST}"
         )
     frames = np.empty((num_frames, height, width, 3), np.uint8)
     for first in range(0, num_frames, PIECE):

@@ -1,7 +1,7 @@
 """Batches of captions of the procedural world with what they say, for a text encoder to learn from.
 
 A caption answers questions: of each colour whether there is an object of it, and its shape, size,
-motion and speed; which pattern and which colours are behind; what the camera does. Which captions a
+motion and speed; the pattern and the colours of the background; the camera's pan. Which captions a
 step trains on follows from (seed, step) alone.
 """
 
@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from helios_jax.data.batches import Batches, DataError, endless_batches
+from helios_jax.data.errors import DataError
+from helios_jax.data.loading import Batches, LoaderOptions, endless_batches
 from helios_jax.models.tokenizer import Tokenizer, clean_prompt, word_tokenizer
 from helios_jax.types import Int
 from helios_jax.world.captions import caption
@@ -28,20 +29,20 @@ from helios_jax.world.scenes import (
 )
 
 PATTERNS = tuple(f"{kind} {axis}".strip() for kind, axes in BACKGROUNDS.items() for axis in axes)
-OF_A_COLOR = {
+OBJECT_QUESTIONS = {
     "present": 2,
     "shape": len(SHAPES),
     "size": len(SIZES),
     "motion": len(MOTIONS),
     "speed": len(SPEEDS),
 }
-"""What is asked of each of :data:`~helios_jax.world.scenes.COLORS`, and how many answers there are."""
-OF_THE_SCENE = {"pattern": len(PATTERNS), "camera": len(CAMERAS)} | {
+"""Questions about the object of each of :data:`~helios_jax.world.scenes.COLORS`: their classes."""
+SCENE_QUESTIONS = {"pattern": len(PATTERNS), "camera": len(CAMERAS)} | {
     f"behind {color}": 2 for color in BACKGROUND_COLORS
 }
-"""What else is asked."""
+"""Questions about the background and the camera: their classes."""
 TOKENIZER_CAPTIONS = 4000
-"""From which the tokenizer learns its words."""
+"""Captions that the tokenizer learns its words from."""
 
 
 class ReadingBatch(NamedTuple):
@@ -49,35 +50,36 @@ class ReadingBatch(NamedTuple):
 
     Attributes:
       ids, length: the caption's tokens.
-      of_colors: answers to the questions of :data:`OF_A_COLOR`, -1 where there are none.
-      of_scene: answers to those of :data:`OF_THE_SCENE`.
+      objects: labels for :data:`OBJECT_QUESTIONS`, -1 where there is no object of a colour.
+      scene: labels for :data:`SCENE_QUESTIONS`.
       sample: (0, number of the scene).
     """
 
     ids: Int[np.ndarray, "B S"]
     length: Int[np.ndarray, "B"]
-    of_colors: Int[np.ndarray, "B colors questions"]
-    of_scene: Int[np.ndarray, "B scene_questions"]
+    objects: Int[np.ndarray, "B colors questions"]
+    scene: Int[np.ndarray, "B scene_questions"]
     sample: Int[np.ndarray, "B 2"]
 
 
 def answers(
     scene: Scene,
 ) -> tuple[Int[np.ndarray, "colors questions"], Int[np.ndarray, "scene_questions"]]:
-    """What every caption of a scene says."""
-    of_colors = np.full((len(COLORS), len(OF_A_COLOR)), -1, np.int32)
-    of_colors[:, 0] = 0
+    """Labels for the questions, which every caption of a scene answers."""
+    objects = np.full((len(COLORS), len(OBJECT_QUESTIONS)), -1, np.int32)
+    objects[:, 0] = 0
     for thing in scene.objects:
-        values = (
+        objects[list(COLORS).index(thing.color)] = (
+            1,
             SHAPES.index(thing.shape),
             SIZES.index(thing.size),
             MOTIONS.index(thing.motion),
             SPEEDS.index(thing.speed),
         )
-        of_colors[list(COLORS).index(thing.color)] = (1, *values)
     pattern = PATTERNS.index(f"{scene.background.kind} {scene.background.axis}".strip())
+    camera = list(CAMERAS).index(scene.camera)
     behind = [color in scene.background.colors for color in BACKGROUND_COLORS]
-    return of_colors, np.asarray([pattern, list(CAMERAS).index(scene.camera), *behind], np.int32)
+    return objects, np.asarray([pattern, camera, *behind], np.int32)
 
 
 @functools.cache
@@ -89,55 +91,47 @@ def world_tokenizer() -> Tokenizer:
 
 
 def load_readings(
+    options: LoaderOptions,
     *,
     vocab_size: int,
     text_rows: int,
-    batch_size: int,
     seed: int,
     split: Literal["train", "validation"] = "train",
-    read_threads: int = 4,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Batches:
+) -> Batches[ReadingBatch]:
     """The batches of a split, without end.
 
     Args:
+      options: captions of a batch, threads, and which rows are this process's.
       vocab_size: rows of the encoder's table.
       text_rows: S.
-      batch_size: captions of a batch, of all processes together.
       seed: of the scenes.
-      split: ``"train"``, or ``"validation"``, whose captions tell of objects such as training never
+      split: ``"train"``, or ``"validation"``, whose captions tell of objects that training never
         shows.
-      read_threads: that read ahead.
-      process_index, process_count: which rows are this process's.
 
     Raises:
-      DataError: if a batch cannot be shared out, or ``vocab_size`` is too small.
+      DataError: if ``vocab_size`` is too small.
     """
-    tokenizer, scenes = world_tokenizer(), "heldout" if split == "validation" else "train"
+    tokenizer = world_tokenizer()
+    scenes = "heldout" if split == "validation" else "train"
     if tokenizer.vocab_size > vocab_size:
         raise DataError(
-            f"text_encoder.vocab_size={vocab_size} must be at least {tokenizer.vocab_size}, the words of the world"
+            f"text_encoder.vocab_size={vocab_size} must be at least {tokenizer.vocab_size}, the "
+            "words of the world"
         )
 
     def make(numbers: list[int]) -> ReadingBatch:
         drawn = [sample_scene(seed, number, scenes) for number in numbers]
         texts = [clean_prompt(caption(scene, number)) for scene, number in zip(drawn, numbers)]
-        of_colors, of_scene = zip(*map(answers, drawn))
-        sample = np.asarray([(0, number) for number in numbers], np.uint32)
+        ids, length = tokenizer(texts, text_rows)
+        labels = [answers(scene) for scene in drawn]
         return ReadingBatch(
-            *tokenizer(texts, text_rows), np.stack(of_colors), np.stack(of_scene), sample
+            ids,
+            length,
+            np.stack([objects for objects, _ in labels]),
+            np.stack([scene for _, scene in labels]),
+            np.asarray([(0, number) for number in numbers], np.uint32),
         )
 
-    options = dict(
-        batch_size=batch_size,
-        read_threads=read_threads,
-        process_index=process_index,
-        process_count=process_count,
-    )
-    return endless_batches(
-        make,
-        [vocab_size, text_rows, seed, split],
-        "captions of the procedural world without end",
-        **options,
-    )
+    determinants = [vocab_size, text_rows, seed, split]
+    description = "captions of the procedural world without end"
+    return endless_batches(make, determinants, description, options)

@@ -124,7 +124,7 @@ CAMERAS = {
 }
 """Where the camera pans to; everything in front of it goes the other way."""
 PAN_SPEED = 0.15
-"""Units a second; slower than any object, which therefore keeps its direction in the picture too."""
+"""Units a second; slower than any object, so that objects keep their directions in the frame."""
 
 CONTRAST = 90.0
 """Least distance in RGB between an object and everything that its background shows."""
@@ -191,7 +191,7 @@ class Background(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A clip of any length. The first object is the farthest: later ones hide it where they meet."""
+    """A clip of any length; an object hides those that are listed before it."""
 
     objects: tuple[Object, ...]
     background: Background

@@ -19,7 +19,7 @@ from absl import flags
 
 from helios_jax.checkpoint import CheckpointError
 from helios_jax.config import ConfigError, from_dict
-from helios_jax.data.batches import DataError
+from helios_jax.data.errors import DataError
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
 from tests.training.toy import write_records

@@ -1,5 +1,5 @@
-"""Batches: the right window of the right record, the same whoever asks and whenever, and no crash
-over a bad file.
+"""Batches: the right window of the right record, the same on any number of processes and after any
+interruption, and no crash over a bad file.
 """
 
 import itertools
@@ -10,37 +10,37 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from helios_jax.data.batches import (
-    DataConfig,
-    Step,
-    TrainBatch,
-    _load,
-    load_batches,
-    section_window,
-)
-from helios_jax.data.records import DataError
+from helios_jax.data.batches import DataConfig, TrainBatch, _load, _Reader, load_batches
+from helios_jax.data.epochs import PlannedBatch
+from helios_jax.data.errors import DataError
+from helios_jax.data.loading import Batches, LoaderOptions
+from helios_jax.data.sections import section_window
+from helios_jax.data.source import RecordSource
 
-from .toy import toy_record, write_dataset
+from .toy import toy_record, write_damaged, write_dataset
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Eleven clips of 2x3 and seven of 4x2, of 3 to 6 sections, and one that is too short."""
     records = [toy_record(f"wide-{i}", 3 + i % 4, tokens=1 + i) for i in range(11)]
-    records += [toy_record(f"tall-{i}", 3 + i % 4, 4, 2) for i in range(7)] + [
-        toy_record("short-0", 2)
-    ]
+    records += [toy_record(f"tall-{i}", 3 + i % 4, 4, 2) for i in range(7)]
+    records.append(toy_record("short-0", 2))
     return write_dataset(tmp_path_factory.mktemp("data") / "set", records)
 
 
-def batches(folder, batch_size=2, seed=0, text_rows=16, read_threads=2, **options):
+def batches(
+    folder, batch_size=2, seed=0, text_rows=16, read_threads=2, split="train", process=(0, 1)
+) -> Batches[TrainBatch]:
     config = DataConfig(
         train=(str(folder),),
         validation=(str(folder),),
         batch_size=batch_size,
         read_threads=read_threads,
     )
-    return load_batches(config, seed=seed, text_rows=text_rows, **options)
+    return load_batches(
+        config, config.loader(*process), seed=seed, text_rows=text_rows, split=split
+    )
 
 
 def assert_same(a: TrainBatch, b: TrainBatch):
@@ -58,9 +58,8 @@ def test_window_of_a_section(c, zeros):
     first = 9 * c + 1
     assert history.dtype == target.dtype == anchor.dtype == np.float32
     np.testing.assert_array_equal(target[:, 0, 0, 0], np.arange(first, first + 9))
-    np.testing.assert_array_equal(
-        history[:, 1, 2, 1], [0] * zeros + list(range(first - 19 + zeros, first))
-    )
+    expected = [0] * zeros + list(range(first - 19 + zeros, first))
+    np.testing.assert_array_equal(history[:, 1, 2, 1], expected)
     np.testing.assert_array_equal(anchor, np.full((1, 2, 3, 2), float(c > 0), np.float32))
 
 
@@ -73,7 +72,7 @@ def test_batch_holds_what_its_records_say(folder):
         assert batch.history.shape == (2, 19, H, W, 2)
         assert batch.anchor.shape == (2, 1, H, W, 2)
         assert batch.text.shape == (2, 16, 3)
-        assert batch.text.dtype == data.source.facts.text_dtype
+        assert batch.text.dtype == data.source.info.text_dtype
         assert batch.length.dtype == np.int32
         assert batch.sample.dtype == np.uint32
         for row in range(2):
@@ -86,9 +85,10 @@ def test_batch_holds_what_its_records_say(folder):
 
 
 def test_the_first_frames_of_sections_alone(folder):
-    """Of the same records, sections and pasts as whole sections are."""
+    """They are of the same records, sections and pasts as whole sections."""
     config = DataConfig(train=(str(folder),), batch_size=2, section_frames=2)
-    cut, whole = next(load_batches(config, seed=0, text_rows=16)), next(batches(folder))
+    cut = next(load_batches(config, config.loader(), seed=0, text_rows=16))
+    whole = next(batches(folder))
     assert_same(cut, whole._replace(target=whole.target[:, :2]))
 
 
@@ -113,7 +113,9 @@ def test_an_epoch_shows_each_clip_once(folder):
 
 
 def test_sections_are_drawn_anew_each_epoch(folder):
-    """A record's section changes from epoch to epoch, and every section comes up."""
+    """A record's section changes from epoch to epoch, every section comes up, and records do not
+    change in step with one another.
+    """
     data = batches(folder, read_threads=0)
     seen = {}
     for batch in itertools.islice(data, 40 * data.batches_per_epoch):
@@ -121,15 +123,13 @@ def test_sections_are_drawn_anew_each_epoch(folder):
             seen.setdefault(int(record), []).append(int(target[0, 0, 0, 0]) // 9)
     for record, sections in seen.items():
         assert set(sections) == set(range(data.source.entries[record].sections))
-    assert (
-        len({tuple(sections[:8]) for sections in seen.values()}) > 12
-    )  # and not in step with one another
+    assert len({tuple(sections[:8]) for sections in seen.values()}) > 12
 
 
 def test_batches_do_not_depend_on_how_many_processes_there_are(folder):
     """Two processes' rows are the one process's batch, in equal numbers and disjoint."""
     whole = batches(folder, batch_size=4)
-    parts = [batches(folder, batch_size=4, process_index=i, process_count=2) for i in range(2)]
+    parts = [batches(folder, batch_size=4, process=(i, 2)) for i in range(2)]
     assert len({data.batches_per_epoch for data in (whole, *parts)}) == 1
     for batch, *shares in itertools.islice(zip(whole, *parts), 7):
         assert_same(batch, TrainBatch(*map(np.concatenate, zip(*shares))))
@@ -176,19 +176,10 @@ def test_bad_records_are_replaced_counted_and_named(tmp_path, caplog):
     """A flipped bit, a shape that the index does not know, and a shard cut short: training goes on,
     reproducibly, and the log names each once.
     """
-    folder = write_dataset(
-        tmp_path / "set", [toy_record(f"clip-{i}") for i in range(12)], per_shard=3
-    )
-    files = sorted(folder.glob("*.array_record"))
-    flipped = bytearray(files[0].read_bytes())
-    flipped[flipped.index(b"clip-1.mp4")] ^= 1
-    files[0].write_bytes(flipped)
-    index = files[1].with_suffix(".jsonl")
-    index.write_text(index.read_text().replace('"sections": 4', '"sections": 5', 1))
-    files[2].write_bytes(files[2].read_bytes()[:-100])
+    write_damaged(tmp_path)
     bad = {1, 3, 6, 7, 8}
     with caplog.at_level(logging.WARNING):
-        data = batches(folder, batch_size=4)
+        data = batches(tmp_path, batch_size=4)
         epochs = list(itertools.islice(data, 2 * data.batches_per_epoch))
     assert data.batches_per_epoch == 3
     assert data.replaced >= 2 * len(bad)
@@ -199,7 +190,7 @@ def test_bad_records_are_replaced_counted_and_named(tmp_path, caplog):
     names = [record.message for record in caplog.records]
     assert len(names) == len(bad)
     assert all(any(f"(clip-{i})" in name for name in names) for i in bad)
-    again = [batches(folder, batch_size=4, process_index=i, process_count=2) for i in range(2)]
+    again = [batches(tmp_path, batch_size=4, process=(i, 2)) for i in range(2)]
     for batch, *shares in zip(epochs, *again):
         assert_same(batch, TrainBatch(*map(np.concatenate, zip(*shares))))
     state = data.get_state()
@@ -211,10 +202,10 @@ def test_a_step_costs_the_same_however_many_records_there_are(folder):
     """Nothing as long as an epoch is made for a row: with a million clips it would take longer than
     the training.
     """
-    source, config = batches(folder).source, DataConfig(batch_size=2)
+    reader = _Reader(RecordSource([folder]), LoaderOptions(batch_size=2), 0, 16, 0)
     order = np.broadcast_to(np.int64(0), (1_000_000,))
     tracemalloc.start()
-    _load(source, config, 0, 16, range(2), Step(0, order, 999_998))
+    _load(reader, PlannedBatch(0, order, 999_998))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1e6
@@ -237,9 +228,8 @@ def test_nothing_readable_is_an_error(tmp_path):
     """Where not one record of a size is left, training ends with the cause."""
     folder = write_dataset(tmp_path / "set", [toy_record(f"clip-{i}") for i in range(3)])
     next(folder.glob("*.array_record")).unlink()
-    with pytest.raises(
-        DataError, match=r"not one of 3 records of a size can be read; the last: .*No such file"
-    ):
+    match = r"not one of 3 records of a size can be read; the last: .*No such file"
+    with pytest.raises(DataError, match=match):
         next(batches(folder))
 
 
@@ -247,17 +237,20 @@ def test_wrong_configurations_fail_before_anything_is_read(folder):
     """Each with the name of what to change."""
     for match, options in {
         "batch_size=16 clips of one size are needed.*11 of 2x3, 7 of 4x2": dict(batch_size=16),
-        "batch_size=3 must be a multiple of the 2 process": dict(batch_size=3, process_count=2),
+        "batch_size=3 must be a multiple of the 2 process": dict(batch_size=3, process=(0, 2)),
         "the prompt of wide-10 has 11 tokens and text_rows=10": dict(text_rows=10),
     }.items():
         with pytest.raises(DataError, match=match):
             batches(folder, **options)
+    config = DataConfig(train=(str(folder),))
     with pytest.raises(DataError, match=r"data\.validation names no folder"):
-        load_batches(DataConfig(train=(str(folder),)), seed=0, text_rows=16, split="validation")
+        load_batches(config, config.loader(), seed=0, text_rows=16, split="validation")
 
 
-def test_sizes_with_too_few_clips_are_told(folder, caplog):
-    """Eight of seven clips of one size cannot be had: they are left out, and the log says so."""
+def test_sizes_with_too_few_clips_are_logged(folder, caplog):
+    """A batch of eight cannot be made of seven clips of one size: they are left out, and the log
+    says so.
+    """
     with caplog.at_level(logging.WARNING):
         data = batches(folder, batch_size=8)
     assert data.batches_per_epoch == 1

@@ -1,16 +1,11 @@
-"""Videos and captions to records: what is right is encoded as it should be, what is wrong is left
-out and named.
+"""Videos and captions to records: good inputs are encoded as they should be, bad ones are left out
+and named.
 """
 
 import csv
 import dataclasses
+import functools
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -19,24 +14,17 @@ import numpy as np
 import pytest
 
 from helios_jax import media
-from helios_jax.commands.world import render, sample_scene
 from helios_jax.config import HeliosConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from helios_jax.data.batches import DataConfig, load_batches
-from helios_jax.data.jobs import (
-    EncodeConfig,
-    Encoders,
-    Job,
-    encode_caption,
-    encode_record,
-    random_encoders,
-    read_captions,
-    video_jobs,
-    world_jobs,
-    write_records,
-)
-from helios_jax.data.records import DataError, RecordSource, read_skipped
+from helios_jax.data.encoders import Encoders, encode_caption, random_encoders
+from helios_jax.data.errors import DataError
+from helios_jax.data.jobs import Clip, EncodeConfig, Job, encode_record, video_jobs, write_records
+from helios_jax.data.shards import read_skipped
+from helios_jax.data.source import RecordSource
+from helios_jax.data.tables import read_captions
+from helios_jax.world import render, sample_scene
+from helios_jax.world.jobs import WorldClips, world_jobs
 
-ROOT = Path(__file__).parents[2]
 MODEL = HeliosConfig(
     transformer=TransformerConfig(
         num_attention_heads=1,
@@ -62,17 +50,16 @@ def encoders() -> Encoders:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """Three good videos of 15, 18 and 23 frames, and one each that is too short, damaged, not
-    there, and without a caption; as CSV and JSONL.
+    """Three good videos of 15, 18 and 23 frames, and one each that is too short, damaged, missing
+    and without a caption; as CSV and JSONL.
     """
     folder = tmp_path_factory.mktemp("clips")
     lines = []
     for i, frames in enumerate((15, 18, 23, 9, 20, 15)):
         with media.open_video_writer(folder / f"{i}.mp4", CONFIG.fps) as writer:
             writer.write(render(sample_scene(0, i), frames, 16, 32, CONFIG.fps))
-        lines.append(
-            (f"{i}.mp4", f"clip {i}, the {'large' if i % 2 else 'small'} one" if i < 5 else " \n")
-        )
+        size = "large" if i % 2 else "small"
+        lines.append((f"{i}.mp4", f"clip {i}, the {size} one" if i < 5 else " \n"))
     damaged = (folder / "4.mp4").read_bytes()
     (folder / "4.mp4").write_bytes(damaged[: len(damaged) // 2])
     lines.append(("6.mp4", "is not there"))
@@ -85,13 +72,9 @@ def clips(tmp_path_factory) -> Path:
 
 
 def encode(folder, jobs, encoders, settings=(), clips_per_shard=2, config=CONFIG, **options):
+    info = config.info(encoders)
     return write_records(
-        folder,
-        encoders.facts(config),
-        jobs,
-        list(settings),
-        clips_per_shard=clips_per_shard,
-        **options,
+        folder, info, jobs, list(settings), clips_per_shard=clips_per_shard, **options
     )
 
 
@@ -101,14 +84,15 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("table", ["clips.csv", "clips.jsonl"])
-def test_what_is_good_is_encoded_and_what_is_not_is_listed(tmp_path, clips, encoders, table):
+def test_good_videos_are_encoded_and_bad_ones_are_listed(tmp_path, clips, encoders, table):
     """Each bad input is counted by kind and named with its reason; the good ones have a record
     each, ready to be trained on.
     """
-    told = encode(tmp_path, video_jobs(read_captions(clips / table), encoders, CONFIG), encoders)
-    assert "3 clips in 4 of 4 shards; 4 skipped" in told
+    jobs = video_jobs(read_captions(clips / table), encoders, CONFIG)
+    summary = encode(tmp_path, jobs, encoders)
+    assert "3 clips in 4 of 4 shards; 4 skipped" in summary
     for kind in ("too short", "unreadable video", "empty caption", "missing file"):
-        assert f"1 {kind}" in told
+        assert f"1 {kind}" in summary
     skipped = {
         Path(line["source"]).name: (line["kind"], line["reason"]) for line in read_skipped(tmp_path)
     }
@@ -122,20 +106,19 @@ def test_what_is_good_is_encoded_and_what_is_not_is_listed(tmp_path, clips, enco
         (4, 23, "clip 2, the small one"),
     ]
     assert [source.read(i).latents.shape for i in range(3)] == [(n, 2, 2, 4, 16) for n in (3, 3, 4)]
-    batch = next(
-        load_batches(DataConfig(train=(str(tmp_path),), batch_size=3), seed=0, text_rows=64)
-    )
+    data = DataConfig(train=(str(tmp_path),), batch_size=3)
+    batch = next(load_batches(data, data.loader(), seed=0, text_rows=64))
     assert batch.target.shape == (3, 2, 2, 4, 16)
 
 
-def test_pieces_are_encoded_each_by_itself(encoders):
+def test_sections_are_encoded_each_by_itself(encoders):
     """A record's section is the VAE's latents of its 5 frames alone, in model space by float32
     constants; a sample differs from the mode.
     """
     frames = render(sample_scene(3, 0), 10, 16, 32)
-    pieces = lambda: (10, iter(np.split(frames, 2)))
+    clip = lambda: Clip(10, iter(np.split(frames, 2)))
     config = dataclasses.replace(CONFIG, posterior="mode")
-    record = encode_record(encoders, config, 0, "somewhere", "a ball", pieces)
+    record = encode_record(encoders, config, 0, "somewhere", "a ball", clip)
     vae = MODEL.vae
     posterior = jax.jit(
         lambda params, pixels: encoders.vae.apply({"params": params}, pixels, method="encode")
@@ -148,7 +131,7 @@ def test_pieces_are_encoded_each_by_itself(encoders):
         )
         np.testing.assert_allclose(record.latents[i], expected, atol=1e-5)
     samples = [
-        encode_record(encoders, CONFIG, number, "somewhere", "a ball", pieces).latents
+        encode_record(encoders, CONFIG, number, "somewhere", "a ball", clip).latents
         for number in (0, 0, 1)
     ]
     np.testing.assert_array_equal(samples[0], samples[1])
@@ -166,36 +149,34 @@ def test_text_has_a_row_for_each_token(encoders):
 
 def test_a_share_of_the_worlds_clips_has_the_empty_caption(encoders):
     """Its features are those that guidance compares with, of the end of sequence alone; about the
-    share asked for, always the same ones.
+    share asked for, always the same clips.
     """
-    prompts = [
-        job.make().prompt for job in world_jobs(12, 5, "train", encoders, CONFIG, uncaptioned=0.5)
-    ]
+    half = WorldClips(count=12, num_frames=5, uncaptioned=0.5)
+    prompts = [job.make().prompt for job in world_jobs(half, encoders, CONFIG)]
     assert 2 < prompts.count("") < 10
-    again = world_jobs(12, 5, "train", encoders, CONFIG, uncaptioned=0.5)
+    again = world_jobs(half, encoders, CONFIG)
     assert [prompts[3], prompts[7]] == [again[3].make().prompt, again[7].make().prompt]
-    [silent, *_] = world_jobs(1, 5, "train", encoders, CONFIG, uncaptioned=1.0)
-    np.testing.assert_array_equal(
-        silent.make().text, encode_caption(encoders, "").astype(silent.make().text.dtype)
-    )
-    assert len(silent.make().text) == 1
+    all_clips = WorldClips(count=1, num_frames=5, uncaptioned=1.0)
+    text = world_jobs(all_clips, encoders, CONFIG)[0].make().text
+    np.testing.assert_array_equal(text, encode_caption(encoders, "").astype(text.dtype))
+    assert len(text) == 1
 
 
 def test_processes_share_the_work(tmp_path, encoders):
     """Two processes' shards are those of one, byte for byte."""
-    jobs = world_jobs(5, 15, "train", encoders, CONFIG)
+    jobs = world_jobs(WorldClips(count=5, num_frames=15), encoders, CONFIG)
     encode(tmp_path / "one", jobs, encoders)
-    told = [encode(tmp_path / "two", jobs, encoders, shard=i, of=2) for i in (1, 0)]
-    assert "1 of 3 shards" in told[0]
-    assert "5 clips in 3 of 3 shards; none skipped" in told[1]
+    summaries = [encode(tmp_path / "two", jobs, encoders, shard=i, of=2) for i in (1, 0)]
+    assert "1 of 3 shards" in summaries[0]
+    assert "5 clips in 3 of 3 shards; none skipped" in summaries[1]
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, encoders):
-    """Finished shards are kept as they are, the one that was in the making is made again, and the
-    result is that of a run straight through.
+    """Finished shards are kept, an unfinished one is made again, and the result is that of a run
+    straight through.
     """
-    jobs = world_jobs(5, 15, "train", encoders, CONFIG)
+    jobs = world_jobs(WorldClips(count=5, num_frames=15), encoders, CONFIG)
     encode(tmp_path / "straight", jobs, encoders)
     made = []
 
@@ -205,7 +186,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, encoders):
             raise KeyboardInterrupt
         return jobs[i].make()
 
-    counted = [Job(job.source, lambda i=i: make(i)) for i, job in enumerate(jobs)]
+    counted = [Job(job.source, functools.partial(make, i)) for i, job in enumerate(jobs)]
     with pytest.raises(KeyboardInterrupt):
         encode(tmp_path / "broken", counted, encoders)
     (tmp_path / "broken" / ".clips-00001.array_record.partial-1").touch()  # as SIGKILL leaves it
@@ -232,7 +213,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, encoders):
         ("a.jsonl", "{", "cannot be read"),
     ],
 )
-def test_a_table_that_is_none_is_an_error(tmp_path, name, content, match):
+def test_a_bad_table_is_refused(tmp_path, name, content, match):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=match):
         read_captions(tmp_path / name)
@@ -251,76 +232,3 @@ def test_a_table_that_is_none_is_an_error(tmp_path, name, content, match):
 def test_sizes_are_checked_before_anything_is_loaded(change, match):
     with pytest.raises(DataError, match=match):
         dataclasses.replace(CONFIG, **change).check(MODEL.vae)
-
-
-def run(*arguments, **options):
-    command = [sys.executable, "-m", "helios_jax.commands.encode", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
-
-
-def test_the_command_says_in_one_line_what_is_missing(tmp_path):
-    """Exit status 2, and nothing is written."""
-    done = run(f"--out={tmp_path / 'a'}", "--world=2")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"encode\.py: name what to encode with: .*\n", done.stderr)
-    assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.slow
-def test_killed_outright_the_command_goes_on(tmp_path):
-    """SIGKILL while a shard is written: what is there is whole, and the same command ends with what
-    an undisturbed one makes.
-    """
-    arguments = [
-        "--world=6",
-        "--world_frames=99",
-        "--height=32",
-        "--width=32",
-        "--config=configs/tiny.py",
-        "--clips_per_shard=1",
-    ]
-    straight = run(*arguments, f"--out={tmp_path / 'straight'}", check=True)
-    assert "6 clips in 6 of 6 shards; none skipped" in straight.stdout
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "helios_jax.commands.encode", *arguments, f"--out={out}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (out / "clips-00001.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    source = RecordSource([out])
-    assert [source.read(i).metadata["source"] for i in range(2)] == [
-        "world/train/0/0",
-        "world/train/0/1",
-    ]
-    again = run(*arguments, f"--out={out}", check=True)
-    assert "of 6 shards are finished and kept" in again.stderr + again.stdout
-    assert contents(out) == contents(tmp_path / "straight")
-
-
-@pytest.mark.slow
-def test_the_command_converts_torch_latents(tmp_path):
-    """Files in folders become records; one that is no such file is left out and named."""
-    import torch
-
-    from .test_torch_latents import content
-
-    latents = tmp_path / "latents"
-    (latents / "more").mkdir(parents=True)
-    (latents / "0.pt").write_bytes(b"PK")
-    torch.save(content(), latents / "a_140_32_48.pt")
-    torch.save(content(prompt_raw="a dog"), latents / "more" / "b_140_32_48.pt")
-    done = run(
-        f"--torch_latents={latents}", f"--out={tmp_path / 'out'}", "--dtype=bfloat16", check=True
-    )
-    assert "2 clips in 1 of 1 shards; 1 skipped (1 unusable record)" in done.stdout
-    source = RecordSource([tmp_path / "out"])
-    assert [(entry.prompt, entry.source, entry.frames) for entry in source.entries] == [
-        ("a cat", "a_140_32_48.pt", 140),
-        ("a dog", "b_140_32_48.pt", 140),
-    ]
-    assert source.read(0).latents.dtype.name == "bfloat16"
-    assert [line["source"] for line in read_skipped(tmp_path / "out")] == ["0.pt"]

@@ -8,26 +8,19 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from helios_jax.data.records import (
-    DataError,
-    Entry,
-    RecordError,
-    RecordSource,
-    from_bytes,
-    has_shard,
-    open_shard,
-    read_skipped,
-    to_bytes,
-    write_facts,
-)
+from helios_jax.data.errors import DataError, RecordError
+from helios_jax.data.info import write_info
+from helios_jax.data.records import Entry, from_bytes, to_bytes
+from helios_jax.data.shards import has_shard, open_shard, read_skipped
+from helios_jax.data.source import RecordSource
 
-from .toy import FACTS, toy_record, write_dataset
+from .toy import INFO, toy_record, write_damaged, write_dataset
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_a_record_comes_back_as_it_was_written(tmp_path, dtype):
-    """Latents and text bit for bit in their own dtypes, prompt and metadata too, and the index
-    knows the rest without reading it.
+    """Latents and text bit for bit in their own dtypes, with prompt and metadata; the index holds
+    the sizes.
     """
     record = toy_record("clip-0")._replace(prompt="Ein Ball\nrollt — \u2028weiter")
     record = record._replace(latents=record.latents.astype(dtype))
@@ -53,12 +46,17 @@ def test_a_record_comes_back_as_it_was_written(tmp_path, dtype):
     assert source.entries[1] == expected
 
 
-def test_a_shard_that_fails_leaves_nothing(tmp_path):
-    """An error while a shard is written removes what is half written, and readers do not see it."""
-    write_facts(tmp_path, FACTS)
-    with pytest.raises(KeyboardInterrupt), open_shard(tmp_path, "clips-00000") as shard:
+def interrupted_shard(folder):
+    with open_shard(folder, "clips-00000") as shard:
         shard.write(toy_record("clip-0"))
         raise KeyboardInterrupt
+
+
+def test_a_shard_that_fails_leaves_nothing(tmp_path):
+    """An error while a shard is written removes what is half written, and readers do not see it."""
+    write_info(tmp_path, INFO)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_shard(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
     assert not has_shard(tmp_path, "clips-00000")
     with pytest.raises(DataError, match="no records in"):
@@ -66,11 +64,11 @@ def test_a_shard_that_fails_leaves_nothing(tmp_path):
 
 
 def test_what_cannot_be_a_record_is_not_written(tmp_path):
-    """Values that are not finite and arrays of other ranks and dtypes are refused, and what was
-    left out is listed.
+    """Values that are not finite and arrays of other ranks and dtypes are refused; inputs that were
+    left out are listed.
     """
     good = toy_record("clip-0")
-    write_facts(tmp_path, FACTS)
+    write_info(tmp_path, INFO)
     with open_shard(tmp_path, "clips-00000") as shard:
         with pytest.raises(RecordError, match="latents has values that are not finite"):
             shard.write(good._replace(latents=good.latents * np.float32(np.inf)))
@@ -90,18 +88,9 @@ def test_damage_is_named_by_file_and_record(tmp_path):
     """A flipped bit, another shape than the index says, a file cut short, and one that is gone; the
     records beside them are read.
     """
-    folder = write_dataset(
-        tmp_path / "set", [toy_record(f"clip-{i}") for i in range(12)], per_shard=3
-    )
-    files = sorted(folder.glob("*.array_record"))
-    flipped = bytearray(files[0].read_bytes())
-    flipped[flipped.index(b"clip-1.mp4")] ^= 1
-    files[0].write_bytes(flipped)
-    index = files[1].with_suffix(".jsonl")
-    index.write_text(index.read_text().replace('"sections": 4', '"sections": 5', 1))
-    files[2].write_bytes(files[2].read_bytes()[:-100])
+    files = write_damaged(tmp_path)
     files[3].unlink()
-    source = RecordSource([folder])
+    source = RecordSource([tmp_path])
     assert len(source) == 12
     causes = {
         1: "hash mismatch",
@@ -114,22 +103,17 @@ def test_damage_is_named_by_file_and_record(tmp_path):
         place = f"{files[number // 3]}: record {number % 3} (clip-{number}): "
         with pytest.raises(RecordError, match=f"{re.escape(place)}.*({cause})"):
             source.read(number)
-    assert [source.read(number).metadata["id"] for number in (0, 2, 4, 5)] == [
-        "clip-0",
-        "clip-2",
-        "clip-4",
-        "clip-5",
-    ]
+    read = [source.read(number).metadata["id"] for number in (0, 2, 4, 5)]
+    assert read == ["clip-0", "clip-2", "clip-4", "clip-5"]
 
 
 def test_a_record_that_its_dataset_does_not_know_is_an_error(tmp_path):
     """Features of another width than dataset.json says would fail, or broadcast, later on."""
     folder = write_dataset(tmp_path / "set", [toy_record("clip-0")])
-    facts = folder / "dataset.json"
-    facts.write_text(facts.read_text().replace('"text_width": 3', '"text_width": 4'))
-    with pytest.raises(
-        RecordError, match=r"are \(9, 2, 3, 'bfloat16'\), the dataset's are \(9, 2, 4, 'bfloat16'\)"
-    ):
+    info = folder / "dataset.json"
+    info.write_text(info.read_text().replace('"text_width": 3', '"text_width": 4'))
+    match = r"are \(9, 2, 3, 'bfloat16'\), the dataset's are \(9, 2, 4, 'bfloat16'\)"
+    with pytest.raises(RecordError, match=match):
         RecordSource([folder]).read(0)
 
 
@@ -150,39 +134,37 @@ def test_no_blob_is_taken_for_a_record_that_is_none():
 
 def test_datasets_that_do_not_fit_are_not_mixed(tmp_path):
     """Other sizes or another VAE are refused by name; a VAE that is not known fits any."""
+    infos = {
+        "a": dataclasses.replace(INFO, vae="1"),
+        "b": dataclasses.replace(INFO, vae="2"),
+        "c": dataclasses.replace(INFO, vae=""),
+        "d": dataclasses.replace(INFO, text_width=4),
+        "e": dataclasses.replace(INFO, vae="1"),
+    }
     folders = {}
-    for name, change in {
-        "a": dict(vae="1"),
-        "b": dict(vae="2"),
-        "c": dict(vae=""),
-        "d": dict(text_width=4),
-        "e": dict(vae="1"),
-    }.items():
-        facts = dataclasses.replace(FACTS, **change)
-        record = toy_record("clip-0")
-        record = record._replace(text=np.ones((5, facts.text_width), ml_dtypes.bfloat16))
-        folders[name] = write_dataset(tmp_path / name, [record], facts=facts)
-    with pytest.raises(
-        DataError,
-        match=re.escape(f"{folders['a']} and {folders['b']} cannot be mixed: vae '1' and '2'"),
-    ):
+    for name, info in infos.items():
+        text = np.ones((5, info.text_width), ml_dtypes.bfloat16)
+        record = toy_record("clip-0")._replace(text=text)
+        folders[name] = write_dataset(tmp_path / name, [record], info=info)
+    match = f"{folders['a']} and {folders['b']} cannot be mixed: vae '1' and '2'"
+    with pytest.raises(DataError, match=re.escape(match)):
         RecordSource([folders["a"], folders["b"]])
     with pytest.raises(DataError, match="text_width 3 and 4"):
         RecordSource([folders["c"], folders["d"]])
     with pytest.raises(DataError, match="vae '1' and '2'"):
         RecordSource([folders["a"], folders["c"], folders["b"]])
     source = RecordSource([folders["c"], folders["a"], folders["e"]])
-    assert (len(source), source.facts.vae) == (3, "1")
+    assert (len(source), source.info.vae) == (3, "1")
 
 
-def test_a_dataset_is_founded_once(tmp_path):
-    """The same facts go on with a dataset; others, and files that are no facts, are refused."""
-    write_facts(tmp_path, FACTS)
-    write_facts(tmp_path, FACTS)
+def test_a_dataset_is_begun_once(tmp_path):
+    """The same information goes on with a dataset; another, and a damaged file, are refused."""
+    write_info(tmp_path, INFO)
+    write_info(tmp_path, INFO)
     with pytest.raises(DataError, match=r"made otherwise.*latent_channels 2 and 3"):
-        write_facts(tmp_path, dataclasses.replace(FACTS, latent_channels=3))
+        write_info(tmp_path, dataclasses.replace(INFO, latent_channels=3))
     with pytest.raises(DataError, match="other inputs or settings"):
-        write_facts(tmp_path, dataclasses.replace(FACTS, inputs="others"))
+        write_info(tmp_path, dataclasses.replace(INFO, inputs="others"))
     (tmp_path / "dataset.json").write_text(json.dumps({"section_frames": "nine"}))
     with pytest.raises(
         DataError, match="cannot be read: section_frames='nine' must be of type int"

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from helios_jax.data.records import RecordError
-from helios_jax.data.torch_latents import facts_of, read_torch_latents
+from helios_jax.data.errors import RecordError
+from helios_jax.data.info import DatasetInfo
+from helios_jax.data.torch_latents import info_of, read_torch_latents
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -30,10 +31,11 @@ def content(**changes):
 
 
 def test_every_value_is_in_its_place(tmp_path):
-    """Channels last, the text without the zeros behind it, the prompt, and what the file's name
-    says.
+    """Channels last, the text without the zeros behind it, the prompt, and the number of frames
+    that the file's name says.
     """
-    path, given = tmp_path / "cat_0-7_140_32_48.pt", content()
+    path = tmp_path / "cat_0-7_140_32_48.pt"
+    given = content()
     torch.save(given, path)
     record = read_torch_latents(path, FLOAT32)
     np.testing.assert_array_equal(
@@ -49,17 +51,13 @@ def test_every_value_is_in_its_place(tmp_path):
         "source": "cat_0-7_140_32_48.pt",
         "frames": 140,
     }
-    facts = facts_of(record)
-    assert (facts.section_frames, facts.latent_channels, facts.text_width, facts.text_dtype) == (
-        9,
-        16,
-        6,
-        "bfloat16",
+    info = info_of(record)
+    assert info == DatasetInfo(
+        section_frames=9, latent_channels=16, text_width=6, text_dtype="bfloat16"
     )
-    facts.check(record)
-    assert (
-        read_torch_latents(path, np.dtype(ml_dtypes.bfloat16)).latents.dtype == ml_dtypes.bfloat16
-    )
+    info.check(record)
+    rounded = read_torch_latents(path, np.dtype(ml_dtypes.bfloat16))
+    assert rounded.latents.dtype == ml_dtypes.bfloat16
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

@@ -5,8 +5,8 @@ something else.
 import numpy as np
 import pytest
 
-from helios_jax.commands.world import render, sample_scene
 from helios_jax.evaluation.judge import ATTRIBUTES, accuracy, read_clip, score
+from helios_jax.world import render, sample_scene
 from helios_jax.world.scenes import (
     DIRECTIONS,
     EDITIONS,

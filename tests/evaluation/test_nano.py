@@ -10,9 +10,9 @@ import pytest
 
 from helios_jax import checkpoint
 from helios_jax.checkpoint.params import random_params
-from helios_jax.commands.world import render
 from helios_jax.evaluation import nano
 from helios_jax.evaluation.judge import ATTRIBUTES, interval
+from helios_jax.world import render
 from helios_jax.world.readings import world_tokenizer
 from helios_jax.world.scenes import Background, Object, Scene
 

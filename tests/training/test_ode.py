@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from helios_jax.config import SchedulerConfig
-from helios_jax.data.records import DataError
+from helios_jax.data.errors import DataError
+from helios_jax.data.loading import LoaderOptions
 from helios_jax.data.trajectories import (
     SUFFIX,
     StagePath,
@@ -56,6 +57,11 @@ def test_a_teachers_steps_hold_the_students_exactly(student, steps):
         np.testing.assert_array_equal(schedule.timesteps[at], few.timesteps)
 
 
+def load(folders, batch_size=1):
+    options = LoaderOptions(batch_size=batch_size, threads=0)
+    return load_trajectories(folders, options, seed=0, text_rows=8)
+
+
 def test_a_file_comes_back_as_it_was_and_another_is_refused(tmp_path):
     trajectory, path = a_trajectory(), tmp_path / f"0{SUFFIX}"
     save_trajectory(path, trajectory, {"prompt": "a ball"})
@@ -65,7 +71,7 @@ def test_a_file_comes_back_as_it_was_and_another_is_refused(tmp_path):
     with pytest.raises(DataError, match="is no trajectory"):
         load_trajectory(path)
     with pytest.raises(DataError, match="no trajectories in"):
-        load_trajectories((str(tmp_path / "nowhere"),), seed=0, text_rows=8, batch_size=1)
+        load((str(tmp_path / "nowhere"),))
 
 
 def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path):
@@ -74,10 +80,8 @@ def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path
     """
     for number in range(2):
         save_trajectory(tmp_path / f"{number}{SUFFIX}", a_trajectory(number), {})
-    load = lambda: load_trajectories(
-        (str(tmp_path),), seed=0, text_rows=8, batch_size=2, read_threads=0
-    )
-    batches, seen = load(), set()
+    folders = (str(tmp_path),)
+    batches, seen = load(folders, 2), set()
     for step in range(16):
         batch = next(batches)
         assert sorted(batch.sample[:, 1]) == [0, 1]
@@ -100,7 +104,7 @@ def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path
                 seen.add((section, k, i))
             assert batch.length[row] == len(trajectory.text)
     assert len(seen) >= 22  # of 24
-    resumed, batches = load(), load()
+    resumed, batches = load(folders, 2), load(folders, 2)
     next(batches)
     resumed.set_state(batches.get_state())
     jax.tree.map(np.testing.assert_array_equal, next(resumed), next(batches))
@@ -112,12 +116,7 @@ def test_the_question_is_where_the_stage_ends(tmp_path):
     """
     save_trajectory(tmp_path / f"0{SUFFIX}", a_trajectory(), {})
     config = toy_config("ode")
-    batch = jax.tree.map(
-        jnp.asarray,
-        next(
-            load_trajectories((str(tmp_path),), seed=0, text_rows=8, batch_size=1, read_threads=0)
-        ),
-    )
+    batch = jax.tree.map(jnp.asarray, next(load((str(tmp_path),))))
     for item, y, end, sigma in zip(ask(batch, config).items, batch.points, batch.ends, batch.sigma):
         answer = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), jnp.float32)
         expected = 80 / 2 * jnp.mean((y - sigma[0] * answer - end) ** 2)

@@ -10,7 +10,8 @@ import pytest
 from helios_jax.checkpoint import load_params
 from helios_jax.checkpoint.params import random_params
 from helios_jax.config import ConfigError
-from helios_jax.data.batches import DataConfig, DataError
+from helios_jax.data.batches import DataConfig
+from helios_jax.data.errors import DataError
 from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.training.config import TrainableConfig, ValidationConfig
 from helios_jax.training.export import export_merged
@@ -19,7 +20,7 @@ from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.reading import READER, make_loss
 from helios_jax.training.step import start_state
 from helios_jax.world.captions import caption
-from helios_jax.world.readings import OF_A_COLOR, OF_THE_SCENE, answers, world_tokenizer
+from helios_jax.world.readings import OBJECT_QUESTIONS, SCENE_QUESTIONS, answers, world_tokenizer
 from helios_jax.world.scenes import COLORS, MOTIONS, SHAPES, sample_scene
 
 from .toy import toy_config
@@ -91,10 +92,10 @@ def test_the_loss_falls_and_more_is_read(run):
     assert told[-1] < 0.6 * told[0]
     seen = OBJECTIVE.make_validation(config)(state.trainable, {}, [batch])
     assert seen.keys() == {
-        f"validation_{name}" for name in (*OF_A_COLOR, "pattern", "camera", "behind")
+        f"validation_{name}" for name in (*OBJECT_QUESTIONS, "pattern", "camera", "behind")
     }
     assert seen["validation_behind"] > 0.8
-    assert len(OF_THE_SCENE) == batch.of_scene.shape[1]
+    assert len(SCENE_QUESTIONS) == batch.scene.shape[1]
 
 
 def test_what_is_not_asked_does_not_count(run):
@@ -102,11 +103,11 @@ def test_what_is_not_asked_does_not_count(run):
     config, params, batches, _ = run
     loss, batch = jax.jit(make_loss(config)), next(batches)
     value = loss(params, {}, batch)
-    unasked = np.where(batch.of_colors < 0, -7, batch.of_colors).astype(np.int32)
-    np.testing.assert_array_equal(loss(params, {}, batch._replace(of_colors=unasked)), value)
-    other = batch.of_colors.copy()
+    unasked = np.where(batch.objects < 0, -7, batch.objects).astype(np.int32)
+    np.testing.assert_array_equal(loss(params, {}, batch._replace(objects=unasked)), value)
+    other = batch.objects.copy()
     other[:, :, 0] = 1 - other[:, :, 0]
-    assert abs(float(loss(params, {}, batch._replace(of_colors=other))[0] - value[0])) > 1e-3
+    assert abs(float(loss(params, {}, batch._replace(objects=other))[0] - value[0])) > 1e-3
 
 
 def test_a_run_becomes_a_checkpoint_with_its_tokenizer_and_without_the_reader(run, tmp_path):

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import ConfigError, from_dict
 from helios_jax.data.batches import DataConfig
-from helios_jax.data.records import DataError
+from helios_jax.data.errors import DataError
 from helios_jax.models.layers import Projection
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.training.abstract import abstract_run

@@ -17,7 +17,9 @@ from helios_jax.config import (
     VAEConfig,
 )
 from helios_jax.data.batches import DataConfig, TrainBatch
-from helios_jax.data.records import Facts, Record, open_shard, write_facts
+from helios_jax.data.info import DatasetInfo, write_info
+from helios_jax.data.records import Record
+from helios_jax.data.shards import open_shard
 from helios_jax.training.config import (
     CriticConfig,
     DistillationConfig,
@@ -132,9 +134,9 @@ def warm(trainable: dict, seed: int = 1) -> dict:
 def write_records(folder: Path, clips: int, seed: int = 0, frames: int = LATENT[0]) -> Path:
     """A dataset of clips of noise, of 3 or 4 sections, that the toy can be trained on."""
     rng = np.random.default_rng(seed)
-    write_facts(
+    write_info(
         folder,
-        Facts(
+        DatasetInfo(
             section_frames=frames, latent_channels=LATENT[3], text_width=16, text_dtype="float32"
         ),
     )

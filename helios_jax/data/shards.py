@@ -1,0 +1,116 @@
+"""Shards: files of records with their indices, each there whole or not at all."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from helios_jax.data.errors import DataError, import_extra
+from helios_jax.data.records import Entry, Record, index_entry, to_bytes
+
+RECORDS = ".array_record"
+INDEX = ".jsonl"
+SKIPPED = ".skipped.jsonl"
+
+
+class ShardWriter:
+    """Takes the records of one shard, and names of inputs left out. Made by :func:`open_shard`."""
+
+    def __init__(self, path: Path):
+        array_record = import_extra("array_record.python.array_record_module")
+        # One record a group: each is read alone. Latents are close to noise: zstd would save a
+        # tenth of the disk, and reading take twice as long.
+        self._writer = array_record.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        self.entries: list[Entry] = []
+        self.skipped: list[dict[str, str]] = []
+
+    def write(self, record: Record) -> None:
+        """Append a record.
+
+        Raises:
+          RecordError: if it cannot be one; nothing is written then.
+        """
+        blob = to_bytes(record)
+        entry = index_entry(record)
+        self._writer.write(blob)
+        self.entries.append(entry)
+
+    def skip(self, source: str, kind: str, reason: str) -> None:
+        """Note an input that is left out, what it is counted as, and why it is left out."""
+        self.skipped.append({"source": source, "kind": kind, "reason": reason})
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.close()
+
+
+@contextlib.contextmanager
+def open_shard(folder: Path, name: str) -> Iterator[ShardWriter]:
+    """Write a shard, which is there, whole, when the ``with`` block ends.
+
+    If the block fails or the process is killed, no part of the shard is there.
+    """
+    for left in folder.glob(f".{name}.*.partial-*"):  # by a run that was killed
+        left.unlink(missing_ok=True)
+    partial = {
+        suffix: folder / f".{name}{suffix}.partial-{os.getpid()}"
+        for suffix in (RECORDS, SKIPPED, INDEX)
+    }
+    try:
+        writer = ShardWriter(partial[RECORDS])
+        try:
+            yield writer
+        finally:
+            writer.close()
+        _write_lines(partial[SKIPPED], writer.skipped)
+        _write_lines(partial[INDEX], map(dataclasses.asdict, writer.entries))
+        for suffix, path in partial.items():  # the index last: from then on the shard is there
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            path.rename(folder / f"{name}{suffix}")
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def has_shard(folder: Path, name: str) -> bool:
+    """Whether a shard is finished."""
+    return (folder / f"{name}{INDEX}").is_file()
+
+
+def index_files(folder: Path) -> list[Path]:
+    """The indices of a folder's finished shards, sorted by name."""
+    return sorted(path for path in folder.glob(f"*{INDEX}") if not path.name.endswith(SKIPPED))
+
+
+def read_index(path: Path) -> list[Entry]:
+    """The entries of an index.
+
+    Raises:
+      DataError: if it is damaged.
+    """
+    try:
+        return [Entry(**line) for line in _read_lines(path)]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}; remove it and encode this shard again"
+        ) from error
+
+
+def read_skipped(folder: Path) -> list[dict[str, str]]:
+    """Inputs that were left out of a dataset: source, kind and reason of each."""
+    lines = []
+    for path in sorted(folder.glob(f"*{SKIPPED}")):
+        lines += _read_lines(path)
+    return lines
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
