@@ -60,6 +60,9 @@ PYRAMID = SchedulerConfig(
 )
 ONE_STAGE = dataclasses.replace(PYRAMID, stages=1, stage_range=(0.0, 1.0))
 
+EDITION = 2
+"""Of the procedural world."""
+
 ALL_WEIGHTS = TrainableConfig(rank=0, full=".*")
 
 
@@ -75,7 +78,7 @@ def model(scheduler: SchedulerConfig, sample: SampleConfig) -> HeliosConfig:
 
 
 def muon(learning_rate: float, warmup_steps: int, decay_steps: int) -> OptimizerConfig:
-    """Muon under a cosine, as the text encoder and the transformer have it."""
+    """Muon under a cosine, as the text encoder has it."""
     return OptimizerConfig(
         method="muon",
         learning_rate=learning_rate,
@@ -85,3 +88,10 @@ def muon(learning_rate: float, warmup_steps: int, decay_steps: int) -> Optimizer
         b2=0.98,
         weight_decay=0.01,
     )
+
+
+def adamw(learning_rate: float, decay_steps: int, warmup_steps: int = 100) -> OptimizerConfig:
+    """AdamW under a cosine, as the transformer has it: at batches of 16, a step of stills takes
+    0.26 s of a core with it and 0.52 s with Muon.
+    """
+    return dataclasses.replace(muon(learning_rate, warmup_steps, decay_steps), method="adamw")

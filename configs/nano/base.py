@@ -14,7 +14,7 @@ import dataclasses
 
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.configs.nano import t2v
-from helios_jax.configs.nano._model import ALL_WEIGHTS, ONE_STAGE, model, muon
+from helios_jax.configs.nano._model import ALL_WEIGHTS, ONE_STAGE, adamw, model
 from helios_jax.configs.train import stage1_init
 from helios_jax.data.batches import DataConfig
 from helios_jax.training.config import EMAConfig, TrainConfig, ValidationConfig
@@ -49,11 +49,11 @@ def recipe() -> TrainConfig:
         corruption=stage1_init.CORRUPTION["corrected"],
         timesteps=TIMESTEPS,
         trainable=ALL_WEIGHTS,
-        optimizer=muon(1.5e-3, warmup_steps=30, decay_steps=6000),
-        ema=EMAConfig(decay=0.99),
+        optimizer=adamw(1.5e-3, decay_steps=16000),
+        ema=EMAConfig(decay=0.999),
         data=DataConfig(batch_size=16, text_rows=64, read_threads=1, min_sections=1),
-        validation=ValidationConfig(every=250, batches=3),
-        steps=6000,
+        validation=ValidationConfig(every=500, batches=3),
+        steps=16000,
         dtype="float32",
         log_every=20,
         save_every=100,

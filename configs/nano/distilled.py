@@ -15,7 +15,13 @@ from helios_jax.config import to_config_dict
 from helios_jax.configs.nano import ode
 from helios_jax.configs.nano._model import ALL_WEIGHTS
 from helios_jax.configs.train import stage1_init
-from helios_jax.training.config import CriticConfig, DistillationConfig, EMAConfig, TrainConfig
+from helios_jax.training.config import (
+    AdversarialConfig,
+    CriticConfig,
+    DistillationConfig,
+    EMAConfig,
+    TrainConfig,
+)
 from helios_jax.training.levels import LevelConfig
 from helios_jax.training.optimizer import OptimizerConfig
 
@@ -26,7 +32,7 @@ CRITIC = CriticConfig(
 
 
 def recipe() -> TrainConfig:
-    """Distribution matching, without a discriminator."""
+    """Distribution matching, then with a discriminator on three of the critic's blocks."""
     config = ode.recipe()
     return dataclasses.replace(
         config,
@@ -36,11 +42,14 @@ def recipe() -> TrainConfig:
         critic=CRITIC,
         optimizer=OptimizerConfig(learning_rate=1e-5, b1=0.0, b2=0.99, weight_decay=0.01),
         distillation=DistillationConfig(
-            guidance_scale=5.0, student_every=3, levels=LevelConfig(uniform_after=50)
+            guidance_scale=5.0,
+            student_every=3,
+            levels=LevelConfig(uniform_after=50),
+            adversarial=AdversarialConfig(width=32, hooks=(1, 3, 5), start=300),
         ),
         data=dataclasses.replace(config.data, batch_size=8),
-        ema=EMAConfig(decay=0.9, start=60),
-        steps=120,
+        ema=EMAConfig(decay=0.98, start=60),
+        steps=900,
     )
 
 

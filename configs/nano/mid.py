@@ -13,7 +13,7 @@ import dataclasses
 
 from helios_jax.config import SampleConfig, to_config_dict
 from helios_jax.configs.nano import base
-from helios_jax.configs.nano._model import PYRAMID, model, muon
+from helios_jax.configs.nano._model import PYRAMID, adamw, model
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.targets import TimestepConfig
 
@@ -37,10 +37,8 @@ def recipe() -> TrainConfig:
         model=model(PYRAMID, SAMPLE),
         pyramid_items=(4, 2, 1),
         timesteps=TimestepConfig(density="uniform"),
-        optimizer=muon(1.5e-3, warmup_steps=20, decay_steps=1200),
-        data=dataclasses.replace(config.data, batch_size=8),
-        validation=dataclasses.replace(config.validation, every=400),
-        steps=1200,
+        optimizer=adamw(1e-3, decay_steps=6000),
+        steps=6000,
     )
 
 

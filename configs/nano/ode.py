@@ -1,7 +1,7 @@
 """helios-nano Distilled, stage 3, first half: from Mid to a student of two steps a stage, on its
 teacher's trajectories.
 
-  helios-jax ode-pairs --checkpoint checkpoints/nano-mid --world=120 --sections=2 \\
+  helios-jax ode-pairs --checkpoint checkpoints/nano-mid --world=480 --sections=2 \\
       --out data/nano-ode
   helios-jax train --config nano/ode --config.checkpoint=checkpoints/nano-mid \\
       --config.data.train=data/nano-ode
@@ -11,7 +11,7 @@ teacher's trajectories.
 import dataclasses
 
 from helios_jax.config import SampleConfig, to_config_dict
-from helios_jax.configs.nano._model import ALL_WEIGHTS, PYRAMID, model, muon
+from helios_jax.configs.nano._model import ALL_WEIGHTS, PYRAMID, adamw, model
 from helios_jax.data.batches import DataConfig
 from helios_jax.training.config import DistillationConfig, EMAConfig, TrainConfig
 
@@ -33,14 +33,14 @@ def recipe() -> TrainConfig:
         objective="ode",
         model=model(STUDENT, SAMPLE),
         trainable=ALL_WEIGHTS,
-        optimizer=muon(5e-4, warmup_steps=20, decay_steps=190),
+        optimizer=adamw(3e-4, decay_steps=2000),
         distillation=DistillationConfig(regression_weight=2.0),
         ema=EMAConfig(decay=0.99),
         data=DataConfig(batch_size=16, text_rows=64, read_threads=1),
-        steps=190,
+        steps=2000,
         dtype="float32",
         log_every=20,
-        save_every=95,
+        save_every=100,
     )
 
 

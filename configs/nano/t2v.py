@@ -1,12 +1,12 @@
 """The text-to-video model that helios-nano starts from, as Helios does from Wan 2.1, second part:
 whole sections, where motion is learned.
 
-  helios-jax encode --checkpoint checkpoints/nano-parts --world=4160 --seed=2 --world_frames=33 \\
-      --min_frames=33 --world_uncaptioned=0.1 --out data/nano-sections
-  helios-jax encode --checkpoint checkpoints/nano-parts --world=3424 --seed=3 --world_frames=99 \\
-      --world_uncaptioned=0.1 --out data/nano
+  helios-jax encode --checkpoint checkpoints/nano-parts --world=8192 --seed=2 --world_frames=33 \\
+      --world_edition=2 --min_frames=33 --world_uncaptioned=0.1 --out data/nano-sections
+  helios-jax encode --checkpoint checkpoints/nano-parts --world=4096 --seed=3 --world_frames=99 \\
+      --world_edition=2 --world_uncaptioned=0.1 --out data/nano
   helios-jax encode --checkpoint checkpoints/nano-parts --world=48 --world_frames=99 \\
-      --world_split=heldout --out data/nano-heldout
+      --world_edition=2 --world_split=heldout --out data/nano-heldout
   helios-jax train --config nano/t2v --config.checkpoint=checkpoints/nano-t2i \\
       "--config.data.train=('data/nano-sections','data/nano')" \\
       --config.data.validation=data/nano-heldout
@@ -22,6 +22,7 @@ import dataclasses
 
 from helios_jax.config import to_config_dict
 from helios_jax.configs.nano import t2i
+from helios_jax.configs.nano._model import adamw
 from helios_jax.training.config import TrainConfig
 
 TIMESTEPS = dataclasses.replace(t2i.TIMESTEPS, logit_mean=0.5)
@@ -36,13 +37,10 @@ def recipe() -> TrainConfig:
     return dataclasses.replace(
         config,
         timesteps=TIMESTEPS,
-        data=dataclasses.replace(config.data, batch_size=16, section_frames=0),
+        data=dataclasses.replace(config.data, section_frames=0),
         validation=dataclasses.replace(config.validation, every=250, batches=3),
-        optimizer=dataclasses.replace(
-            config.optimizer, learning_rate=1.5e-3, schedule="constant_with_warmup"
-        ),
-        ema=dataclasses.replace(config.ema, decay=0.995),
-        steps=3500,
+        optimizer=adamw(2e-3, decay_steps=10000),
+        steps=10000,
         save_every=100,
         seed=1,
     )

@@ -8,7 +8,7 @@ A step sees 16 cut-outs of 48 x 48 pixels, each of a scene of its own.
 """
 
 from helios_jax.config import SampleConfig, to_config_dict
-from helios_jax.configs.nano._model import ALL_WEIGHTS, ONE_STAGE, model
+from helios_jax.configs.nano._model import ALL_WEIGHTS, EDITION, ONE_STAGE, model
 from helios_jax.data.batches import DataConfig
 from helios_jax.training.config import EMAConfig, TrainConfig, ValidationConfig
 from helios_jax.training.optimizer import OptimizerConfig
@@ -21,7 +21,7 @@ def recipe() -> TrainConfig:
         objective="reconstruction",
         model=model(ONE_STAGE, SampleConfig(height=64, width=128, num_frames=33, steps=(20,))),
         kl_weight=3e-4,
-        clips=ClipConfig(frames=1, window=(48, 48), validation_frames=1),
+        clips=ClipConfig(edition=EDITION, frames=1, window=(48, 48), validation_frames=1),
         trainable=ALL_WEIGHTS,
         optimizer=OptimizerConfig(
             method="muon",

@@ -15,6 +15,7 @@ COMMANDS = {
     "encode": "videos and captions to records of latents and text features",
     "export": "a training run to a checkpoint, or to adapters",
     "ode-pairs": "trajectories of a teacher, for its student to begin on",
+    "nano-course": "helios-nano from nothing, part after part",
     "world": "clips and captions of the procedural world",
     "evaluate": "read what a model of the procedural world makes",
 }

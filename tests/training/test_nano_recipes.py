@@ -28,7 +28,7 @@ def test_a_recipe_is_a_run_of_a_small_model(name, monkeypatch):
     config = from_dict(TrainConfig, importlib.import_module(f"configs.nano.{name}").get_config())
     state, base, batch = abstract_run(config)
     component = OBJECTIVES[config.objective].component
-    models = 3 if config.objective == "distillation" else 1  # student, teacher and critic
+    models = 4 if config.objective == "distillation" else 1  # student, teacher, critic, its heads
     assert 0 < count(state.trainable) + count(base) < models * LIMITS[component]
     assert all(leaf.shape[0] == config.data.batch_size for leaf in jax.tree.leaves(batch))
     assert config.model.vae.latents_std == (1.0,) * 16
