@@ -171,7 +171,7 @@ def _describe(
     extent = np.array([width, height]) / unit
     centre, area = _follow(mask.cover, extent, large)
     hidden = np.clip(sum(others), 0, 1) if others else np.zeros_like(mask.cover)
-    move, place = _read_move(centre + moved, _moves(times - times[0], edition), extent)
+    move, place = _read_move(centre + moved, area, _moves(times - times[0], edition), extent)
     growth = np.zeros(len(times))
     motion, speed = move.motion, move.speed
     if motion == "still":
@@ -255,19 +255,24 @@ def _moves(times: Float[np.ndarray, "F"], edition: Edition) -> list[_Move]:
 
 
 def _read_move(
-    centre: Float[np.ndarray, "F 2"], moves: list[_Move], extent: Float[np.ndarray, "2"]
+    centre: Float[np.ndarray, "F 2"],
+    area: Float[np.ndarray, "F"],
+    moves: list[_Move],
+    extent: Float[np.ndarray, "2"],
 ) -> tuple[_Move, Float[np.ndarray, "2"]]:
     """The motion that keeps nearest to the centres, and its place at first. A centre that is far
-    off, behind something, counts little.
+    off counts little, and so does one of which little is seen: of an object that is half behind
+    another, it is the middle of the other half.
     """
+    seen = np.minimum(area / np.quantile(area, 0.8), 1) ** 4
     rest = centre - np.stack([move.shift for move in moves])  # [moves, F, 2]
-    weight = np.ones(rest.shape[:2])
+    weight = np.broadcast_to(seen, rest.shape[:2])
     for _ in range(6):
         turn = np.exp(2j * np.pi * rest / extent)
         place = np.angle((weight[..., None] * turn).sum(1)) * extent / (2 * np.pi)
         distance = np.linalg.norm(_wrap(rest - place[:, None], extent), axis=-1)
-        weight = 1 / np.maximum(distance, 0.005)
-    best = np.argmin(np.minimum(distance, 0.08).mean(-1))
+        weight = seen / np.maximum(distance, 0.005)
+    best = np.argmin(np.minimum(distance, 0.08) @ seen)
     return moves[best], place[best]
 
 
