@@ -11,6 +11,7 @@ from helios_jax.evaluation.bench.networks.amt_correlation import correlation, lo
 from helios_jax.evaluation.bench.networks.amt_layers import Upsample, resize, warp
 from helios_jax.evaluation.bench.networks.amt_names import amt_slots
 from helios_jax.evaluation.bench.networks.weights import build_params
+from tests.evaluation.bench import torch_networks
 from tests.evaluation.bench.golden import (
     as_tensors,
     assert_golden,
@@ -24,12 +25,22 @@ QUIET = ("convblock.2.weight", "flow_head.2.weight", "comb_block.2.weight")
 
 
 @pytest.fixture(scope="module")
-def params():
-    arrays = random_tensors(shapes_of(amt_slots()), seed=4, norm=0.25)
-    for name, array in arrays.items():
-        if name.endswith(QUIET) and name != "decoder1.flow_head.2.weight":
-            arrays[name] = array * np.float32(0.2)
+def arrays():
+    found = random_tensors(shapes_of(amt_slots()), seed=4, norm=0.25)
+    for name, array in found.items():
+        if name.endswith(QUIET):
+            found[name] = array * np.float32(0.2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def params(arrays):
     return build_params("random", amt_slots(), as_tensors(arrays))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return jax.jit(AMT().apply)
 
 
 def frames():
@@ -50,10 +61,22 @@ def test_the_table_has_the_tensors_of_the_published_file():
     assert sum(int(np.prod(slot.shape)) for slot in slots) == 2_990_543
 
 
-def test_the_middle_frame_is_the_originals(params):
-    found = jax.jit(AMT().apply)({"params": params}, *frames())
+def test_the_middle_frame_is_the_originals(params, network):
+    found = network({"params": params}, *frames())
     first = (0.608813, 0.504454, 0.552888, 0.377065)
     assert_golden(channels_first(found), first, 0.4680735, 0.1666297, 123.154252)
+
+
+def test_the_middle_frame_is_pytorchs(arrays, params, network):
+    model = torch_networks.AMT().eval()
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    y, x = np.mgrid[0:128, 0:160]
+    waves = [np.sin(0.1 * (x - shift) + 0.2 * y) + np.cos(0.05 * x * y / 9) for shift in (0, 6)]
+    pair = [(0.5 + 0.2 * np.stack([w, w**2, -w], -1))[None].astype(np.float32) for w in waves]
+    with torch.no_grad():
+        expected = model(*(torch_last(frame) for frame in pair)).numpy()
+    found = channels_first(network({"params": params}, *map(jnp.asarray, pair)))
+    assert np.abs(found - expected).max() <= 1e-5
 
 
 def test_features_for_the_correlation_are_the_originals(params):
@@ -93,20 +116,13 @@ def test_the_resize_is_pytorchs_bilinear(scale):
     np.testing.assert_allclose(channels_first(found), expected.numpy(), atol=1e-6)
 
 
-def torch_sample(values, x, y, padding):
-    """PyTorch's bilinear samples of maps [N, C, H, W] at positions [N, h, w] in pixels."""
-    height, width = values.shape[-2:]
-    grid = torch.stack([2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1], dim=-1)
-    return torch.nn.functional.grid_sample(
-        values, grid, mode="bilinear", padding_mode=padding, align_corners=True
-    )
-
-
 def test_warping_samples_as_pytorch_does_up_to_the_border_and_beyond():
     x, flow = random_input(0, 2, 12, 20, 3), 30 * (random_input(1, 2, 12, 20, 2) - 0.5)
     rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(20.0), indexing="ij")
     at = torch.from_numpy(flow)
-    expected = torch_sample(torch_last(x), columns + at[..., 0], rows + at[..., 1], "border")
+    expected = torch_networks.sample(
+        torch_last(x), columns + at[..., 0], rows + at[..., 1], "border"
+    )
     found = warp(jnp.asarray(x), jnp.asarray(flow))
     np.testing.assert_allclose(channels_first(found), expected.numpy(), atol=1e-5)
 
@@ -122,7 +138,7 @@ def test_the_correlation_is_looked_up_as_pytorch_samples_pooled_maps():
     for level in range(4):
         x = at[:, 0, None, None] / 2**level + offsets[None, :, None]
         y = at[:, 1, None, None] / 2**level + offsets[None, None, :]
-        expected = torch_sample(maps, *torch.broadcast_tensors(x, y), "zeros")
+        expected = torch_networks.sample(maps, *torch.broadcast_tensors(x, y), "zeros")
         ours = np.asarray(found[0, ..., 49 * level : 49 * (level + 1)])
         np.testing.assert_allclose(ours.reshape(-1, 49), expected.reshape(-1, 49), atol=1e-5)
         maps = torch.nn.functional.avg_pool2d(maps, 2)

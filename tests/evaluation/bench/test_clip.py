@@ -13,6 +13,7 @@ from helios_jax.evaluation.bench.networks import names
 from helios_jax.evaluation.bench.networks.clip import AestheticHead, ImageEncoder, VisionConfig
 from helios_jax.evaluation.bench.networks.viclip import TextConfig, TextEncoder, VideoEncoder
 from helios_jax.evaluation.bench.networks.weights import build_params
+from tests.evaluation.bench import torch_networks
 from tests.evaluation.bench.golden import (
     as_tensors,
     assert_golden,
@@ -71,6 +72,34 @@ def test_texts_give_the_features_of_viclip(ids, first, mean, std, norm):
     weights = params(names.viclip_text_slots(TEXT), seed=3)
     features = TextEncoder(TEXT).apply({"params": weights}, jnp.asarray([ids], jnp.int32))
     assert_golden(features, first, mean, std, norm)
+
+
+def load(model, slots, seed):
+    """A PyTorch module with random weights."""
+    arrays = random_tensors(shapes_of(slots), seed)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return model.eval()
+
+
+def test_videos_give_the_features_of_pytorch():
+    slots = names.viclip_vision_slots(VISION)
+    model = load(torch_networks.VideoEncoder(VISION), slots, seed=6)
+    videos = random_input(7, 2, 4, 3, 56, 56)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(videos)).numpy()
+    weights = {"params": params(slots, seed=6)}
+    found = VideoEncoder(VISION).apply(weights, channels_last(videos))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_texts_give_the_features_of_pytorch():
+    slots = names.viclip_text_slots(TEXT)
+    model = load(torch_networks.TextEncoder(TEXT), slots, seed=8)
+    ids = np.array([PROMPT_2, [49406, 320, 2368, 49407] + [0] * 28], np.int32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids)).numpy()
+    found = TextEncoder(TEXT).apply({"params": params(slots, seed=8)}, jnp.asarray(ids))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def transformers_encoder():
