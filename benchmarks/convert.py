@@ -28,7 +28,7 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 
-from helios_jax.checkpoint.convert import STEMS
+from helios_jax.checkpoint.convert import FILE_STEMS
 from helios_jax.checkpoint.diffusers_config import write_configs
 from helios_jax.checkpoint.layout import Slot
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
@@ -89,7 +89,7 @@ def make_folder(folder: Path, config: HeliosConfig) -> dict[str, int]:
             slot.name: random_tensor(component, slot, seed)
             for seed, slot in enumerate(component_slots(config, component))
         }
-        write_folder(folder / component, STEMS[component], tensors, max_shard_bytes=5 * 10**9)
+        write_folder(folder / component, FILE_STEMS[component], tensors, max_shard_bytes=5 * 10**9)
         sizes += [tensor.nbytes for tensor in tensors.values()]
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer/tokenizer.json").write_text("{}")

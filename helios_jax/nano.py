@@ -9,8 +9,8 @@ from helios_jax.world.scenes import BACKGROUND_COLORS, COLORS, SHAPES
 
 ASSETS = Path(__file__).parent / "assets"
 CHECKPOINT = ASSETS / "nano"
-"""Distilled. Beside it lie ``nano-base`` and ``nano-mid``, which it learned from, with links to its
-VAE and text encoder.
+"""Distilled. Beside it are ``nano-base`` and ``nano-mid``, which it learned from; they share its VAE,
+text encoder and tokenizer.
 """
 
 EXAMPLES = (  # in the words of its captions

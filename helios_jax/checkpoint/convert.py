@@ -13,30 +13,26 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
-import tensorstore as ts
 from tqdm import tqdm
 
-from helios_jax.checkpoint import arrays, wan
+from helios_jax.checkpoint import wan
+from helios_jax.checkpoint.component import StoredLeaf, write_component
 from helios_jax.checkpoint.diffusers_config import PIPELINE, write_configs, write_wan_configs
 from helios_jax.checkpoint.directory import (
-    load_config,
-    write_component,
+    FOLDERS,
+    TOKENIZER,
+    open_checkpoint,
+    open_leaves,
     write_config,
     write_tokenizer,
 )
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.checkpoint.files import (
-    check_digests,
-    new_directory,
-    read_digests,
-    read_json,
-    write_digests,
-    write_json,
-)
-from helios_jax.checkpoint.layout import Slot, leaves
+from helios_jax.checkpoint.files import new_directory, read_json, write_digests, write_json
+from helios_jax.checkpoint.layout import Slot
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.checkpoint.safetensors_files import DTYPE_NAMES, DTYPES, TorchTensor, write_folder
 from helios_jax.checkpoint.source import TIED, read_source
+from helios_jax.config import HeliosConfig
 
 Precision = Literal["keep", "bfloat16", "float32"]
 
@@ -45,7 +41,7 @@ TORCH_NAMES = "torch.json"
 the same tensors.
 """
 
-STEMS = {
+FILE_STEMS = {
     "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
@@ -62,10 +58,8 @@ class Summary:
     seconds: float
 
     def __str__(self) -> str:
-        size, rate = (
-            tqdm.format_sizeof(number, "B", 1024)
-            for number in (self.nbytes, self.nbytes / max(self.seconds, 1e-9))
-        )
+        size = tqdm.format_sizeof(self.nbytes, "B", 1024)
+        rate = tqdm.format_sizeof(self.nbytes / max(self.seconds, 1e-9), "B", 1024)
         return f"{self.tensors} tensors, {size} in {self.seconds:.1f} s ({rate}/s)"
 
 
@@ -97,15 +91,16 @@ def from_torch(
       CheckpointError: if the source cannot be used or ``out`` exists; nothing is written then.
     """
     start = time.perf_counter()
-    lora, partial = (Path(file) if file else None for file in (lora, partial))
-    found = read_source(Path(source), init_from_wan, lora, partial)
-    tensors = {
-        component: {
-            name: _cast(tensor, component, dtype)
-            for name, tensor in found.tensors[component].items()
-        }
-        for component in COMPONENTS
-    }
+    found = read_source(
+        Path(source),
+        init_from_wan,
+        Path(lora) if lora else None,
+        Path(partial) if partial else None,
+    )
+    tensors = {}
+    for component in COMPONENTS:
+        held = found.tensors[component].items()
+        tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in held}
     count, size = _count(tensors)
     with new_directory(out, overwrite) as root:
         write_config(root, found.config)
@@ -118,7 +113,7 @@ def from_torch(
                 write_component(root, component, slots, dtypes, read, bar.update)
         write_json(root / TORCH_NAMES, _torch_names(tensors, found.tied))
         with _bar(size, "digesting", progress) as bar:
-            write_digests(root, bar.update)
+            write_digests(root, progress=bar.update)
     return Summary(count, size, time.perf_counter() - start)
 
 
@@ -149,43 +144,56 @@ def to_diffusers(
         written then.
     """
     start = time.perf_counter()
-    root = Path(checkpoint)
-    config = load_config(root)
-    digests = read_digests(root)
-    if as_wan and (own := config.transformer.rope_dim) != (
-        theirs := wan.rope_dim(config.transformer.attention_head_dim)
-    ):
-        raise CheckpointError(
-            f"{root}: transformer.rope_dim is {own}, and Wan's is {theirs} for heads of as many channels"
-        )
-    if absent := [name for name in (*COMPONENTS, "tokenizer") if not (root / name).is_dir()]:
+    opened = open_checkpoint(checkpoint)
+    files = opened.files
+    root = files.root
+    if as_wan:
+        _check_rope(root, opened.config)
+    if absent := [name for name in FOLDERS if not files.under(name)]:
         raise CheckpointError(
             f"{root} has no {', '.join(absent)}: only a whole pipeline makes a Diffusers folder"
         )
-    with _bar(sum(entry["size"] for entry in digests.values()), "checking", progress) as bar:
-        check_digests(root, digests, digests, bar.update)
-    names = read_json(root / TORCH_NAMES) if TORCH_NAMES in digests else {}
+    with _bar(sum(entry.size for entry in files.digests.values()), "checking", progress) as bar:
+        files.check(progress=bar.update)
+    names = read_json(root / TORCH_NAMES) if TORCH_NAMES in files.digests else {}
     tensors = {}
     for component in COMPONENTS:
-        stored = _stored_tensors(
-            root / component, component_slots(config, component), names.get(component, {})
-        )
-        kept = wan.without_history(stored) if as_wan and component == "transformer" else stored
-        tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in kept}
+        slots = component_slots(opened.config, component)
+        stored = open_leaves(files, component, slots)
+        found = _stored_tensors(stored, slots, names.get(component, {}))
+        if as_wan and component == "transformer":
+            found = wan.without_history(found)
+        tensors[component] = {name: _cast(tensor, component, dtype) for name, tensor in found}
     count, size = _count(tensors)
     with new_directory(out, overwrite, marker=PIPELINE) as folder:
         with _bar(size, "converting", progress) as bar:
             for component in COMPONENTS:
                 write_folder(
                     folder / component,
-                    STEMS[component],
+                    FILE_STEMS[component],
                     tensors[component],
                     max_shard_bytes,
                     bar.update,
                 )
-        shutil.copytree(root / "tokenizer", folder / "tokenizer")
-        (write_wan_configs if as_wan else write_configs)(folder, config)
+        shutil.copytree(files.path(TOKENIZER), folder / TOKENIZER)
+        if as_wan:
+            write_wan_configs(folder, opened.config)
+        else:
+            write_configs(folder, opened.config)
     return Summary(count, size, time.perf_counter() - start)
+
+
+def _check_rope(root: Path, config: HeliosConfig) -> None:
+    """Refuse a split of a head's channels that Wan does not have, which no configuration of its
+    could say.
+    """
+    own = config.transformer.rope_dim
+    of_wan = wan.rope_dim(config.transformer.attention_head_dim)
+    if own != of_wan:
+        raise CheckpointError(
+            f"{root}: transformer.rope_dim is {own}, and Wan's is {of_wan} for heads of as many "
+            "channels"
+        )
 
 
 def _cast(tensor: TorchTensor, component: str, dtype: Precision) -> TorchTensor:
@@ -227,31 +235,29 @@ def _torch_names(
 
 
 def _stored_tensors(
-    folder: Path, slots: list[Slot], names: Mapping[str, str]
+    stored: Mapping[str, StoredLeaf], slots: list[Slot], names: Mapping[str, str]
 ) -> Iterator[tuple[str, TorchTensor]]:
     """The torch tensors of a component, under the names and in the dtypes of ``torch.json``, else
-    the slots' and the arrays'.
+    the slots' and the leaves'.
     """
-    opened = {path: arrays.open_array(folder, path) for path in leaves(slots)}
     for slot in slots:
-        array = opened[slot.path]
+        leaf = stored[slot.path]
         aliases = [name for name in TIED if name in names] if slot.name in TIED else []
         for name in aliases or [slot.name]:
-            dtype = DTYPES[names[name]] if name in names else array.dtype.numpy_dtype
-            yield (
-                name,
-                TorchTensor(dtype, slot.shape, functools.partial(_read_stored, array, slot, dtype)),
-            )
+            dtype = DTYPES[names[name]] if name in names else leaf.dtype
+            read = functools.partial(_read_stored, leaf, slot, dtype)
+            yield name, TorchTensor(dtype, slot.shape, read)
 
 
-def _read_stored(array: ts.TensorStore, slot: Slot, dtype: np.dtype) -> np.ndarray:
-    return slot.to_torch(arrays.read(array, slot.index)).astype(dtype, copy=False)
+def _read_stored(leaf: StoredLeaf, slot: Slot, dtype: np.dtype) -> np.ndarray:
+    return slot.to_torch(leaf.read(slot.index)).astype(dtype, copy=False)
 
 
 def _count(tensors: Mapping[str, Mapping[str, TorchTensor]]) -> tuple[int, int]:
     """How many tensors, of how many bytes."""
-    every = [tensor for held in tensors.values() for tensor in held.values()]
-    return len(every), sum(tensor.nbytes for tensor in every)
+    count = sum(len(held) for held in tensors.values())
+    size = sum(sum(tensor.nbytes for tensor in held.values()) for held in tensors.values())
+    return count, size
 
 
 def _bar(size: int, label: str, progress: bool) -> tqdm:

@@ -2,31 +2,42 @@
 
 ::
 
-    config.json                  format, version, and the sections of HeliosConfig
-    tokenizer/tokenizer.json     and whatever other files the tokenizer came with transformer/ vae/
-    text_encoder/   one zarr array a leaf, restorable by Orbax torch.json                   of a
-    converted checkpoint: name and dtype of each torch tensor, for the way back digests.json
-    size and sha256 of every other file, written last
+    config.json                      format, version, shared folders, the sections of HeliosConfig
+    tokenizer/tokenizer.json         and whatever other files the tokenizer came with
+    transformer/params.safetensors   the leaves of each component by path
+    vae/params.safetensors
+    text_encoder/params.safetensors
+    torch.json                       of a converted checkpoint: name and dtype of each torch tensor,
+                                     for the way back
+    digests.json                     size and sha256 of every other file, written last
+
+Checkpoints that have a component in common name it: with ``"shared": {"vae": "../nano"}`` in
+``config.json`` the files of ``vae/`` are those of the checkpoint beside it, and ``digests.json``
+says what they must be.
 """
 
+import dataclasses
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorstore as ts
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from helios_jax.checkpoint import arrays
+from helios_jax.checkpoint.component import StoredLeaf, open_component, write_component
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
 from helios_jax.checkpoint.files import (
-    Progress,
-    check_digests,
-    check_sizes,
+    Digest,
+    FileTable,
     new_directory,
+    raise_problems,
     read_digests,
     read_json,
     write_digests,
@@ -35,9 +46,170 @@ from helios_jax.checkpoint.files import (
 from helios_jax.checkpoint.layout import Slot, leaves
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.config import ConfigError, HeliosConfig, from_dict, to_dict
+from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.types import Params
 
-FORMAT, VERSION = "helios-jax", 1
+FORMAT = "helios-jax"
+VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 has zarr arrays in place of safetensors files, and shares by symbolic links."""
+
+TOKENIZER = "tokenizer"
+FOLDERS = (*COMPONENTS, TOKENIZER)
+"""What a checkpoint can share with another."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint directory.
+
+    Attributes:
+      config: what its ``config.json`` says.
+      files: its files, shared ones included.
+      identities: see :func:`component_digest`.
+    """
+
+    config: HeliosConfig
+    files: FileTable
+    identities: Mapping[str, str]
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Read ``digests.json`` and ``config.json`` of a checkpoint directory.
+
+    Raises:
+      CheckpointError: if there is no such checkpoint, it is unfinished, or its ``config.json`` is
+        damaged or of another format.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise CheckpointError(f"{root} is not a directory: no checkpoint there")
+    if (root / "model_index.json").is_file():
+        raise CheckpointError(
+            f"{root} is a Diffusers folder: convert it first with "
+            f"convert_torch_weights.py --source {root} --out DIR"
+        )
+    digests, identities = read_digests(root)
+    file = root / "config.json"
+    if file.name not in digests:
+        raise CheckpointError(f"{root} has no config.json: not a helios-jax checkpoint")
+    FileTable(root, digests).check([file.name])
+    values = read_json(file)
+    if values.pop("format", None) != FORMAT:
+        raise CheckpointError(
+            f'{file} does not say "format": "{FORMAT}": not a helios-jax checkpoint'
+        )
+    if (version := values.pop("version", None)) not in READABLE_VERSIONS:
+        raise CheckpointError(
+            f"{root} has format version {version}; this helios-jax reads version "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}: convert it again"
+        )
+    shared = _checked_shared(file, values.pop("shared", {}))
+    try:
+        config = from_dict(HeliosConfig, values)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    return Checkpoint(config, FileTable(root, digests, shared), identities)
+
+
+def load_config(path: str | os.PathLike) -> HeliosConfig:
+    """The configuration of a checkpoint directory.
+
+    Raises:
+      CheckpointError: as :func:`open_checkpoint`.
+    """
+    return open_checkpoint(path).config
+
+
+def load_tokenizer(path: str | os.PathLike, verify: bool = True) -> Tokenizer:
+    """The tokenizer of a checkpoint directory.
+
+    Args:
+      path: the checkpoint directory.
+      verify: check its files against their digests.
+
+    Raises:
+      CheckpointError: if the checkpoint has none, or a file is missing, truncated or altered.
+      TokenizerError: if it is not the tokenizer of a T5.
+    """
+    files = open_checkpoint(path).files
+    file = f"{TOKENIZER}/tokenizer.json"
+    if file not in files.digests:
+        raise CheckpointError(f"{files.root} has no {file} that its digests.json lists")
+    if verify:
+        files.check(files.under(TOKENIZER))
+    else:
+        files.check_sizes(files.under(TOKENIZER))
+    return Tokenizer.from_file(files.path(file))
+
+
+def load_params(
+    path: str | os.PathLike,
+    component: str,
+    dtypes: Callable[[str], Any] | None = None,
+    verify: bool = True,
+    sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding] | None = None,
+    progress: Callable[[int], Any] = lambda size: None,
+) -> Params:
+    """Read a component's parameters, leaf by leaf: the host holds one leaf at a time beside what is
+    already placed.
+
+    Args:
+      path: the checkpoint directory.
+      component: ``"transformer"``, ``"vae"`` or ``"text_encoder"``.
+      dtypes: dtype of each leaf given its path (``"blocks/attn1/qkv/kernel"``), converted while
+        reading; None keeps what is stored.
+      verify: check each leaf's files against their digests before they are used. Sizes are checked
+        in any case.
+      sharding: where to place the leaves: one sharding for all or a function of the leaf's path;
+        each device reads its own part. None: the default device.
+      progress: told the bytes of each leaf that is in place.
+
+    Returns:
+      The nested dictionary of arrays.
+
+    Raises:
+      CheckpointError: if the component is absent, or a file is missing, truncated or altered
+        (naming it).
+    """
+    checkpoint = open_checkpoint(path)
+    files = checkpoint.files
+    slots = _slots(checkpoint.config, component)
+    try:
+        stored = open_leaves(files, component, slots)
+    except CheckpointError:
+        if verify:  # that a file was altered explains more than what its header then says
+            files.check(files.under(component))
+        raise
+    loaded = {}
+    with ThreadPoolExecutor() as threads:
+        names = dict.fromkeys(name for leaf in stored.values() for name in leaf.files)
+        checks = {name: threads.submit(files.alteration, name) for name in names if verify}
+        try:
+            for leaf_path, leaf in stored.items():
+                if verify:
+                    found = [checks[name].result() for name in leaf.files]
+                    raise_problems([problem for problem in found if problem])
+                dtype = leaf.dtype if dtypes is None else np.dtype(dtypes(leaf_path))
+                place = sharding(leaf_path) if callable(sharding) else sharding
+                loaded[leaf_path] = _place(leaf, dtype, place)
+                progress(loaded[leaf_path].nbytes)
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return unflatten_dict(loaded, sep="/")
+
+
+def open_leaves(files: FileTable, component: str, slots: list[Slot]) -> dict[str, StoredLeaf]:
+    """The leaves of a component on disk, in the order of its name table.
+
+    Raises:
+      CheckpointError: naming every leaf that is missing, unexpected or misshaped.
+    """
+    stored = open_component(files, component)
+    expected = {path: slot.leaf_shape for path, slot in leaves(slots).items()}
+    found = {path: leaf.shape for path, leaf in stored.items()}
+    check_tensors(f"{component} of {files.root}", expected, found)
+    return {path: stored[path] for path in expected}
 
 
 def save(
@@ -62,229 +234,183 @@ def save(
       CheckpointError: if a tree does not have the leaves its configuration asks for, or ``path``
         exists.
     """
-    flat = {component: flatten(tree) for component, tree in components.items()}
-    slots = {component: _slots(config, component) for component in components}
-    for component, tree in flat.items():
-        expected = {leaf: slot.leaf_shape for leaf, slot in leaves(slots[component]).items()}
-        check_tensors(
-            f"the {component} tree",
-            expected,
-            {leaf: tuple(array.shape) for leaf, array in tree.items()},
-        )
+    slots = {name: _slots(config, name) for name in components}
+    flat: dict[str, dict[str, Any]] = {}
+    for name, tree in components.items():
+        flat[name] = flatten_dict(tree, sep="/")
+    for name, tree in flat.items():
+        expected = {leaf: slot.leaf_shape for leaf, slot in leaves(slots[name]).items()}
+        found = {leaf: tuple(array.shape) for leaf, array in tree.items()}
+        check_tensors(f"the {name} tree", expected, found)
     with new_directory(path, overwrite) as root:
         write_config(root, config)
         if tokenizer is not None:
             write_tokenizer(root, tokenizer)
-        for component, tree in flat.items():
+        for name, tree in flat.items():
             dtypes = {leaf: np.dtype(array.dtype) for leaf, array in tree.items()}
-            write_component(
-                root,
-                component,
-                slots[component],
-                dtypes,
-                lambda slot, tree=tree: np.asarray(tree[slot.path][slot.index]),
-            )
+
+            def read(slot: Slot, tree: Mapping[str, Any] = tree) -> np.ndarray:
+                return np.asarray(tree[slot.path][slot.index])
+
+            write_component(root, name, slots[name], dtypes, read)
         write_digests(root)
 
 
-def load_config(path: str | os.PathLike) -> HeliosConfig:
-    """The configuration of a checkpoint directory.
-
-    Raises:
-      CheckpointError: if there is no such checkpoint, it is unfinished, or its ``config.json`` is
-        damaged or of another format.
-    """
-    root = _root(path)
-    digests = read_digests(root)
-    if "config.json" not in digests:
-        raise CheckpointError(f"{root} has no config.json: not a helios-jax checkpoint")
-    check_digests(root, digests, ["config.json"])
-    values = read_json(root / "config.json")
-    if values.pop("format", None) != FORMAT:
-        raise CheckpointError(
-            f'{root / "config.json"} does not say "format": "{FORMAT}": not a helios-jax checkpoint'
-        )
-    if (version := values.pop("version", None)) != VERSION:
-        raise CheckpointError(
-            f"{root} has format version {version}; this helios-jax reads version {VERSION}: convert it again"
-        )
-    try:
-        return from_dict(HeliosConfig, values)
-    except ConfigError as error:
-        raise CheckpointError(f"{root / 'config.json'}: {error}") from error
-
-
-def load_params(
-    path: str | os.PathLike,
-    component: str,
-    dtypes: Callable[[str], Any] | None = None,
-    verify: bool = True,
-    sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding] | None = None,
-    progress: Callable[[int], Any] = lambda size: None,
-) -> Params:
-    """Read a component's parameters, leaf by leaf, so that the host holds one leaf at a time beside
-    what is already placed.
+def rewrite(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    shared_with: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a checkpoint again in today's layout, its values as they are.
 
     Args:
-      path: the checkpoint directory.
-      component: ``"transformer"``, ``"vae"`` or ``"text_encoder"``.
-      dtypes: dtype of each leaf given its path (``"blocks/attn1/qkv/kernel"``), converted while
-        reading; None keeps what is stored.
-      verify: check each leaf's files against their digests before they are used. Sizes are checked
-        in any case.
-      sharding: where to place the leaves: one sharding for all or a function of the leaf's path;
-        each device reads its own part. None: the default device.
-      progress: told the bytes of each leaf that is in place.
-
-    Returns:
-      The nested dictionary of arrays.
+      source: a checkpoint directory of any layout; all its digests are checked first.
+      out: the directory to make; it appears when it is complete.
+      shared_with: another checkpoint directory in today's layout. Components and a tokenizer that
+        are equal to its own, byte for byte, are not written: ``config.json`` names their place.
+      overwrite: replace ``out`` if it is a checkpoint.
 
     Raises:
-      CheckpointError: if the component is absent, or a file is missing, truncated or altered
-        (naming it).
+      CheckpointError: if ``source`` is damaged, or ``out`` exists.
     """
-    root = _root(path)
-    expected = leaves(_slots(load_config(root), component))
-    digests = read_digests(root)
-    files = {leaf: [] for leaf in expected}
-    for name in digests:
-        folder, _, rest = name.partition("/")
-        leaf = rest.rpartition("/")[0].replace(".", "/")
-        if folder == component and leaf in files:
-            files[leaf].append(name)
-    absent = sorted(leaf for leaf, names in files.items() if not names)
-    if len(absent) == len(files):
-        held = [name for name in COMPONENTS if any(file.startswith(f"{name}/") for file in digests)]
-        raise CheckpointError(
-            f"{root} has no {component}; it has: {', '.join(held) or 'no component'}"
-        )
-    if absent:
-        raise CheckpointError(
-            f"{root / component} does not fit its config.json; missing: {', '.join(absent)}"
-        )
-    check_sizes(root, digests, [name for names in files.values() for name in names])
+    checkpoint = open_checkpoint(source)
+    files = checkpoint.files
+    files.check()
+    other = open_checkpoint(shared_with).files if shared_with is not None else None
+    held = [component for component in COMPONENTS if files.under(component)]
+    identities = {name: component_digest(source, name) for name in held}
+    with new_directory(out, overwrite) as root:
+        for component in held:
+            slots = component_slots(checkpoint.config, component)
+            stored = open_leaves(files, component, slots)
+            dtypes = {path: leaf.dtype for path, leaf in stored.items()}
 
-    loaded = {}
-    for leaf, slot in expected.items():
-        if verify:
-            check_digests(root, digests, files[leaf])
-        place = sharding(leaf) if callable(sharding) else sharding
-        loaded[leaf] = _load_leaf(root / component, slot, dtypes(leaf) if dtypes else None, place)
-        progress(loaded[leaf].nbytes)
-    return unflatten(loaded)
+            def read(slot: Slot, stored: Mapping[str, StoredLeaf] = stored) -> np.ndarray:
+                return stored[slot.path].read(slot.index)
+
+            write_component(root, component, slots, dtypes, read)
+        for name in files.digests:
+            if name.startswith(f"{TOKENIZER}/") or ("/" not in name and name != "config.json"):
+                (root / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(files.path(name), root / name)
+        shared = _leave_out(root, Path(out), other) if other else {}
+        write_config(root, checkpoint.config, {name: place for name, (place, _) in shared.items()})
+        elsewhere: dict[str, Digest] = {}
+        for _, digests in shared.values():
+            elsewhere |= digests
+        write_digests(root, elsewhere, identities)
 
 
-def write_config(root: Path, config: HeliosConfig) -> None:
-    """Write ``config.json``."""
-    write_json(root / "config.json", {"format": FORMAT, "version": VERSION, **to_dict(config)})
+def component_digest(path: str | os.PathLike, component: str) -> str:
+    """Sixteen hexadecimal digits that tell a component's weights and configuration from others.
+
+    They follow from the digests of its files. A checkpoint that was rewritten in another layout
+    keeps those that it had, so that data it has encoded are still known as its own.
+
+    Raises:
+      CheckpointError: as :func:`open_checkpoint`.
+    """
+    checkpoint = open_checkpoint(path)
+    if component in checkpoint.identities:
+        return checkpoint.identities[component]
+    files = checkpoint.files
+    digests = {name: files.digests[name].sha256 for name in files.under(component)}
+    described = [to_dict(getattr(checkpoint.config, component)), digests]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_config(root: Path, config: HeliosConfig, shared: Mapping[str, str] | None = None) -> None:
+    """Write ``config.json``.
+
+    Args:
+      root: the directory being made.
+      config: the configuration.
+      shared: places of what another checkpoint holds, see
+        :class:`~helios_jax.checkpoint.files.FileTable`.
+    """
+    head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    if shared:
+        head["shared"] = dict(shared)
+    write_json(root / "config.json", head | to_dict(config))
 
 
 def write_tokenizer(root: Path, tokenizer: Any) -> None:
     """Write ``tokenizer/``: a copy of a ``tokenizer.json`` or of the files beside one in a folder,
     or what a tokenizer object saves.
+
+    Raises:
+      CheckpointError: if there is no ``tokenizer.json``.
     """
-    target = root / "tokenizer"
+    target = root / TOKENIZER
     if not isinstance(tokenizer, str | os.PathLike):
         target.mkdir()
         tokenizer.save(str(target / "tokenizer.json"))
         return
     source = Path(tokenizer)
     if not (source if source.is_file() else source / "tokenizer.json").is_file():
+        load = f"transformers.AutoTokenizer.from_pretrained({str(source)!r})"
         raise CheckpointError(
             f"{source} has no tokenizer.json; if it has a spiece.model, make one with "
-            f"`transformers.AutoTokenizer.from_pretrained({str(source)!r}).save_pretrained({str(source)!r})`"
+            f"`{load}.save_pretrained({str(source)!r})`"
         )
     target.mkdir()
-    for file in [source] if source.is_file() else sorted(source.iterdir()):
+    if source.is_file():
+        shutil.copyfile(source, target / "tokenizer.json")
+        return
+    for file in sorted(source.iterdir()):
         if file.is_file() and not file.name.startswith("."):
-            shutil.copyfile(file, target / ("tokenizer.json" if source.is_file() else file.name))
+            shutil.copyfile(file, target / file.name)
 
 
-def write_component(
-    root: Path,
-    component: str,
-    slots: list[Slot],
-    dtypes: Mapping[str, Any],
-    read: Callable[[Slot], np.ndarray],
-    progress: Progress = lambda written: None,
-) -> None:
-    """Write a component's arrays, asking for one slot's values at a time.
-
-    Args:
-      root: the directory being made.
-      component: its name.
-      slots: its name table.
-      dtypes: dtype of each leaf.
-      read: the values of a slot, ``leaf[slot.index]``, in the leaf's dtype.
-      progress: told the bytes of each slot written.
+def _place(leaf: StoredLeaf, dtype: np.dtype, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    """A leaf on the devices. Each part is copied out of the file, so that no array of JAX is a view
+    of it.
     """
-    targets = arrays.create(root / component, leaves(slots), dtypes)
-    for slot in slots:
-        part = read(slot)
-        arrays.write(targets[slot.path], slot.index, part)
-        progress(part.nbytes)
+    if sharding is None:
+        return jnp.asarray(np.array(leaf.read(()), dtype))
+    return jax.make_array_from_callback(
+        leaf.shape, sharding, lambda index: np.array(leaf.read(index or ()), dtype)
+    )
 
 
-def flatten(tree: Params, prefix: str = "") -> dict[str, Any]:
-    """The leaves of a nested dictionary by path, keys joined with ``/``."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}/")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
+def _leave_out(
+    root: Path, final: Path, other: FileTable
+) -> dict[str, tuple[str, dict[str, Digest]]]:
+    """Remove the folders of a new checkpoint that ``other`` has, too.
+
+    Returns:
+      The place of each and the digests of its files.
+    """
+    shared = {}
+    write_digests(root)
+    digests, _ = read_digests(root)
+    mine = FileTable(root, digests)
+    for folder in FOLDERS:
+        own = {name: digests[name] for name in mine.under(folder)}
+        if own and own == {name: other.digests[name] for name in other.under(folder)}:
+            there = other.path(folder).parent.resolve()
+            place = os.path.relpath(there, final.absolute().resolve())
+            shared[folder] = (Path(place).as_posix(), own)
+            shutil.rmtree(root / folder)
+    return shared
+
+
+def _checked_shared(file: Path, shared: Any) -> dict[str, str]:
+    """The places of shared folders, if they are such."""
+    if not isinstance(shared, dict) or not all(
+        name in FOLDERS and isinstance(place, str) and not os.path.isabs(place)
+        for name, place in shared.items()
+    ):
+        raise CheckpointError(
+            f"{file}: shared must give for any of {', '.join(FOLDERS)} the folder of a checkpoint, "
+            f"relative to this one, not {shared!r}"
         )
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> Params:
-    """The inverse of :func:`flatten`."""
-    tree: Params = {}
-    for path, leaf in flat.items():
-        *folders, name = path.split("/")
-        node = tree
-        for key in folders:
-            node = node.setdefault(key, {})
-        node[name] = leaf
-    return tree
-
-
-def _load_leaf(
-    folder: Path, slot: Slot, dtype: Any, sharding: jax.sharding.Sharding | None
-) -> jax.Array:
-    try:
-        array = arrays.open_array(folder, slot.path)
-        if tuple(array.shape) != slot.leaf_shape:
-            raise CheckpointError(
-                f"{folder}: {slot.path} has shape {list(array.shape)}, config.json asks for {list(slot.leaf_shape)}"
-            )
-        if dtype is not None:
-            array = ts.cast(array, ts.dtype(np.dtype(dtype)))
-        if sharding is None:
-            return jnp.asarray(array.read().result())
-        return jax.make_array_from_callback(
-            slot.leaf_shape, sharding, lambda index: array[index].read().result()
-        )
-    except (ValueError, OSError) as error:
-        raise (
-            error
-            if isinstance(error, CheckpointError)
-            else CheckpointError(f"cannot read {folder / slot.path}: {error}")
-        ) from error
+    return shared
 
 
 def _slots(config: HeliosConfig, component: str) -> list[Slot]:
     if component not in COMPONENTS:
         raise CheckpointError(f"unknown component {component!r}; there are {', '.join(COMPONENTS)}")
     return component_slots(config, component)
-
-
-def _root(path: str | os.PathLike) -> Path:
-    root = Path(path)
-    if not root.is_dir():
-        raise CheckpointError(f"{root} is not a directory: no checkpoint there")
-    if (root / "model_index.json").is_file():
-        raise CheckpointError(
-            f"{root} is a Diffusers folder: convert it first with convert_torch_weights.py --source {root} --out DIR"
-        )
-    return root

@@ -14,25 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from helios_jax.checkpoint import arrays
+from helios_jax.checkpoint.component import StoredLeaf, open_component, write_component
 from helios_jax.checkpoint.directory import (
-    flatten,
-    load_config,
-    write_component,
+    TOKENIZER,
+    Checkpoint,
+    open_checkpoint,
     write_config,
     write_tokenizer,
 )
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.checkpoint.files import (
-    DIGESTS,
-    check_digests,
-    new_directory,
-    read_digests,
-    write_digests,
-    write_json,
-)
-from helios_jax.checkpoint.layout import Slot, leaves
+from helios_jax.checkpoint.files import FileTable, new_directory, write_digests
+from helios_jax.checkpoint.layout import Index, Slot, leaves
 from helios_jax.checkpoint.names import component_slots, transformer_slots
 from helios_jax.checkpoint.safetensors_files import TorchTensor, write_file
 from helios_jax.config import HeliosConfig, TransformerConfig
@@ -67,17 +61,16 @@ def export_lora(
       CheckpointError: if the tree has leaves the transformer has no place for, or adapters of
         several ranks, or ``out`` exists.
     """
-    flat = flatten(trainable)
+    flat: dict[str, Any] = flatten_dict(trainable, sep="/")
     slots = transformer_slots(config)
     _check(flat, slots)
-    if (
-        len(ranks := {leaf.shape[-1] for path, leaf in flat.items() if path.endswith("/lora_a")})
-        > 1
-    ):
+    ranks = {leaf.shape[-1] for path, leaf in flat.items() if path.endswith("/lora_a")}
+    if len(ranks) > 1:
         raise CheckpointError(
-            f"adapters of ranks {sorted(ranks)}: a LoRA file without settings has one rank; merge them instead"
+            f"adapters of ranks {sorted(ranks)}: a LoRA file without settings has one rank; merge "
+            "them instead"
         )
-    files = {LORA: {}, PARTIAL: {}}
+    files: dict[str, dict[str, TorchTensor]] = {LORA: {}, PARTIAL: {}}
     for slot in slots:
         if slot.path in flat:
             files[PARTIAL][slot.name] = _tensor(flat[slot.path], slot.index, slot)
@@ -123,45 +116,29 @@ def merge_into_checkpoint(
     Raises:
       CheckpointError: if the base is damaged, the tree does not fit it, or ``out`` exists.
     """
-    base, flat = Path(base) if base else None, flatten(trainable)
-    config = config or load_config(base)
+    flat: dict[str, Any] = flatten_dict(trainable, sep="/")
+    opened = open_checkpoint(base) if base else None
+    if config is None:
+        if opened is None:
+            raise CheckpointError("without a base there must be a configuration")
+        config = opened.config
     slots = component_slots(config, component)
     _check(flat, slots)
-    digests = read_digests(base) if base else {}
-    own = [
-        name
-        for name in digests
-        if name.startswith((f"{component}/", *(["tokenizer/"] if tokenizer else [])))
-    ]
-    if base:
-        check_digests(base, digests, own)
-    held = {
-        path
-        for path in leaves(slots)
-        if base and (base / component / arrays.array_folder(path)).is_dir()
-    }
-    if absent := sorted(leaves(slots).keys() - held - flat.keys()):
-        raise CheckpointError(
-            f"{base} has no {component} of this geometry; missing: {', '.join(absent)}"
-        )
-    stored = {path: arrays.open_array(base / component, path) for path in held}
-    if wrong := [
-        path
-        for path, slot in leaves(slots).items()
-        if path in stored and tuple(stored[path].shape) != slot.leaf_shape
-    ]:
-        raise CheckpointError(
-            f"{base} has no {component} of this geometry; of another shape: {', '.join(wrong)}"
-        )
-    own_dtype = lambda path: stored[path].dtype.numpy_dtype if path in stored else flat[path].dtype
-    dtypes = {path: np.dtype((dtype or own_dtype)(path)) for path in leaves(slots)}
+    replaced = [component, TOKENIZER] if tokenizer is not None else [component]
+    stored = _stored_leaves(opened, replaced) if opened else {}
+    _check_geometry(base, component, slots, stored, flat)
+    dtypes = {}
+    for path in leaves(slots):
+        if dtype is None:
+            dtypes[path] = np.dtype(stored[path].dtype if path in stored else flat[path].dtype)
+        else:
+            dtypes[path] = np.dtype(dtype(path))
 
     def merged(slot: Slot) -> np.ndarray:
-        part = (
-            _part(flat[slot.path], slot.index)
-            if slot.path in flat
-            else arrays.read(stored[slot.path], slot.index)
-        )
+        if slot.path in flat:
+            part = _part(flat[slot.path], slot.index)
+        else:
+            part = stored[slot.path].read(slot.index)
         if module := _adapted(slot, flat):
             a, b = _factor_parts(slot, flat[f"{module}/lora_a"], flat[f"{module}/lora_b"])
             product = a.reshape(-1, a.shape[-1]) @ b.reshape(b.shape[0], -1)
@@ -173,13 +150,53 @@ def merge_into_checkpoint(
         write_config(root, config)
         if tokenizer is not None:
             write_tokenizer(root, tokenizer)
-        write_digests(root)
+        if opened is None:
+            write_digests(root)
+            return
         others = {
-            name: entry for name, entry in digests.items() if name not in {*own, "config.json"}
+            name: digest
+            for name, digest in opened.files.digests.items()
+            if name != "config.json" and name.partition("/")[0] not in replaced
         }
-        if base:
-            _link(base, root, others)
-        write_json(root / DIGESTS, {"files": dict(sorted((others | read_digests(root)).items()))})
+        _link(opened.files, root, others)
+        identities = {
+            name: identity for name, identity in opened.identities.items() if name not in replaced
+        }
+        write_digests(root, others, identities)
+
+
+def _stored_leaves(base: Checkpoint, replaced: list[str]) -> dict[str, StoredLeaf]:
+    """The leaves of the component that is replaced, the first of ``replaced``; all its files and
+    those of the others are checked against their digests.
+    """
+    component = replaced[0]
+    for folder in replaced:
+        base.files.check(base.files.under(folder))
+    return open_component(base.files, component) if base.files.under(component) else {}
+
+
+def _check_geometry(
+    base: str | os.PathLike | None,
+    component: str,
+    slots: list[Slot],
+    stored: Mapping[str, StoredLeaf],
+    flat: Leaves,
+) -> None:
+    """Refuse a base that lacks leaves, or has them of another shape."""
+    expected = leaves(slots)
+    if absent := sorted(expected.keys() - stored.keys() - flat.keys()):
+        raise CheckpointError(
+            f"{base} has no {component} of this geometry; missing: {', '.join(absent)}"
+        )
+    wrong = [
+        path
+        for path, slot in expected.items()
+        if path in stored and stored[path].shape != slot.leaf_shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{base} has no {component} of this geometry; of another shape: {', '.join(wrong)}"
+        )
 
 
 def _adapted(slot: Slot, flat: Leaves) -> str | None:
@@ -192,51 +209,56 @@ def _factors(slot: Slot, a: Leaf, b: Leaf) -> dict[str, TorchTensor]:
     """The tensors ``A [r, in]`` and ``B [out, r]`` of the adapter of a weight; for a convolution,
     with the kernel's axes and with ones.
     """
-    module, rank = slot.name.removesuffix(".weight"), a.shape[-1]
+    module = slot.name.removesuffix(".weight")
+    rank = a.shape[-1]
     down = dataclasses.replace(slot, shape=(rank, *slot.shape[1:]))
     up = dataclasses.replace(slot, shape=(slot.shape[0], rank), axes=(1, 0))
     ones = (1,) * (len(slot.shape) - 2)
-    A, B = _tensor(a, slot.index, down), _tensor(b, _whole(slot.index), up)
-    B = TorchTensor(
-        B.dtype, (*B.shape, *ones), lambda read=B.read: read().reshape(*up.shape, *ones)
-    )
+    A = _tensor(a, slot.index, down)
+    flat_B = _tensor(b, _whole(slot.index), up)
+    shape = (*up.shape, *ones)
+    B = TorchTensor(flat_B.dtype, shape, lambda: flat_B.read().reshape(shape))
     return {f"transformer.{module}.lora_A.weight": A, f"transformer.{module}.lora_B.weight": B}
 
 
 def _factor_parts(slot: Slot, a: Leaf, b: Leaf) -> tuple[np.ndarray, np.ndarray]:
     """The factors ``[*in, r]`` and ``[r, *out]`` of a slot, in float32."""
-    return _part(a, slot.index).astype(np.float32), _part(b, _whole(slot.index)).astype(np.float32)
+    A = _part(a, slot.index).astype(np.float32)
+    B = _part(b, _whole(slot.index)).astype(np.float32)
+    return A, B
 
 
-def _tensor(leaf: Leaf, index: tuple[int | slice, ...], slot: Slot) -> TorchTensor:
+def _tensor(leaf: Leaf, index: Index, slot: Slot) -> TorchTensor:
     """The torch tensor of ``leaf[index]``, which has the axes of ``slot``."""
     return TorchTensor(
         np.dtype(leaf.dtype), slot.shape, functools.partial(_read, leaf, index, slot)
     )
 
 
-def _read(leaf: Leaf, index: tuple[int | slice, ...], slot: Slot) -> np.ndarray:
+def _read(leaf: Leaf, index: Index, slot: Slot) -> np.ndarray:
     return slot.to_torch(_part(leaf, index))
 
 
-def _part(leaf: Leaf, index: tuple[int | slice, ...]) -> np.ndarray:
+def _part(leaf: Leaf, index: Index) -> np.ndarray:
     return np.asarray(leaf[(*index, ...)])
 
 
-def _whole(index: tuple[int | slice, ...]) -> tuple[int, ...]:
+def _whole(index: Index) -> Index:
     """The index of a part in ``lora_b``, which has the axes of layers and parts, but not those of
     inputs.
     """
     return tuple(at for at in index if isinstance(at, int))
 
 
-def _link(base: Path, root: Path, names: Iterable[str]) -> None:
+def _link(base: FileTable, root: Path, names: Iterable[str]) -> None:
+    """Hard links to files of ``base``, or copies where the file system has no links."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
+        source = base.path(name).resolve()
         try:
-            os.link(base / name, root / name)
+            os.link(source, root / name)
         except OSError:  # another file system, or one without links
-            shutil.copyfile(base / name, root / name)
+            shutil.copyfile(source, root / name)
 
 
 def _check(flat: Leaves, slots: list[Slot]) -> None:
@@ -246,14 +268,14 @@ def _check(flat: Leaves, slots: list[Slot]) -> None:
     for path, leaf in flat.items():
         module, _, name = path.rpartition("/")
         held = [factor for factor in FACTORS if f"{module}/{factor}" in flat]
-        kernel, expected = places.get(f"{module}/kernel"), places.get(path)
+        kernel = places.get(f"{module}/kernel")
+        expected = places.get(path)
         if name in FACTORS and len(held) < 2:
             problems.append(f"{path} is without the other factor")
             continue
         if name in FACTORS and kernel:
-            expected = adapter_shapes(module, kernel, flat[f"{module}/lora_a"].shape[-1])[
-                FACTORS.index(name)
-            ]
+            rank = flat[f"{module}/lora_a"].shape[-1]
+            expected = adapter_shapes(module, kernel, rank)[FACTORS.index(name)]
         if expected is None:
             problems.append(f"{path} has no place in the transformer")
         elif tuple(leaf.shape) != expected:

@@ -1,15 +1,16 @@
 """Files that are either whole or absent, and digests that prove it later."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helios_jax.checkpoint.errors import CheckpointError
 
@@ -19,14 +20,94 @@ Progress = Callable[[int], Any]
 """Told how many bytes more are done."""
 
 
+class Digest(NamedTuple):
+    """What a file must be: its bytes, and the SHA-256 of them in hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTable:
+    """The files of a checkpoint: where they are and what they must be.
+
+    Attributes:
+      root: the checkpoint directory.
+      digests: of every file, by its path relative to ``root``, shared files included.
+      shared: the folder of another checkpoint, relative to ``root``, that holds the files of a
+        component or of the tokenizer in place of this one.
+    """
+
+    root: Path
+    digests: Mapping[str, Digest]
+    shared: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """Where a file or a component's folder is."""
+        return self.root / self.shared.get(name.partition("/")[0], "") / name
+
+    def under(self, folder: str) -> list[str]:
+        """Names of the files of a component or of the tokenizer."""
+        return sorted(name for name in self.digests if name.startswith(f"{folder}/"))
+
+    def check_sizes(self, names: Iterable[str]) -> None:
+        """Check that files are there in full, without reading them.
+
+        Raises:
+          CheckpointError: naming each file that is missing or has another size.
+        """
+        problems = []
+        for name in names:
+            path = self.path(name)
+            size = self.digests[name].size
+            folder = name.partition("/")[0]
+            if not path.is_file() and folder in self.shared:
+                place = self.shared[folder]
+                problems.append(f"{path} is missing (config.json says {folder} is in {place})")
+            elif not path.is_file():
+                problems.append(f"{path} is missing")
+            elif (found := path.stat().st_size) != size:
+                kind = "truncated" if found < size else "altered"
+                problems.append(f"{path} is {kind} ({found} bytes, not {size})")
+        raise_problems(problems)
+
+    def check(
+        self, names: Iterable[str] | None = None, progress: Progress = lambda done: None
+    ) -> None:
+        """Check the contents of files against their digests, several at once.
+
+        Args:
+          names: which; None for every file of the checkpoint.
+          progress: told the bytes of each file that was read.
+
+        Raises:
+          CheckpointError: naming each file that is missing or was altered.
+        """
+        names = list(self.digests if names is None else names)
+        self.check_sizes(names)
+        problems = []
+        with ThreadPoolExecutor() as threads:
+            for name, problem in zip(names, threads.map(self.alteration, names)):
+                problems += [problem] if problem else []
+                progress(self.digests[name].size)
+        raise_problems(problems)
+
+    def alteration(self, name: str) -> str | None:
+        """A sentence that says that a file's content is not what its digest says; None if it is."""
+        path = self.path(name)
+        if sha256_of(path) == self.digests[name].sha256:
+            return None
+        return f"{path} is altered (its sha256 is not that of {DIGESTS})"
+
+
 @contextlib.contextmanager
 def new_directory(
     path: str | os.PathLike, overwrite: bool = False, marker: str = DIGESTS
-) -> Iterator[Path]:
+) -> Generator[Path]:
     """A directory that appears under its name only when the block has ended well.
 
     Yields a hidden sibling ``.<name>.partial-*`` to be filled. Leaving the block renames it to
-    ``path``; an exception (SIGINT, and SIGTERM where the script turns it into one) removes it.
+    ``path``; an exception (SIGINT, and SIGTERM where the command turns it into one) removes it.
     Killed outright, it leaves the sibling, which nothing takes for a checkpoint.
 
     Args:
@@ -45,7 +126,8 @@ def new_directory(
         )
     if path.exists() and not (path / marker).is_file():
         raise CheckpointError(
-            f"{path} has no {marker}, so it is something else: it is not replaced, choose another name"
+            f"{path} has no {marker}, so it is something else: it is not replaced, "
+            "choose another name"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +160,23 @@ def read_json(path: Path) -> dict[str, Any]:
       CheckpointError: if there is no such file or it holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path, path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_json(path: Path, content: bytes) -> dict[str, Any]:
+    """The dictionary in the content of a JSON file.
+
+    Raises:
+      CheckpointError: naming ``path``, if it is not JSON, too deeply nested, or not a dictionary.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise CheckpointError(f"{path} is not valid JSON: nested too deeply") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
@@ -90,27 +184,35 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_digests(root: Path, progress: Progress = lambda done: None) -> None:
-    """Write ``digests.json``: size and sha256 of every file under ``root``. Always the last file
-    written.
+def write_digests(
+    root: Path,
+    elsewhere: Mapping[str, Digest] | None = None,
+    identities: Mapping[str, str] | None = None,
+    progress: Progress = lambda done: None,
+) -> None:
+    """Write ``digests.json``: size and sha256 of every file. Always the last file written.
 
-    ``progress`` is told the bytes of each file.
+    Args:
+      root: the directory being made; every file under it is read.
+      elsewhere: digests of files that are shared, or known already and not read again.
+      identities: of components, see :func:`helios_jax.checkpoint.directory.component_digest`.
+      progress: told the bytes of each file that was read.
     """
-    names = sorted(
-        str(file.relative_to(root))
-        for file in root.rglob("*")
-        if file.is_file() and file.name != DIGESTS
-    )
+    digests = dict(elsewhere or {})
+    found = (str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+    names = sorted(name for name in found if name != DIGESTS and name not in digests)
     with ThreadPoolExecutor() as threads:
-        digests = {}
-        for name, sha256 in zip(names, threads.map(lambda name: _sha256(root / name), names)):
-            digests[name] = {"size": (root / name).stat().st_size, "sha256": sha256}
-            progress(digests[name]["size"])
-    write_json(root / DIGESTS, {"files": digests})
+        for name, sha256 in zip(names, threads.map(lambda name: sha256_of(root / name), names)):
+            digests[name] = Digest((root / name).stat().st_size, sha256)
+            progress(digests[name].size)
+    content: dict[str, Any] = {"files": {name: digests[name]._asdict() for name in sorted(digests)}}
+    if identities:
+        content["identities"] = dict(identities)
+    write_json(root / DIGESTS, content)
 
 
-def read_digests(root: Path) -> dict[str, dict[str, Any]]:
-    """The size and sha256 of every file of a checkpoint, by its path relative to ``root``.
+def read_digests(root: Path) -> tuple[dict[str, Digest], dict[str, str]]:
+    """The digests of the files of a checkpoint by name, and the identities of its components.
 
     Raises:
       CheckpointError: if ``digests.json`` is absent or damaged.
@@ -119,68 +221,37 @@ def read_digests(root: Path) -> dict[str, dict[str, Any]]:
         raise CheckpointError(
             f"{root} is not a finished helios-jax checkpoint: {DIGESTS} is missing"
         )
+    content = read_json(root / DIGESTS)
     try:
-        files = read_json(root / DIGESTS)["files"]
-        return {
-            name: {"size": entry["size"], "sha256": entry["sha256"]}
-            for name, entry in files.items()
-        }
+        digests = {}
+        for name, entry in content["files"].items():
+            if not isinstance(entry["size"], int) or not isinstance(entry["sha256"], str):
+                raise TypeError(name)
+            digests[name] = Digest(entry["size"], entry["sha256"])
+        identities = {str(key): str(value) for key, value in content.get("identities", {}).items()}
     except (TypeError, KeyError, AttributeError):
         raise CheckpointError(
             f"{root / DIGESTS} is altered: it does not list the files' sizes and digests"
         ) from None
+    for name in digests:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{root / DIGESTS} is altered: {name} is not a file of it")
+    return digests, identities
 
 
-def check_sizes(root: Path, digests: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> None:
-    """Check that files are there in full, without reading them.
-
-    Raises:
-      CheckpointError: naming each file that is missing or has another size.
-    """
-    problems = []
-    for name in names:
-        path, size = root / name, digests[name]["size"]
-        if not path.is_file():
-            problems.append(f"{path} is missing")
-        elif path.stat().st_size != size:
-            kind = "truncated" if path.stat().st_size < size else "altered"
-            problems.append(f"{path} is {kind} ({path.stat().st_size} bytes, not {size})")
-    _raise(problems)
-
-
-def check_digests(
-    root: Path,
-    digests: Mapping[str, Mapping[str, Any]],
-    names: Iterable[str],
-    progress: Progress = lambda done: None,
-) -> None:
-    """Check the contents of files against their digests, several at once; ``progress`` is told the
-    bytes of each.
-
-    Raises:
-      CheckpointError: naming each file that was altered.
-    """
-    names = list(names)
-    check_sizes(root, digests, names)
-    with ThreadPoolExecutor() as threads:
-        altered = []
-        for name, sha256 in zip(names, threads.map(lambda name: _sha256(root / name), names)):
-            altered += [name] if sha256 != digests[name]["sha256"] else []
-            progress(digests[name]["size"])
-    _raise([f"{root / name} is altered (its sha256 is not that of {DIGESTS})" for name in altered])
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        shown = "; ".join(problems[:8]) + (
-            f"; and {len(problems) - 8} more files" if len(problems) > 8 else ""
-        )
-        raise CheckpointError(f"damaged checkpoint: {shown}. Copy or convert it again")
-
-
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def raise_problems(problems: list[str]) -> None:
+    """Raise a CheckpointError that lists what is wrong with files, if anything is."""
+    if problems:
+        shown = "; ".join(problems[:8])
+        if len(problems) > 8:
+            shown += f"; and {len(problems) - 8} more files"
+        raise CheckpointError(f"damaged checkpoint: {shown}. Copy or convert it again")
 
 
 def _umask() -> int:

@@ -4,7 +4,7 @@ directions.
 A slot names the torch tensor and its shape, the leaf of our tree, the part of that leaf it fills
 (layer ``i`` of a stack, q, k or v of a joined projection) and the axis order that turns one into
 the other. From the slots of a component follow all the rest: the names and shapes a PyTorch file
-must have, those of our tree, the chunks of the arrays on disk, and the conversion both ways.
+must have, those of our tree, and the conversion both ways.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ import math
 import numpy as np
 
 Shape = tuple[int, ...]
+Index = tuple[int | slice, ...]
+"""The leading part of an array's index: an integer or a slice for each of its first axes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Slot:
     shape: Shape
     path: str
     leaf_shape: Shape
-    index: tuple[int | slice, ...]
+    index: Index
     axes: Shape
 
     @property
@@ -42,14 +44,6 @@ class Slot:
         """Shape of ``leaf[index]``."""
         kept = [size for size, at in zip(self.leaf_shape, self.index) if isinstance(at, slice)]
         return (*kept, *self.leaf_shape[len(self.index) :])
-
-    @property
-    def chunk_shape(self) -> Shape:
-        """The smallest box of the leaf that holds this tensor and nothing else."""
-        boxed = [
-            1 if isinstance(at, int) else size for size, at in zip(self.leaf_shape, self.index)
-        ]
-        return (*boxed, *self.leaf_shape[len(self.index) :])
 
     def to_jax(self, tensor: np.ndarray) -> np.ndarray:
         """The torch tensor as ``leaf[index]``."""
@@ -67,7 +61,7 @@ def _permute(array: np.ndarray, axes: Shape) -> np.ndarray:
     """``array.transpose(axes)`` in C order.
 
     numpy moves unsigned integers faster than bfloat16, and a copy in strips of 64 columns stays in
-      cache: 4 times faster for large kernels.
+    cache: 4 times faster for large kernels.
     """
     if axes == tuple(range(array.ndim)):
         return np.ascontiguousarray(array)
@@ -99,24 +93,20 @@ def linear(
     ``part=(j, n)`` makes it the ``j``-th of ``n`` projections joined in one leaf: kernel ``[*ins,
     n, *outs]``, bias ``[n, *outs]``.
     """
-    index, joined = ((), ()) if part is None else ((part[0],), (part[1],))
-    kernel_index = (*[slice(None)] * len(ins), *index) if index else ()
-    rows, columns = math.prod(outs), math.prod(ins)
-    slots = [
-        Slot(
-            f"{name}.weight",
-            (rows, columns),
-            f"{path}/kernel",
-            (*ins, *joined, *outs),
-            kernel_index,
-            (1, 0),
-        )
-    ]
-    return slots + (
-        [Slot(f"{name}.bias", (rows,), f"{path}/bias", (*joined, *outs), index, (0,))]
-        if bias
-        else []
-    )
+    index: Index = ()
+    joined: Shape = ()
+    kernel_index: Index = ()
+    if part is not None:
+        index = (part[0],)
+        joined = (part[1],)
+        kernel_index = (*[slice(None)] * len(ins), part[0])
+    rows = math.prod(outs)
+    shape = (rows, math.prod(ins))
+    leaf_shape = (*ins, *joined, *outs)
+    slots = [Slot(f"{name}.weight", shape, f"{path}/kernel", leaf_shape, kernel_index, (1, 0))]
+    if bias:
+        slots.append(Slot(f"{name}.bias", (rows,), f"{path}/bias", (*joined, *outs), index, (0,)))
+    return slots
 
 
 def conv(name: str, path: str, outs: int, ins: int, *kernel: int) -> list[Slot]:
@@ -140,16 +130,18 @@ def stack(prefix: str, layers: int, block: list[Slot]) -> list[Slot]:
     """The slots of ``layers`` equal blocks named ``prefix.{i}.*``, stacked along a new first axis
     of every leaf.
     """
-    return [
-        dataclasses.replace(
-            slot,
-            name=f"{prefix}.{i}.{slot.name}",
-            leaf_shape=(layers, *slot.leaf_shape),
-            index=(i, *slot.index),
-        )
-        for i in range(layers)
-        for slot in block
-    ]
+    slots = []
+    for i in range(layers):
+        for slot in block:
+            slots.append(
+                dataclasses.replace(
+                    slot,
+                    name=f"{prefix}.{i}.{slot.name}",
+                    leaf_shape=(layers, *slot.leaf_shape),
+                    index=(i, *slot.index),
+                )
+            )
+    return slots
 
 
 def leaves(slots: list[Slot]) -> dict[str, Slot]:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
-from helios_jax.checkpoint.directory import unflatten
 from helios_jax.checkpoint.layout import Slot, leaves
 from helios_jax.checkpoint.names import component_slots
 from helios_jax.config import HeliosConfig
@@ -85,12 +85,9 @@ def _make(
     """Every component's tree of ``leaf(slot, dtype)``, from the tables of names that checkpoints
     follow.
     """
-    return {
-        component: unflatten(
-            {
-                slot.path: leaf(slot, rule(slot.path))
-                for slot in leaves(component_slots(config, component)).values()
-            }
-        )
-        for component, rule in dtype_rules(dtype, vae_dtype).items()
-    }
+    trees: dict[str, Params] = {}
+    for component, rule in dtype_rules(dtype, vae_dtype).items():
+        slots = leaves(component_slots(config, component)).values()
+        flat = {slot.path: leaf(slot, rule(slot.path)) for slot in slots}
+        trees[component] = unflatten_dict(flat, sep="/")
+    return trees

@@ -7,18 +7,19 @@ one in use counts.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
 
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.checkpoint.files import Progress, read_json, write_json
+from helios_jax.checkpoint.files import Progress, parse_json, read_json, write_json
 from helios_jax.checkpoint.layout import Shape
 
 DTYPES = {
@@ -38,10 +39,42 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """safetensors' name by numpy dtype."""
 
+TORCH_METADATA = {"format": "pt"}
+FLAX_METADATA = {"format": "flax"}
+"""What a file says of the framework whose axes its tensors have."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit that the format's own library has."""
+
+
+@runtime_checkable
+class WritableTensor(Protocol):
+    """A tensor that can be written: its values come in pieces."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its dtype."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        ...
+
+    @property
+    def pieces(self) -> Callable[[], Iterator[np.ndarray]]:
+        """Gives the values, in memory order."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class TorchTensor:
-    """A tensor of a PyTorch file that is read when it is needed.
+    """A tensor of a file that is read when it is needed.
 
     Attributes:
       dtype: its dtype.
@@ -58,6 +91,10 @@ class TorchTensor:
         """Bytes of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def pieces(self) -> Iterator[np.ndarray]:
+        """The values in one piece."""
+        yield self.read()
+
 
 def map_array(path: Path, offset: int, dtype: np.dtype, shape: Shape) -> np.ndarray:
     """``shape`` values at byte ``offset`` of a file, mapped into memory until the last view is
@@ -72,48 +109,45 @@ def read_file(path: Path) -> tuple[dict[str, TorchTensor], dict[str, str]]:
     """The tensors of a safetensors file by name, and its metadata.
 
     Raises:
-      CheckpointError: if the file is missing, truncated or not a safetensors file.
+      CheckpointError: if the file is missing, truncated or not a safetensors file, or tensors share
+        bytes.
     """
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            if size < 8 or start > size:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or 8 + length > size or length > MAX_HEADER_BYTES:
                 raise CheckpointError(
-                    f"{path} is truncated or not a safetensors file: its header should end at byte {start} of {size}"
+                    f"{path} is truncated or not a safetensors file: its header should end at byte "
+                    f"{8 + length} of {size}"
                 )
-            header = json.loads(file.read(start - 8))
-        metadata = header.pop("__metadata__", {})
-        tensors, end = {}, start
-        for name, entry in header.items():
-            dtype, shape, (begin, stop) = (
-                DTYPES.get(entry["dtype"]),
-                tuple(entry["shape"]),
-                entry["data_offsets"],
-            )
-            if dtype is None:
-                raise CheckpointError(
-                    f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(DTYPES)}"
-                )
-            if stop - begin != math.prod(shape) * dtype.itemsize or begin < 0:
-                raise CheckpointError(
-                    f"{path}: the header is damaged: {name} of {list(shape)} {entry['dtype']} cannot have {stop - begin} bytes"
-                )
-            tensors[name] = TorchTensor(dtype, shape, _reader(path, start + begin, dtype, shape))
-            end = max(end, start + stop)
+            content = file.read(length)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except CheckpointError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    try:
+        header = parse_json(path, content)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise TypeError("metadata")
+        entries = {name: _entry(path, name, entry) for name, entry in header.items()}
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, _DamagedHeaderError):
+            raise
         raise CheckpointError(
             f"{path} is not a safetensors file: its header cannot be read"
         ) from error
+    start = 8 + length
+    end = start + _check_places(path, entries)
     if size != end:
         raise CheckpointError(
-            f"{path} is {'truncated' if size < end else 'damaged'}: {size} bytes, but its header describes {end}"
+            f"{path} is {'truncated' if size < end else 'damaged'}: {size} bytes, but its header "
+            f"describes {end}"
         )
-    return tensors, metadata
+    tensors = {}
+    for name, (dtype, shape, begin, _) in entries.items():
+        read = functools.partial(_map, path, start + begin, dtype, shape)
+        tensors[name] = TorchTensor(dtype, shape, read)
+    return tensors, {str(key): str(value) for key, value in metadata.items()}
 
 
 def read_folder(folder: Path) -> dict[str, TorchTensor]:
@@ -126,23 +160,25 @@ def read_folder(folder: Path) -> dict[str, TorchTensor]:
     """
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
-        files = [
-            folder / name for index in indices for name in sorted(set(_weight_map(index).values()))
-        ]
+        files = []
+        for index in indices:
+            files += [folder / name for name in sorted(set(_weight_map(index).values()))]
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{folder} has no .safetensors files")
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(files)} shards: {', '.join(missing)}. Was the download interrupted?"
+            f"{folder} lacks {len(missing)} of {len(files)} shards: {', '.join(missing)}. "
+            "Was the download interrupted?"
         )
     tensors: dict[str, TorchTensor] = {}
     for file in files:
         shard, _ = read_file(file)
         if twice := tensors.keys() & shard.keys():
             raise CheckpointError(
-                f"{file}: {sorted(twice)[0]} and {len(twice) - 1} others are in another file too: keep one variant in {folder}"
+                f"{file}: {sorted(twice)[0]} and {len(twice) - 1} others are in another file too: "
+                f"keep one variant in {folder}"
             )
         tensors |= shard
     return tensors
@@ -151,9 +187,10 @@ def read_folder(folder: Path) -> dict[str, TorchTensor]:
 def write_folder(
     folder: Path,
     stem: str,
-    tensors: Mapping[str, TorchTensor],
+    tensors: Mapping[str, WritableTensor],
     max_shard_bytes: int,
     progress: Progress = lambda written: None,
+    metadata: Mapping[str, str] = TORCH_METADATA,
 ) -> None:
     """Write tensors as ``stem.safetensors``, or as numbered shards with an index where one file
     would exceed ``max_shard_bytes``.
@@ -161,59 +198,102 @@ def write_folder(
     Tensors are read and written one at a time.
     """
     folder.mkdir(parents=True)
-    shards: list[dict[str, TorchTensor]] = [{}]
+    shards: list[dict[str, WritableTensor]] = [{}]
+    filled = 0
     for name, tensor in tensors.items():
-        if (
-            shards[-1]
-            and sum(held.nbytes for held in shards[-1].values()) + tensor.nbytes > max_shard_bytes
-        ):
+        if shards[-1] and filled + tensor.nbytes > max_shard_bytes:
             shards.append({})
+            filled = 0
         shards[-1][name] = tensor
+        filled += tensor.nbytes
     if len(shards) == 1:
-        write_file(folder / f"{stem}.safetensors", shards[0], progress)
+        write_file(folder / f"{stem}.safetensors", shards[0], progress, metadata)
         return
-    names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards):
-        write_file(folder / name, shard, progress)
-    weight_map = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_file(folder / name, shard, progress, metadata)
+        weight_map |= dict.fromkeys(shard, name)
     total = sum(tensor.nbytes for tensor in tensors.values())
-    write_json(
-        folder / f"{stem}.safetensors.index.json",
-        {"metadata": {"total_size": total}, "weight_map": weight_map},
-    )
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
 def write_file(
-    path: Path, tensors: Mapping[str, TorchTensor], progress: Progress = lambda written: None
+    path: Path,
+    tensors: Mapping[str, WritableTensor],
+    progress: Progress = lambda written: None,
+    metadata: Mapping[str, str] = TORCH_METADATA,
 ) -> None:
-    """Write one safetensors file; tensors are read and written one at a time."""
+    """Write one safetensors file; tensors are read and written one piece at a time.
+
+    Raises:
+      CheckpointError: if the file cannot be written.
+    """
     # Widest dtypes first, so that every tensor starts at a multiple of its item size.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for name, (begin, stop) in zip(order, _offsets(tensors[name].nbytes for name in order)):
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
         header[name] = {
-            "dtype": DTYPE_NAMES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [begin, stop],
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end + tensor.nbytes],
         }
+        end += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(np.ascontiguousarray(tensors[name].read()).reshape(-1).view(np.uint8).data)
-            progress(tensors[name].nbytes)
+    try:
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                for piece in tensors[name].pieces():
+                    values = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
+                    file.write(values.data)
+                    progress(values.nbytes)
+                    del piece, values
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _offsets(sizes: Iterator[int]) -> Iterator[tuple[int, int]]:
+class _DamagedHeaderError(CheckpointError):
+    """A header that can be read and says what cannot be."""
+
+
+def _entry(path: Path, name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, Shape, int, int]:
+    """The dtype, the shape and the first and last byte of a tensor."""
+    shape = tuple(entry["shape"])
+    begin, stop = entry["data_offsets"]
+    if not all(type(size) is int and size >= 0 for size in (*shape, begin, stop)):
+        raise TypeError(name)
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise _DamagedHeaderError(
+            f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(DTYPES)}"
+        )
+    if stop - begin != math.prod(shape) * dtype.itemsize:
+        raise _DamagedHeaderError(
+            f"{path}: the header is damaged: {name} of {list(shape)} {entry['dtype']} cannot have "
+            f"{stop - begin} bytes"
+        )
+    return dtype, shape, begin, stop
+
+
+def _check_places(path: Path, entries: Mapping[str, tuple[np.dtype, Shape, int, int]]) -> int:
+    """Where the last tensor ends; tensors follow one another without gaps or common bytes."""
     end = 0
-    for size in sizes:
-        yield end, end + size
-        end += size
+    for name, (_, _, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != end:
+            raise _DamagedHeaderError(
+                f"{path}: the header is damaged: {name} begins at byte {begin}, not {end}"
+            )
+        end = stop
+    return end
 
 
-def _reader(path: Path, offset: int, dtype: np.dtype, shape: Shape) -> Callable[[], np.ndarray]:
-    return lambda: map_array(path, offset, dtype, shape)
+def _map(path: Path, offset: int, dtype: np.dtype, shape: Shape) -> np.ndarray:
+    return map_array(path, offset, dtype, shape)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

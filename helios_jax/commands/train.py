@@ -63,7 +63,7 @@ from helios_jax.memory.compiler import TARGETS
 from helios_jax.memory.report import GIB, PlanError
 from helios_jax.memory.training import plan_step
 from helios_jax.models.lora import combine
-from helios_jax.models.tokenizer import Tokenizer, TokenizerError
+from helios_jax.models.tokenizer import TokenizerError
 from helios_jax.parallel.mesh import describe, make_mesh, place_batch, tree_shardings
 from helios_jax.parallel.start import start_processes
 from helios_jax.sampling.pipeline import HeliosPipeline
@@ -476,7 +476,7 @@ def load_pipeline(config: TrainConfig) -> HeliosPipeline:
         part: checkpoint.load_params(config.checkpoint, part, rules[part], VERIFY.value)
         for part in ("text_encoder", "vae")
     }
-    tokenizer = Tokenizer.from_file(Path(config.checkpoint) / "tokenizer")
+    tokenizer = checkpoint.load_tokenizer(config.checkpoint, VERIFY.value)
     return HeliosPipeline(config.model, params, tokenizer, dtype=dtype, vae_dtype=dtype)
 
 

@@ -1,7 +1,6 @@
 """The VAE and the text encoder that records are made with."""
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from helios_jax import checkpoint
-from helios_jax.checkpoint.files import read_digests
 from helios_jax.checkpoint.params import random_params
 from helios_jax.config import HeliosConfig, to_dict
 from helios_jax.data.info import DatasetInfo, json_digest
@@ -54,7 +52,7 @@ def load_encoders(path: str | os.PathLike, verify: bool = True) -> Encoders:
     """
     config = checkpoint.load_config(path)
     dtype = _compute_dtype()
-    tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer"))
+    tokenizer = checkpoint.load_tokenizer(path, verify)
     text = checkpoint.load_params(path, "text_encoder", lambda leaf: dtype, verify=verify)
     vae = checkpoint.load_params(path, "vae", lambda leaf: jnp.float32, verify=verify)
     digests = {component: encoder_digest(path, component) for component in ("vae", "text_encoder")}
@@ -82,12 +80,7 @@ def encoder_digest(path: str | os.PathLike, component: str) -> str:
     :class:`~helios_jax.data.info.DatasetInfo` holds it, so that training knows whether records were
     made with the encoders of its checkpoint.
     """
-    files = {
-        name: entry["sha256"]
-        for name, entry in read_digests(Path(path)).items()
-        if name.startswith(f"{component}/")
-    }
-    return json_digest([to_dict(getattr(checkpoint.load_config(path), component)), files])
+    return checkpoint.component_digest(path, component)
 
 
 def encode_caption(encoders: Encoders, caption: str) -> Float[np.ndarray, "n E"]:

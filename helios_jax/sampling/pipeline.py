@@ -129,7 +129,7 @@ class HeliosPipeline:
         vae_dtype = default_dtype() if vae_dtype is None else vae_dtype
         config = checkpoint.load_config(path)
         rules = dtype_rules(dtype, vae_dtype)
-        tokenizer = Tokenizer.from_file(os.path.join(path, "tokenizer"))
+        tokenizer = checkpoint.load_tokenizer(path, verify)
         size = sum(
             leaf.size * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(abstract_params(config, dtype, vae_dtype))
@@ -179,7 +179,7 @@ class HeliosPipeline:
         return cls(
             config,
             {"vae": vae},
-            Tokenizer.from_file(os.path.join(path, "tokenizer")),
+            checkpoint.load_tokenizer(path, verify),
             vae_dtype=vae_dtype,
         )
 

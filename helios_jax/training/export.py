@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from helios_jax.checkpoint import CheckpointError, load_config
-from helios_jax.checkpoint.directory import unflatten
 from helios_jax.checkpoint.export_lora import merge_into_checkpoint
 from helios_jax.checkpoint.files import read_json
 from helios_jax.checkpoint.params import dtype_rules, random_params
@@ -62,7 +62,8 @@ def read_weights(
 
 def _tree(leaves: dict[str, np.ndarray], prefix: str) -> Params:
     """A tree of leaves whose names begin with ``prefix``."""
-    return unflatten({name.removeprefix(prefix): leaf for name, leaf in leaves.items()})
+    flat = {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
+    return unflatten_dict(flat, sep="/")
 
 
 def export_merged(

@@ -2,19 +2,28 @@
 
 import json
 import shutil
-import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from helios_jax.checkpoint import CheckpointError, load_config, load_params, save
-from helios_jax.checkpoint.directory import flatten
+from helios_jax.checkpoint import (
+    CheckpointError,
+    component_digest,
+    load_config,
+    load_params,
+    load_tokenizer,
+    rewrite,
+    save,
+)
 from helios_jax.checkpoint.files import write_digests
 from helios_jax.checkpoint.names import COMPONENTS
+from helios_jax.models.tokenizer import toy_tokenizer
 
+from .first_layout import save_first_layout
 from .tiny import CONFIG, random_params
 
 
@@ -29,8 +38,7 @@ def params():
 @pytest.fixture(scope="module")
 def saved(params, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    (path.parent / "tokenizer.json").write_text("{}")
-    save(path, CONFIG, params, path.parent / "tokenizer.json")
+    save(path, CONFIG, params, toy_tokenizer(64))
     return path
 
 
@@ -41,7 +49,7 @@ def copy(saved, tmp_path):
 
 
 def assert_equal_trees(found, expected):
-    found, expected = flatten(found), flatten(expected)
+    found, expected = flatten_dict(found, sep="/"), flatten_dict(expected, sep="/")
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():
         assert found[path].dtype == leaf.dtype, path
@@ -56,38 +64,27 @@ def test_what_is_loaded_is_what_was_saved(saved, params, component):
     assert_equal_trees(load_params(saved, component), params[component])
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
-def test_orbax_restores_each_component(saved, params, component):
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params[component]
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert_equal_trees(
-            ocp.StandardCheckpointer().restore(saved / component, abstract), params[component]
-        )
-        assert_equal_trees(ocp.PyTreeCheckpointer().restore(saved / component), params[component])
+def test_two_public_libraries_read_a_component_in_two_lines(saved, params):
+    flat = safetensors.numpy.load_file(saved / "transformer/params.safetensors")
+    assert_equal_trees(unflatten_dict(flat, sep="/"), params["transformer"])
 
 
-def test_a_chunk_holds_one_layer_and_one_projection(saved):
-    layers, projections = CONFIG.transformer.num_layers, 3
-    chunks = {file.name for file in (saved / "transformer/blocks.attn1.qkv.kernel").iterdir()} - {
-        ".zarray"
-    }
-    assert chunks == {
-        f"{layer}.0.{projection}.0.0"
-        for layer in range(layers)
-        for projection in range(projections)
-    }
-
-
-def test_large_tensors_are_cut_into_chunks_and_come_back_whole(monkeypatch, tmp_path):
-    monkeypatch.setattr("helios_jax.checkpoint.arrays.CHUNK_BYTES", 1000)
+def test_a_component_is_one_file_and_a_large_one_is_cut_between_leaves(monkeypatch, tmp_path):
+    monkeypatch.setattr("helios_jax.checkpoint.component.FILE_BYTES", 1000)
     params = random_params(CONFIG, "text_encoder")
     save(tmp_path / "cut", CONFIG, {"text_encoder": params})
-    chunks = list((tmp_path / "cut/text_encoder/token_embedding.embedding").glob("[0-9]*"))
-    assert len(chunks) == 3  # 40 rows of 64 bytes in pieces of at most 1000
+    files = sorted((tmp_path / "cut/text_encoder").glob("*.safetensors"))
+    assert files[0].name == f"params-00001-of-{len(files):05d}.safetensors"
+    assert len(files) > 3
     assert_equal_trees(load_params(tmp_path / "cut", "text_encoder"), params)
+
+
+def test_no_array_is_a_view_of_a_file(saved, copy, params):
+    loaded = load_params(copy, "vae")
+    for file in (copy / "vae").iterdir():
+        with open(file, "r+b") as data:
+            data.write(bytes(file.stat().st_size))
+    assert_equal_trees(loaded, params["vae"])
 
 
 def test_leaves_are_converted_to_the_dtype_asked_for_each_path(saved, params):
@@ -96,7 +93,7 @@ def test_leaves_are_converted_to_the_dtype_asked_for_each_path(saved, params):
     )
     expected = {
         path: leaf.astype(jnp.bfloat16 if path.endswith("kernel") else np.float32)
-        for path, leaf in flatten(params["vae"]).items()
+        for path, leaf in flatten_dict(params["vae"], sep="/").items()
     }
     assert_equal_trees(loaded, expected)
 
@@ -107,10 +104,6 @@ def test_leaves_are_placed_with_the_sharding_asked_for(saved, params):
     loaded = load_params(saved, "vae", sharding=lambda path: sharding)
     assert_equal_trees(loaded, params["vae"])
     assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(loaded))
-
-
-def some_chunk(root):
-    return root / "transformer/blocks.ffn.up.kernel/1.0.0"
 
 
 def flip_bit(file):
@@ -127,7 +120,7 @@ def flip_bit(file):
         (lambda file: file.unlink(), "is missing"),
     ],
 )
-@pytest.mark.parametrize("file", ["transformer/blocks.ffn.up.kernel/1.0.0", "config.json"])
+@pytest.mark.parametrize("file", ["transformer/params.safetensors", "config.json"])
 def test_damage_is_found_and_the_file_named(copy, damage, says, file):
     damage(copy / file)
     with pytest.raises(CheckpointError, match=f"{file}.*{says}") as error:
@@ -135,15 +128,33 @@ def test_damage_is_found_and_the_file_named(copy, damage, says, file):
     assert "\n" not in str(error.value)
 
 
-def test_a_chunk_that_no_digest_tells_of_is_missed_all_the_same(copy):
-    some_chunk(copy).unlink()
-    write_digests(copy)
-    with pytest.raises(CheckpointError, match=r"cannot read .*blocks/ffn/up/kernel.* is missing"):
-        load_params(copy, "transformer")
+@pytest.mark.parametrize("place", [3, 20, 200])
+def test_damage_to_a_header_is_told_as_an_altered_file(copy, place):
+    file = copy / "vae/params.safetensors"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"vae/params\.safetensors is altered"):
+        load_params(copy, "vae")
+
+
+@pytest.mark.parametrize("damage", [flip_bit, lambda file: file.unlink()])
+def test_damage_to_the_tokenizer_is_found(copy, damage):
+    damage(copy / "tokenizer/tokenizer.json")
+    with pytest.raises(CheckpointError, match=r"tokenizer/tokenizer\.json is (altered|missing)"):
+        load_tokenizer(copy)
+
+
+def test_a_file_beside_those_of_the_checkpoint_is_not_read(copy):
+    values = json.loads((copy / "digests.json").read_text())
+    del values["files"]["tokenizer/tokenizer.json"]
+    (copy / "digests.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"has no tokenizer/tokenizer\.json that its digests"):
+        load_tokenizer(copy)
 
 
 def test_damage_to_another_component_does_not_matter(copy, params):
-    flip_bit(some_chunk(copy))
+    flip_bit(copy / "transformer/params.safetensors")
     assert_equal_trees(load_params(copy, "vae"), params["vae"])
 
 
@@ -197,14 +208,14 @@ def test_a_configuration_that_does_not_fit_the_arrays_is_refused(copy):
     rewrite_config(copy, transformer=values | {"num_layers": 4})
     with pytest.raises(
         CheckpointError,
-        match=r"blocks/scale_shift_table has shape \[3, 6, 24\], config.json asks for \[4, 6, 24\]",
+        match=r"of another shape: .*blocks/scale_shift_table is \[3, 6, 24\], not \[4, 6, 24\]",
     ):
         load_params(copy, "transformer")
 
 
 def test_an_absent_component_is_named_with_those_present(tmp_path, params):
     save(tmp_path / "vae_only", CONFIG, {"vae": params["vae"]})
-    with pytest.raises(CheckpointError, match="has no transformer; it has: vae"):
+    with pytest.raises(CheckpointError, match="has no transformer; it has: vae$"):
         load_params(tmp_path / "vae_only", "transformer")
     with pytest.raises(CheckpointError, match="unknown component 'unet'"):
         load_params(tmp_path / "vae_only", "unet")
@@ -258,3 +269,90 @@ def test_an_interrupted_save_leaves_nothing(monkeypatch, tmp_path, params, stop)
     with pytest.raises(stop):
         save(tmp_path / "never", CONFIG, params)
     assert not list(tmp_path.iterdir())
+
+
+def shared_checkpoint(folder, params, saved):
+    """A checkpoint with another transformer that names the VAE and the rest of ``saved``."""
+    own = random_params(CONFIG, "transformer", jnp.bfloat16, seed=1)
+    tokenizer = saved / "tokenizer"
+    save(folder / "whole", CONFIG, params | {"transformer": own}, tokenizer)
+    rewrite(folder / "whole", folder / "shared", shared_with=saved)
+    return folder / "shared", own
+
+
+def test_what_two_checkpoints_have_in_common_is_named_and_stored_once(copy, params):
+    shared, own = shared_checkpoint(copy.parent, params, copy)
+    values = json.loads((shared / "config.json").read_text())
+    assert values["shared"] == dict.fromkeys(("vae", "text_encoder", "tokenizer"), "../copy")
+    files = {str(file.relative_to(shared)) for file in shared.rglob("*") if file.is_file()}
+    assert files == {"config.json", "digests.json", "transformer/params.safetensors"}
+    assert_equal_trees(load_params(shared, "transformer"), own)
+    assert_equal_trees(load_params(shared, "vae"), params["vae"])
+    assert load_tokenizer(shared).vocab_size == load_tokenizer(copy).vocab_size
+
+
+def test_a_shared_file_that_was_altered_or_is_away_is_named(copy, params):
+    shared, _ = shared_checkpoint(copy.parent, params, copy)
+    flip_bit(copy / "vae/params.safetensors")
+    write_digests(copy)  # so that its owner takes it for its own
+    with pytest.raises(CheckpointError, match=r"copy/vae/params\.safetensors is altered"):
+        load_params(shared, "vae")
+    shutil.rmtree(copy)
+    with pytest.raises(
+        CheckpointError, match=r"is missing \(config\.json says vae is in \.\./copy"
+    ):
+        load_params(shared, "vae")
+
+
+@pytest.mark.parametrize("place", ["/etc", 3, None])
+def test_a_place_of_shared_files_that_is_none_is_refused(copy, place):
+    rewrite_config(copy, shared={"vae": place})
+    with pytest.raises(CheckpointError, match="shared must give for any of transformer, vae"):
+        load_params(copy, "vae")
+
+
+@pytest.fixture
+def first_layout(tmp_path, params):
+    """Two checkpoints of format version 1, the second with links to the VAE of the first."""
+    flat = {name: flatten_dict(tree, sep="/") for name, tree in params.items()}
+    save_first_layout(tmp_path / "one", CONFIG, flat, {})
+    save_first_layout(
+        tmp_path / "two", CONFIG, {"transformer": flat["transformer"]}, {"vae": "../one/vae"}
+    )
+    return tmp_path
+
+
+def test_the_first_layout_is_still_read(first_layout, params):
+    assert (first_layout / "one/transformer/blocks.attn1.qkv.kernel/2.0.1.0.0").is_file()
+    for component in COMPONENTS:
+        assert_equal_trees(load_params(first_layout / "one", component), params[component])
+    assert_equal_trees(load_params(first_layout / "two", "vae"), params["vae"])
+
+
+def test_damage_to_a_chunk_of_the_first_layout_is_found(first_layout):
+    chunk = first_layout / "one/transformer/blocks.ffn.up.kernel/1.0.0"
+    flip_bit(chunk)
+    with pytest.raises(CheckpointError, match=r"kernel/1\.0\.0 is altered"):
+        load_params(first_layout / "one", "transformer")
+    chunk.unlink()
+    write_digests(first_layout / "one")
+    with pytest.raises(CheckpointError, match=r"cannot read.* is missing"):
+        load_params(first_layout / "one", "transformer")
+
+
+def test_a_rewritten_checkpoint_has_the_same_values_and_is_known_as_the_same(first_layout, params):
+    for name, other in (("one", None), ("two", first_layout / "new/one")):
+        rewrite(first_layout / name, first_layout / "new" / name, shared_with=other)
+        for component in ("transformer", "vae"):
+            assert_equal_trees(
+                load_params(first_layout / "new" / name, component), params[component]
+            )
+            digests = {
+                component_digest(first_layout / folder, component)
+                for folder in (name, f"new/{name}")
+            }
+            assert len(digests) == 1
+    assert not list((first_layout / "new/two").glob("vae"))
+    assert list((first_layout / "new/one/transformer").iterdir()) == [
+        first_layout / "new/one/transformer/params.safetensors"
+    ]

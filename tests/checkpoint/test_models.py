@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from flax.traverse_util import flatten_dict
 
-from helios_jax.checkpoint.directory import flatten
 from helios_jax.checkpoint.layout import leaves
 from helios_jax.checkpoint.names import text_encoder_slots, transformer_slots, vae_slots
 from helios_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig
@@ -22,7 +22,7 @@ def shapes(model, *inputs):
     params = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), *inputs)[
         "params"
     ]
-    return {path: leaf.shape for path, leaf in flatten(params).items()}
+    return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
 
 
 def described(slots):

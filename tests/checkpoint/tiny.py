@@ -1,8 +1,8 @@
 """A whole Helios of toy size, and random parameters for it."""
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
-from helios_jax.checkpoint.directory import unflatten
 from helios_jax.checkpoint.layout import leaves
 from helios_jax.checkpoint.names import component_slots
 from helios_jax.config import HeliosConfig, TextEncoderConfig, TransformerConfig, VAEConfig
@@ -45,6 +45,7 @@ def random_params(config: HeliosConfig, component: str, dtype=np.float32, seed: 
     shapes = {
         path: slot.leaf_shape for path, slot in leaves(component_slots(config, component)).items()
     }
-    return unflatten(
-        {path: generator.standard_normal(shape).astype(dtype) for path, shape in shapes.items()}
+    return unflatten_dict(
+        {path: generator.standard_normal(shape).astype(dtype) for path, shape in shapes.items()},
+        sep="/",
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import HeliosTransformer3DModel
+from flax.traverse_util import flatten_dict
 
-from helios_jax.checkpoint.directory import flatten
 from helios_jax.checkpoint.names import transformer_slots
 from helios_jax.diffusion.corruption import TaskDraws
 from helios_jax.diffusion.history import frame_indices
@@ -151,14 +151,15 @@ def test_losses_and_gradients_of_every_leaf_equal_pytorchs(objective, recipe):
 
     trained = {
         path: torch.tensor(np.array(leaf), requires_grad=True)
-        for path, leaf in flatten(trainable).items()
+        for path, leaf in flatten_dict(trainable, sep="/").items()
     }
     expected = torch_losses(model, trained, questions, config)
     expected.mean().backward()
 
     loss_error = np.abs(np.asarray(each) / expected.detach().numpy() - 1).max()
     errors = {
-        path: leaf_error(leaf, trained[path].grad) for path, leaf in flatten(gradient).items()
+        path: leaf_error(leaf, trained[path].grad)
+        for path, leaf in flatten_dict(gradient, sep="/").items()
     }
     worst = max(errors, key=errors.get)
     print(

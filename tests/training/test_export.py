@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from helios_jax.checkpoint import CheckpointError, load_config, load_params, save
-from helios_jax.checkpoint.directory import flatten
 from helios_jax.checkpoint.params import random_params
 from helios_jax.config import to_dict
 from helios_jax.models.lora import merge
@@ -44,7 +44,7 @@ def run(tmp_path_factory):
 
 
 def assert_equal_trees(found, expected):
-    found, expected = flatten(found), flatten(expected)
+    found, expected = flatten_dict(found, sep="/"), flatten_dict(expected, sep="/")
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():
         np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
-from helios_jax.checkpoint.directory import unflatten
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
 from helios_jax.checkpoint.layout import Slot
 from helios_jax.checkpoint.safetensors_files import TorchTensor, read_file, read_folder
@@ -137,7 +137,7 @@ def build_params(
         if slot.path not in leaves:
             leaves[slot.path] = np.empty(slot.leaf_shape, jnp.dtype(dtype))
         leaves[slot.path][slot.index] = slot.to_jax(tensors[slot.name].read())
-    return unflatten({path: jnp.asarray(leaf) for path, leaf in leaves.items()})
+    return unflatten_dict({path: jnp.asarray(leaf) for path, leaf in leaves.items()}, sep="/")
 
 
 def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, TorchTensor]:
