@@ -1,0 +1,191 @@
+"""Making the videos of a benchmark, which HeliosBench leaves to the user.
+
+A video appears whole or not at all, so whatever is there is done. Each device has a pipeline of its
+own and takes the next prompt when it is free; a video does not depend on which device made it.
+"""
+
+import concurrent.futures
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from helios_jax.evaluation.bench.errors import BenchError
+from helios_jax.evaluation.bench.files import read_json, write_json
+from helios_jax.evaluation.bench.prompts import TABLE, BenchPrompt, read_prompts, write_prompts
+from helios_jax.evaluation.bench.summary import GENERATION
+from helios_jax.media import open_video_writer
+
+Make = Callable[[BenchPrompt], Iterator[np.ndarray]]
+"""Makes the video of a prompt, in pieces uint8 [F, Y, X, 3] that end with its last frame."""
+
+
+def generate_videos(
+    prompts: Sequence[BenchPrompt],
+    folder: Path,
+    load: Callable[[], Make],
+    conditions: Mapping[str, Any],
+    fps: int | float = 24,
+    devices: Sequence[jax.Device] | None = None,
+) -> list[Path]:
+    """Make the videos that are not there yet.
+
+    Args:
+      prompts: with their lengths.
+      folder: for the videos; made if it is not there.
+      load: a pipeline on JAX's default device; called once for each device that has work.
+      conditions: what the videos depend on, for the report. A folder holds videos of one kind.
+      fps: frames per second of the files.
+      devices: to work on; by default all.
+
+    Returns:
+      The paths of all videos, in the order of the prompts.
+
+    Raises:
+      BenchError: if the folder holds videos of other prompts, or made under other conditions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _join_prompts(folder / TABLE, prompts)
+    log = _Log(folder / GENERATION, conditions)
+    paths = [folder / prompt.video_name for prompt in prompts]
+    todo: queue.SimpleQueue[BenchPrompt] = queue.SimpleQueue()
+    missing = [prompt for prompt, path in zip(prompts, paths) if not path.exists()]
+    for prompt in sorted(missing, key=lambda prompt: -(prompt.frames or 0)):
+        todo.put(prompt)  # the longest first, so that devices end together
+    frames = sum(prompt.frames or 0 for prompt in missing)
+    devices = list(jax.devices() if devices is None else devices)[: len(missing)]
+    stop = threading.Event()
+    with tqdm(total=frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
+
+        def work(device: jax.Device) -> None:
+            with jax.default_device(device):
+                make, warm = load(), False
+                while not stop.is_set():
+                    try:
+                        prompt = todo.get_nowait()
+                    except queue.Empty:
+                        return
+                    seconds = _make_video(make, prompt, folder, fps, bar, stop)
+                    log.add(prompt, seconds, warm)
+                    warm = True
+
+        if len(devices) == 1:
+            work(devices[0])
+        elif devices:
+            _work_together(work, devices, stop)
+    return paths
+
+
+def _make_video(
+    make: Make,
+    prompt: BenchPrompt,
+    folder: Path,
+    fps: int | float,
+    bar: tqdm,
+    stop: threading.Event,
+) -> float:
+    """Write a video; returns the seconds that making it took, those of writing left out."""
+    seconds, count = 0.0, 0
+    bar.set_description(prompt.video_name)
+    with open_video_writer(folder / prompt.video_name, fps) as writer:
+        pieces = make(prompt)
+        while True:
+            began = time.perf_counter()
+            piece = next(pieces, None)
+            seconds += time.perf_counter() - began
+            if piece is None:
+                break
+            if stop.is_set():
+                raise BenchError("stopped, because another device failed")
+            writer.write(piece)
+            count += len(piece)
+            bar.update(len(piece))
+        if count != prompt.frames:
+            raise BenchError(f"{prompt.video_name}: {count} frames came, not {prompt.frames}")
+    return seconds
+
+
+def _work_together(
+    work: Callable[[jax.Device], None], devices: Sequence[jax.Device], stop: threading.Event
+) -> None:
+    """A thread for each device; the first failure stops all and is raised."""
+    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+        running = [pool.submit(work, device) for device in devices]
+        try:
+            for done in concurrent.futures.as_completed(running):
+                done.result()
+        finally:
+            stop.set()
+
+
+class _Log:
+    """Conditions and seconds of the videos in a folder, written after each."""
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any]):
+        self._path = path
+        there = read_json(path) if path.exists() else {}
+        made = dict(there.get("conditions", {}))
+        # as JSON has it: a tuple comes back as a list
+        changed = [name for name, value in conditions.items() if made.get(name, value) != value]
+        if changed:
+            raise BenchError(
+                f"{path.parent} holds videos made with another {', '.join(changed)}: name another "
+                "folder with --out"
+            )
+        self._content = {"conditions": dict(conditions), "machine": machine(), **_versions()}
+        self._videos: dict[int, dict[str, Any]] = {row["id"]: row for row in there.get("made", [])}
+        self._lock = threading.Lock()
+
+    def add(self, prompt: BenchPrompt, seconds: float, warm: bool) -> None:
+        """``warm``: whether its programs were compiled before."""
+        with self._lock:
+            row = {"id": prompt.number, "frames": prompt.frames}
+            self._videos[prompt.number] = row | {"seconds": round(seconds, 6), "warm": warm}
+            made = [self._videos[number] for number in sorted(self._videos)]
+            speeds = [row["frames"] / row["seconds"] for row in made if row["warm"]]
+            content = {**self._content, "made": made}
+            if speeds:
+                content["frames per second"] = round(statistics.median(speeds), 3)
+            write_json(self._path, content)
+
+
+def machine() -> str:
+    """What this process runs on."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        cores = os.cpu_count() or 1
+        with contextlib.suppress(AttributeError):  # not on every system
+            cores = len(os.sched_getaffinity(0))
+        return f"{cores} core{'s' if cores != 1 else ''} of {platform.machine()}"
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def _versions() -> dict[str, str]:
+    names = ("helios-jax", "jax")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
+    return {"versions": versions, "date": date}
+
+
+def _join_prompts(path: Path, prompts: Sequence[BenchPrompt]) -> None:
+    """Keep the prompts beside their videos, together with those that are there."""
+    there = {prompt.number: prompt for prompt in read_prompts(path)} if path.exists() else {}
+    for prompt in prompts:
+        if there.get(prompt.number, prompt).text != prompt.text:
+            raise BenchError(
+                f"{path} has another prompt {prompt.number}: name another folder with --out"
+            )
+        there[prompt.number] = prompt
+    write_prompts(path, [there[number] for number in sorted(there)])
