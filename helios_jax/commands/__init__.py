@@ -18,6 +18,7 @@ COMMANDS = {
     "nano-course": "helios-nano from nothing, part after part",
     "world": "clips and captions of the procedural world",
     "evaluate": "read what a model of the procedural world makes",
+    "bench": "make, score and compare videos as HeliosBench does",
 }
 """What each command does; its module has its name, with underscores."""
 

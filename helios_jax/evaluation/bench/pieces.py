@@ -52,6 +52,26 @@ def read_pieces(
         raise BenchError(f"{path}: has no frame that can be read")
 
 
+def count_frames(path: str | os.PathLike) -> int:
+    """Frames of a video, without turning them into pictures.
+
+    Raises:
+      BenchError: as :func:`read_pieces`.
+    """
+    if os.path.isdir(path):
+        return sum(p.suffix.lower() in FOLDER_SUFFIXES for p in Path(path).iterdir())
+    if not os.path.isfile(path):
+        raise BenchError(f"{path}: is not a file; name a video or a folder of images")
+    source = ["-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0"]
+    output = ["-c", "copy", "-f", "null", "-"]
+    command = [find_ffmpeg(path), "-hide_banner", "-nostdin", *source, *output]
+    log = subprocess.run(command, capture_output=True).stderr.decode(errors="replace")
+    counts = re.findall(r"frame= *(\d+)", log)
+    if not counts:
+        raise BenchError(f"{path}: damaged or not a video")
+    return int(counts[-1])
+
+
 def _folder_frames(folder: Path) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
     names = sorted(p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES)
     for name in names:

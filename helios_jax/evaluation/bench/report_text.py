@@ -146,18 +146,31 @@ def rating_text(model: Summary, name: str) -> str:
 
 def conditions_text(model: Summary) -> str:
     """Everything that is known of how a model's results were made."""
-    parts = []
-    for name, value in model.conditions.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(map(str, value))
-        if value:
-            parts.append(f"{name}: {value}")
+    notes = dict(model.conditions)
+    generation = dict(notes.pop("generation", {}))
+    skipped = notes.pop("skipped", {})
+    parts = [f"{name} {_listed(value)}" for name, value in notes.items()]
+    made = {**generation.pop("conditions", {}), **generation}
+    made.pop("made", None)  # seconds of every video
+    if made:
+        parts.append("made with " + ", ".join(f"{k} {_listed(v)}" for k, v in made.items()))
+    for reason in dict.fromkeys(skipped.values()):
+        names = [TITLES.get(name, name) for name, why in skipped.items() if why == reason]
+        parts.append(f"skipped {', '.join(names)}: {reason}")
     if model.failed:
         counts = ", ".join(f"{count} of {name}" for name, count in model.failed.items())
         parts.append(f"failed: {counts}")
     return "; ".join(parts) or "not noted: the results come from another program"
+
+
+def _listed(value: object) -> str:
+    """A value of the conditions in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    if isinstance(value, list):
+        numbers = all(isinstance(each, int) for each in value)
+        return ("-" if numbers else ", ").join(map(str, value))
+    return str(value)
 
 
 def notes_on(models: Sequence[Summary]) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from helios_jax.evaluation.bench.errors import BenchError
-from helios_jax.evaluation.bench.pieces import read_pieces
+from helios_jax.evaluation.bench.pieces import count_frames, read_pieces
 from helios_jax.media import open_video_writer
 
 
@@ -50,6 +50,12 @@ def test_images_of_two_sizes_are_no_video(tmp_path):
         Image.new("RGB", (8 * number, 6)).save(tmp_path / f"{number}.png")
     with pytest.raises(BenchError, match="more than one size"):
         list(read_pieces(tmp_path))
+
+
+def test_frames_are_counted_without_decoding(video, tmp_path):
+    assert count_frames(video) == 70
+    with pytest.raises(BenchError, match="is not a file"):
+        count_frames(tmp_path / "missing.mp4")
 
 
 def test_what_cannot_be_read_is_named(tmp_path, video):
