@@ -9,7 +9,7 @@ Importing the library changes nothing; scripts call :func:`use_compile_cache`.
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ import jax
 
 
 def use_compile_cache(directory: str | None = None) -> None:
-    """Look compiled programs up in a folder, and keep new ones there; XLA's own caches, which would
-    lie in it, are off.
+    """Look compiled programs up in a folder, and keep new ones there.
 
     Args:
       directory: where; "" for nowhere. None: the folder that ``JAX_COMPILATION_CACHE_DIR`` names,
@@ -30,16 +29,17 @@ def use_compile_cache(directory: str | None = None) -> None:
     if directory == "":
         jax.config.update("jax_enable_compilation_cache", False)
         return
+    # pyrefly: ignore[missing-attribute]  JAX makes the attributes of its flags at run time
     if directory is None and jax.config.jax_compilation_cache_dir is None:
         directory = _default_directory()
     if directory is not None:
         if "://" not in directory:
             os.makedirs(directory, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", directory)
-    # XLA's own cache lies in this folder, too, and JAX 0.10 counts its path among the flags: a
-    # folder that was moved would serve no program.
+    # XLA's own caches would lie in this folder, and JAX 0.10 counts their path among the flags of
+    # a program: after the folder is moved, nothing in it would be found.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-    # All of them: the small ones are many, and a GPU's compiler takes a tenth of a second for each.
+    # Keep small programs too: they are many, and each takes a GPU's compiler 0.1 s.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
@@ -58,16 +58,15 @@ def _default_directory() -> str | None:
 
 
 @contextlib.contextmanager
-def count_programs(tell: Callable[[], Any] = lambda: None) -> Iterator[Counter[str]]:
-    """Count the programs that are ``"needed"`` inside, and of those the ones that were ``"cached"``
-    on disk; ``tell`` is called after each.
+def count_programs(tell: Callable[[], Any] = lambda: None) -> Generator[Counter[str]]:
+    """Count the programs that are ``"needed"`` inside the context, and those among them that were
+    ``"cached"`` on disk; call ``tell`` after each.
     """
-    counter = Counter()
+    counter: Counter[str] = Counter()
 
-    def count_needed(event: str, seconds: float, **_: Any) -> None:
-        if (
-            event == "/jax/core/compile/backend_compile_duration"
-        ):  # reported whether the program was compiled or found
+    def count_needed(event: str, duration_secs: float, **_: Any) -> None:
+        # JAX reports this event whether the program was compiled or found.
+        if event == "/jax/core/compile/backend_compile_duration":
             counter["needed"] += 1
             tell()
 

@@ -173,7 +173,7 @@ def _plain(value: Any) -> Any:
 
 def _with_placeholders(values: Mapping[str, Any]) -> dict[str, Any]:
     """The nested dictionary with a placeholder for each None, so that a flag can set it."""
-    opened = {}
+    opened: dict[str, Any] = {}
     for name, value in values.items():
         if value is None:
             opened[name] = ml_collections.config_dict.placeholder(str)

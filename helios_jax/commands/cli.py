@@ -169,7 +169,7 @@ def _notes(flag: flags.Flag) -> Iterator[str]:
     if choices:
         yield f"One of {', '.join(choices)}."
     if flag.default not in (None, "", False, []):
-        yield f"[{flag.default_as_str.strip(chr(39))}]"
+        yield f"[{str(flag.default_as_str).strip(chr(39))}]"
 
 
 def _with_path(word: str) -> str:

@@ -19,11 +19,10 @@ def guide_zero_star(
     negative: Float[Array, "B T H W C"],
     scale: Float[Array, ""] | float,
 ) -> Float[Array, "B T H W C"]:
-    """Guidance against the negative velocity's projection: a negative, a = <positive, negative> /
-    <negative, negative> of each sample, in float32.
+    """CFG-Zero* (Fan et al. 2025, eq. 7): guidance away from ``a negative``, with a = <positive,
+    negative> / <negative, negative> of each sample, in float32.
 
-    CFG-Zero* (Fan et al. 2025, eq. 7). Its zero-init, a velocity of zero at the first steps, is the
-    sampler's.
+    The sampler does the method's zero-init, a velocity of zero at the first steps.
     """
     axes = tuple(range(1, positive.ndim))
     products = positive.astype(jnp.float32) * negative.astype(jnp.float32)

@@ -1,6 +1,4 @@
-"""The history window: a ring of the newest 19 latent frames, and the anchor, the first frame of the
-video.
-"""
+"""The history window: the newest 19 latent frames, and the anchor, the first frame of the video."""
 
 from typing import NamedTuple
 
@@ -27,7 +25,7 @@ class HistoryState(NamedTuple):
 def start_history(
     shape: tuple[int, int, int, int], sizes: tuple[int, int, int], dtype: DTypeLike = jnp.float32
 ) -> HistoryState:
-    """The state before the first chunk of a video made from text alone; ``shape`` is (B, H, W, C)."""
+    """The state before the first chunk of a video from text alone; ``shape`` is (B, H, W, C)."""
     B, *cells = shape
     return HistoryState(
         jnp.zeros((B, sum(sizes), *cells), dtype),
@@ -37,15 +35,15 @@ def start_history(
 
 
 def split_history(state: HistoryState, sizes: tuple[int, int, int]) -> History:
-    """The window as the model takes it: long (oldest), mid, and short, which is the anchor and the
-    newest frame(s).
+    """The window as the model takes it: long (the oldest frames), mid, and short, which is the
+    anchor and the newest frames.
     """
     long, mid, newest = jnp.split(state.ring, np.cumsum(sizes)[:-1], axis=1)
     return History(short=jnp.concatenate([state.anchor, newest], axis=1), mid=mid, long=long)
 
 
 def append_chunk(state: HistoryState, latents: Float[Array, "B T H W C"]) -> HistoryState:
-    """The state after a chunk; its first frame becomes the anchor if there was none."""
+    """The state after a chunk, whose first frame becomes the anchor if there was none."""
     ring = jnp.concatenate([state.ring, latents], axis=1)[:, -state.ring.shape[1] :]
     return HistoryState(
         ring, jnp.where(state.anchored, state.anchor, latents[:, :1]), jnp.ones((), bool)
@@ -53,18 +51,14 @@ def append_chunk(state: HistoryState, latents: Float[Array, "B T H W C"]) -> His
 
 
 def release_anchor(state: HistoryState) -> HistoryState:
-    """The same window, but the next chunk's first frame becomes the anchor, as if there had been
-    none.
-    """
+    """The same window without its anchor: the first frame of the next chunk becomes the anchor."""
     return state._replace(anchored=jnp.zeros((), bool))
 
 
 def frame_indices(sizes: tuple[int, int, int], frames: int) -> FrameIndices:
-    """Positions in time, the same for every chunk: anchor 0, then long, mid, newest, then the
-    ``frames`` noisy ones.
+    """Positions in time, the same for every chunk: the anchor is 0, then come long, mid and newest
+    frames, then the ``frames`` noisy ones.
     """
-    long, mid, newest, noisy = np.split(np.arange(1, 1 + sum(sizes) + frames), np.cumsum(sizes))
-    as_ints = lambda frames: tuple(int(frame) for frame in frames)
-    return FrameIndices(
-        noisy=as_ints(noisy), short=(0, *as_ints(newest)), mid=as_ints(mid), long=as_ints(long)
-    )
+    positions = np.arange(1, 1 + sum(sizes) + frames)
+    long, mid, newest, noisy = (part.tolist() for part in np.split(positions, np.cumsum(sizes)))
+    return FrameIndices(noisy=tuple(noisy), short=(0, *newest), mid=tuple(mid), long=tuple(long))

@@ -1,4 +1,4 @@
-"""All noise of a chunk, drawn apart from its use, and the points that its stages start from."""
+"""The noise of a chunk, drawn apart from its use, and the samples that its stages start from."""
 
 from typing import NamedTuple
 
@@ -45,8 +45,8 @@ def draw_chunk_noise(
     gamma: float,
     steps: tuple[int, ...] = (),
 ) -> ChunkNoise:
-    """The noise of a chunk; a sample's depends on its own key, the chunk and the stage only, not on
-    the batch it is in.
+    """Draw the noise of a chunk. A sample's noise depends on its own key, the chunk and the stage,
+    not on the batch that the sample is in.
 
     Args:
       keys: [B] one key a sample.

@@ -1,15 +1,15 @@
 """Going down and up the pyramid of resolutions."""
 
+import functools
 import math
+import operator
 
 from einops import rearrange, repeat
 
 from helios_jax.types import Array, Float
 
 BLOCK = 2
-"""Side of the blocks in which renoising is correlated: a patch of the transformer, and what one
-coarse cell becomes.
-"""
+"""Side of the blocks in which renoising is correlated: one coarse cell, upsampled."""
 
 
 def downsample(latents: Float[Array, "B T H W C"]) -> Float[Array, "B T H//2 W//2 C"]:
@@ -91,6 +91,5 @@ def _block_mean(x: Float[Array, "B T H W C"]) -> Float[Array, "B T H//2 W//2 C"]
     """Mean of each block, in one order of summation whatever the shape: a sample's noise must not
     depend on its batch.
     """
-    return (
-        sum(rearrange(x, "b t (h dy) (w dx) c -> (dy dx) b t h w c", dy=BLOCK, dx=BLOCK)) / BLOCK**2
-    )
+    cells = rearrange(x, "b t (h dy) (w dx) c -> (dy dx) b t h w c", dy=BLOCK, dx=BLOCK)
+    return functools.reduce(operator.add, cells) / BLOCK**2

@@ -1,9 +1,9 @@
-"""Noise schedules: tables of sigmas and timesteps in float64, known before a step runs.
+"""Noise schedules: tables of noise levels and timesteps in float64, known before a step runs.
 
-A sigma is the share of noise in a flow-matching sample, x_sigma = (1 - sigma) data + sigma noise. A
-timestep is what the network is told, on a global scale of 1000. With one stage (Helios-Base)
-timestep = 1000 sigma. With several, each stage of the pyramid has its own local sigmas from 0.999
-to 0 and its own range of the global timesteps.
+A noise level sigma is the share of noise in a flow-matching sample, x_sigma = (1 - sigma) data +
+sigma noise. A timestep is what the network is given, on a global scale of 1000. With one stage
+(Helios-Base), timestep = 1000 sigma. With several, each stage of the pyramid has local noise levels
+from 0.999 to 0 and a range of the global timesteps of its own.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,11 @@ import numpy as np
 from helios_jax.config import SchedulerConfig
 
 SIGMA_MAX = 0.999
+"""Noise level at which every stage begins."""
 
 
 class StageTable(NamedTuple):
-    """What is fixed about one pyramid stage.
+    """The constants of one pyramid stage.
 
     Attributes:
       start_sigma: noise level of the stage's start point, after the upsampled latents were
@@ -35,8 +36,11 @@ class StageTable(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The steps of one stage: [M] timesteps given to the network and [M + 1] noise levels, the last
-    of them 0.
+    """The M steps of one stage.
+
+    Attributes:
+      timesteps: [M] given to the network.
+      sigmas: [M + 1] noise levels, the last of them 0.
     """
 
     timesteps: np.ndarray
@@ -58,10 +62,8 @@ def stage_tables(config: SchedulerConfig) -> list[StageTable]:
     bounds = [int(share * N) for share in config.stage_range]
     ends = [sigmas[bound] if bound < N else 0.0 for bound in bounds[1:]]
     originals = [sigmas[bound] for bound in bounds[:-1]]
-    starts = [
-        original if stage == 0 else _renoised_sigma(original, config.gamma)
-        for stage, original in enumerate(originals)
-    ]
+    renoised = [_renoised_sigma(original, config.gamma) for original in originals[1:]]
+    starts = [originals[0], *renoised]
 
     shares = np.concatenate([[0.0], np.cumsum([start - end for start, end in zip(starts, ends)])])
     shares /= shares[-1]
@@ -114,7 +116,9 @@ def make_schedule(config: SchedulerConfig, stage: int, steps: int, shift_tokens:
 
 
 def merge_schedules(schedule: Schedule, other: Schedule) -> tuple[Schedule, np.ndarray]:
-    """The steps of two schedules of one stage as one, and at which of them those of ``other`` are."""
+    """The steps of two schedules of one stage as one schedule, and the indices in it of those of
+    ``other``.
+    """
     sigmas = np.concatenate([schedule.sigmas[:-1], other.sigmas[:-1]])
     timesteps = np.concatenate([schedule.timesteps, other.timesteps])
     order = np.argsort(-sigmas, kind="stable")
@@ -124,15 +128,15 @@ def merge_schedules(schedule: Schedule, other: Schedule) -> tuple[Schedule, np.n
 
 
 def shift_tokens(config: SchedulerConfig, stage: int, tokens: list[int]) -> int:
-    """Number of noisy tokens that sets the dynamic shift of ``stage``, given every stage's: its
-    own, or the stage's before it.
+    """The number of noisy tokens that sets the dynamic shift of ``stage``: its own, or that of the
+    stage before it. ``tokens`` has the number of every stage.
     """
     return tokens[stage if config.shift_tokens == "own_stage" else max(stage - 1, 0)]
 
 
 def dynamic_shift(config: SchedulerConfig, sigmas: np.ndarray, tokens: int) -> np.ndarray:
-    """sigma <- s / (s + 1/sigma - 1), with s linear in the number of tokens, or its exponential;
-    the table as it is where it is not to be shifted.
+    """sigma <- s / (s + 1/sigma - 1), with s linear in the number of tokens, or the exponential of
+    that. Without dynamic shifting, the noise levels as they are.
     """
     if not config.use_dynamic_shifting:
         return sigmas
@@ -143,13 +147,12 @@ def dynamic_shift(config: SchedulerConfig, sigmas: np.ndarray, tokens: int) -> n
     if config.time_shift_type == "exponential":
         shift = np.exp(shift)
         if config.shift_tokens == "own_stage":
-            shift = min(
-                shift, 7.0
-            )  # the original implementation's bound, reached above 384 x 640 only
+            # The original implementation's bound, which only sizes above 384 x 640 reach.
+            shift = min(shift, 7.0)
     return shift / (shift + (1 / sigmas - 1))
 
 
 def _renoised_sigma(original: float, gamma: float) -> float:
-    """Noise level after upsampled latents of noise level ``original`` have been given block noise."""
+    """The noise level of upsampled latents of noise level ``original`` after renoising."""
     signal = 1 - original
     return 1 - signal / (np.sqrt(1 + 1 / gamma) * (1 - signal) + signal)

@@ -13,6 +13,8 @@ A new solver is a function from noise levels to the two arrays of weights, an en
 :data:`SOLVERS`, and its name in ``SchedulerConfig.solver``.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -214,4 +216,4 @@ def _empty(sigmas: np.ndarray) -> Weights:
 
 def _weighted_sum(weights: Array | np.ndarray, *terms: Array) -> Array:
     """The sum of ``terms``, each times its weight; further weights are of terms left out."""
-    return sum(weights[i] * term for i, term in enumerate(terms))
+    return functools.reduce(operator.add, [weights[i] * term for i, term in enumerate(terms)])
