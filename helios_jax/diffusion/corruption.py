@@ -1,11 +1,11 @@
-"""Which task a training sample is, and damage to the history it sees: both drawn for each sample by
-itself, apart from their use.
+"""The task of a training sample and the corruption of its history, drawn apart from their use.
 
-At inference the history is what the model made, errors and all; in training it is clean. So it is
-dropped in part, which makes one model of text, image and video to video, and damaged as generated
-frames are: noise, blur, exposure and saturation (Helios, section 3.2, "Easy Anti-Drifting").
+At inference the history is what the model made, with its errors; in training it is clean. So a part
+of it is dropped, which makes one model serve text, image and video to video, and it is corrupted as
+generated frames are: noise, blur, exposure and saturation (Helios, section 3.2, "Easy
+Anti-Drifting").
 
-Everything here is of one sample, without a batch axis; ``jax.vmap`` does the rest.
+Every function here takes one sample, without a batch axis; ``jax.vmap`` adds it.
 """
 
 import dataclasses
@@ -16,64 +16,80 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from helios_jax.diffusion.noise import mix
+from helios_jax.fields import Checked, ConfigError, NonNegative, Positive, Share
 from helios_jax.types import Array, Float, Int, PRNGKeyArray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """Probabilities of the three tests that are made one after another; a sample that passes none
-    keeps its whole history.
+class TaskConfig(Checked):
+    """Probabilities of dropping a part of the history, tested one after another. A sample that
+    passes no test keeps its whole history.
 
     Attributes:
-      text: of dropping everything, as at the start of a video made from text.
-      image: else, of keeping the anchor and the newest frame only.
-      video: else, of dropping the oldest 1, 10 or 19 frames (whole chunks before the first).
+      text: of dropping everything, as at the start of a video from text.
+      image: otherwise, of keeping the anchor and the newest frame only.
+      video: otherwise, of dropping the oldest 1, 10 or 19 frames, so that whole chunks remain.
     """
 
-    text: float = 0.4
-    image: float = 0.1
-    video: float = 0.4
+    section = "task"
+
+    text: Share = 0.4
+    image: Share = 0.1
+    video: Share = 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CorruptionConfig:
-    """How the history is damaged.
+class CorruptionConfig(Checked):
+    """How the history is corrupted.
 
     Attributes:
-      clean: probability that noise, blur and exposure leave a sample alone.
-      noise, blur, exposure: weights of the one that is used otherwise.
-      noise_sigma: greatest noise level of the long, mid and newest frames; each level is uniform
+      clean: probability that a sample gets none of noise, blur and exposure.
+      noise, blur, exposure: relative weights of the one that it gets otherwise.
+      noise_sigma: greatest noise level of the long, mid and newest frames; levels are uniform
         from 0.
       per_frame: whether every frame has a noise level of its own, or every segment.
-      blur_scale: range of the factor by which frames are made smaller and large again.
-      exposure_factor: range of the factor of the latents.
-      saturation: whether frames' deviations from the mean of their channels are scaled as well.
+      blur_scale: range of the factor by which frames are made smaller and then large again.
+      exposure_factor: range of the factor by which latents are multiplied.
+      saturation: whether deviations from the mean over channels are scaled as well.
       saturation_clean: probability, for each segment, that they are not.
-      saturation_factor: range of that factor; below and above 1 are equally likely.
-      anchor: whether the anchor, too, is given noise, blur and exposure; saturation always leaves
-        it alone.
-      segments: frames that share a factor: ``"reference"`` cuts the window into chunks, ``"roles"``
-        into long, mid and newest.
+      saturation_factor: range of that factor; factors below and above 1 are equally likely.
+      anchor: whether the anchor gets noise, blur and exposure too; its saturation never changes.
+      segments: the frames that share a factor. "reference" cuts the window into chunks, as the
+        original implementation does; "roles" into long, mid and newest frames.
     """
 
-    clean: float = 0.1
-    noise: float = 0.9
-    blur: float = 0.1
-    exposure: float = 0.0
-    noise_sigma: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    section = "corruption"
+
+    clean: Share = 0.1
+    noise: NonNegative = 0.9
+    blur: NonNegative = 0.1
+    exposure: NonNegative = 0.0
+    noise_sigma: tuple[Share, Share, Share] = (1 / 3, 1 / 3, 1 / 3)
     per_frame: bool = True
-    blur_scale: tuple[float, float] = (0.9, 1.0)
-    exposure_factor: tuple[float, float] = (0.3, 1.7)
+    blur_scale: tuple[Positive, Positive] = (0.9, 1.0)
+    exposure_factor: tuple[NonNegative, NonNegative] = (0.3, 1.7)
     saturation: bool = True
-    saturation_clean: float = 0.1
-    saturation_factor: tuple[float, float] = (0.3, 1.7)
+    saturation_clean: Share = 0.1
+    saturation_factor: tuple[NonNegative, NonNegative] = (0.3, 1.7)
     anchor: bool = True
     segments: Literal["reference", "roles"] = "reference"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clean < 1 and self.noise + self.blur + self.exposure == 0:
+            raise ConfigError(
+                "corruption.noise, blur and exposure are all 0: give one a weight, or set "
+                "corruption.clean=1"
+            )
+
 
 class TaskDraws(NamedTuple):
-    """``task``: 0 whole history, 1 text, 2 image, 3 video; ``cut``: chunks that are dropped beside
-    the odd oldest frames.
+    """The task of a sample.
+
+    Attributes:
+      task: 0 whole history, 1 text, 2 image, 3 video.
+      cut: chunks that a video sample drops, beside the oldest frames that fill no chunk.
     """
 
     task: Int[Array, ""]
@@ -81,14 +97,14 @@ class TaskDraws(NamedTuple):
 
 
 class CorruptionDraws(NamedTuple):
-    """All that is random about the damage of one sample; ``T`` frames are the window's and, last,
-    the anchor.
+    """The random numbers of the corruption of one sample. Its ``T`` frames are those of the window
+    and, last, the anchor.
 
     Attributes:
       mode: 0 clean, 1 noise, 2 blur, 3 exposure.
       sigma: noise level of each frame.
       noise: unit noise.
-      scale: of each segment, by which it is made smaller.
+      scale: blur scale of each segment.
       exposure, saturation: factor of each segment.
     """
 
@@ -101,12 +117,12 @@ class CorruptionDraws(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Static map of the window's frames and the anchor.
+    """The static grouping of the window's frames and, last, the anchor.
 
     Attributes:
-      segment: of each frame; the anchor's is the last.
-      window: frames of one number are left alone where all of them are zero.
-      role: 0 long, 1 mid, 2 newest or anchor: whose greatest noise level holds.
+      segment: number of each frame's segment.
+      window: number of each frame's chunk; a chunk that is all zero is not corrupted.
+      role: 0 long, 1 mid, 2 newest or anchor; it selects the greatest noise level.
     """
 
     segment: tuple[int, ...]
@@ -115,7 +131,7 @@ class Segments(NamedTuple):
 
 
 def draw_task(key: PRNGKeyArray, config: TaskConfig, window: int, chunk: int) -> TaskDraws:
-    """Draw the task of a sample with ``window`` frames of history and ``chunk`` frames to make."""
+    """Draw a sample's task, for ``window`` frames of history and chunks of ``chunk`` frames."""
     first, second, third, cut = jax.random.uniform(key, (4,))
     task = jnp.where(
         first < config.text,
@@ -128,30 +144,30 @@ def draw_task(key: PRNGKeyArray, config: TaskConfig, window: int, chunk: int) ->
 def apply_task(
     history: Float[Array, "T H W C"], anchor: Float[Array, "1 H W C"], draws: TaskDraws, chunk: int
 ) -> tuple[Float[Array, "T H W C"], Float[Array, "1 H W C"]]:
-    """Zero what the task does not show."""
+    """Set to zero the frames that the task does not show."""
     window = history.shape[0]
     first_kept = jnp.stack([0, window, window - 1, window % chunk + chunk * draws.cut])[draws.task]
     kept = jnp.arange(window) >= first_kept
-    return jnp.where(kept[:, None, None, None], history, 0.0), jnp.where(
-        draws.task == 1, 0.0, anchor
-    )
+    history = jnp.where(kept[:, None, None, None], history, 0.0)
+    return history, jnp.where(draws.task == 1, 0.0, anchor)
 
 
 def segments(
     kind: Literal["reference", "roles"], sizes: tuple[int, int, int], chunk: int
 ) -> Segments:
-    """The static map of a window of ``sizes`` (long, mid, newest) frames."""
-    window, (long, mid, newest) = sum(sizes), sizes
-    # The oldest frames that fill no chunk, then the chunks: what a task drops, and what a video
-    # that has just begun lacks, is whole parts of these.
+    """The grouping of a window of ``sizes`` (long, mid, newest) frames."""
+    long, mid, newest = sizes
+    window = sum(sizes)
+    # First the oldest frames, which fill no chunk, then the chunks. A task drops whole parts of
+    # these, and a video that has just begun lacks whole parts.
     whole = window // chunk
     chunks = (0,) * (window % chunk) + tuple(1 + frame // chunk for frame in range(whole * chunk))
     if kind == "roles":
         role = (0,) * long + (1,) * mid + (2,) * newest
         return Segments((*role, 3), (*chunks, whole + 1), (*role, 2))
-    # The last chunk is cut after as many frames as there are mid ones. What comes before the cut
-    # takes the long frames' noise level and what comes after it the mid ones', whatever they are to
-    # the model.
+    # The original implementation cuts the last chunk after as many frames as there are mid ones.
+    # Frames before the cut have the noise level of long frames and those after it that of mid
+    # frames, whatever their role in the model.
     late = window - chunk + mid
     return Segments(
         (*(number + (frame >= late) for frame, number in enumerate(chunks)), whole + 2),
@@ -163,15 +179,14 @@ def segments(
 def draw_corruption(
     key: PRNGKeyArray, config: CorruptionConfig, parts: Segments, shape: tuple[int, int, int]
 ) -> CorruptionDraws:
-    """Draw the damage of one sample; ``shape`` (H, W, C) is that of a frame."""
+    """Draw the corruption of one sample; ``shape`` (H, W, C) is that of a frame."""
     mode, sigma, noise, scale, exposure, saturation, clean, side = jax.random.split(key, 8)
-    count, T = max(parts.segment) + 1, len(parts.segment)
+    count = max(parts.segment) + 1
+    T = len(parts.segment)
     weights = np.array([config.noise, config.blur, config.exposure])
     chances = np.concatenate([[config.clean], (1 - config.clean) * weights / weights.sum()])
-    segment, greatest = (
-        np.array(parts.segment),
-        np.array([config.noise_sigma[role] for role in parts.role], np.float32),
-    )
+    segment = np.array(parts.segment)
+    greatest = np.array([config.noise_sigma[role] for role in parts.role], np.float32)
     levels = jax.random.uniform(sigma, (T,))
     low, high = config.saturation_factor
     factor = jnp.where(
@@ -209,38 +224,37 @@ def apply_corruption(
     config: CorruptionConfig,
     parts: Segments,
 ) -> tuple[Float[Array, "T_window H W C"], Float[Array, "1 H W C"]]:
-    """Damage the history as drawn: ``(1 - sigma) x + sigma noise``, blur, or ``factor x``; then ``m
-    + factor (x - m)`` with the channels' mean m.
+    """Corrupt the history as drawn: ``(1 - sigma) x + sigma noise``, blur, or ``factor x``; then
+    ``m + factor (x - m)`` with m the mean over channels.
 
-    Frames that are not there stay so: those of a window that is all zero. Zero frames beside others
-      are given noise like them.
+    Chunks that are all zero stay zero: the video has not reached them. Zero frames beside others in
+    a chunk are given noise like these.
     """
     frames = jnp.concatenate([history, anchor])
-    segment, window = np.array(parts.segment), np.array(parts.window)
-    used = jnp.any(frames != 0, axis=(1, 2, 3))
-    there = (
-        jax.ops.segment_max(used.astype(jnp.int32), window, num_segments=int(window.max()) + 1)[
-            window
-        ]
-        > 0
-    )
+    segment = np.array(parts.segment)
+    window = np.array(parts.window)
+    used = jnp.any(frames != 0, axis=(1, 2, 3)).astype(jnp.int32)
+    there = jax.ops.segment_max(used, window, num_segments=int(window.max()) + 1)[window] > 0
     if not config.anchor:
         there = there.at[-1].set(False)
-    column = lambda values: values[:, None, None, None]
-    sigma = column(draws.sigma)
-    damaged = jnp.stack(
+    corrupted = jnp.stack(
         [
             frames,
-            (1 - sigma) * frames + sigma * draws.noise,
+            mix(frames, draws.noise, _column(draws.sigma)),
             _blur(frames, draws.scale[segment], config.blur_scale),
-            column(draws.exposure[segment]) * frames,
+            _column(draws.exposure[segment]) * frames,
         ]
     )[draws.mode]
-    frames = jnp.where(column(there), damaged, frames)
+    frames = jnp.where(_column(there), corrupted, frames)
     mean = frames.mean(-1, keepdims=True)
-    factor = column(draws.saturation[segment])
+    factor = _column(draws.saturation[segment])
     frames = jnp.where(factor == 1, frames, mean + factor * (frames - mean))
     return frames[:-1], frames[-1:]
+
+
+def _column(values: Array) -> Array:
+    """A number for each frame [T], shaped to broadcast against frames [T H W C]."""
+    return values[:, None, None, None]
 
 
 def _blur(
@@ -249,12 +263,12 @@ def _blur(
     """Each frame resized to ``round(scale H) x round(scale W)``, bilinear with antialiasing, and
     back.
     """
-    for axis, name in ((1, "tij,tjwc->tiwc"), (2, "tij,thjc->thic")):
+    for axis, product in ((1, "tij,tjwc->tiwc"), (2, "tij,thjc->thic")):
         size = frames.shape[axis]
         sizes, table = _resize_table(size, bounds)
-        # Halves are rounded to even, as Python's round does.
-        which = jnp.clip(jnp.round(scale * size).astype(jnp.int32), 1) - sizes[0]
-        frames = jnp.einsum(name, jnp.asarray(table)[which], frames)
+        # jnp.round rounds halves to even, as Python's round does.
+        index = jnp.clip(jnp.round(scale * size).astype(jnp.int32), 1) - sizes[0]
+        frames = jnp.einsum(product, jnp.asarray(table)[index], frames)
     return frames
 
 
@@ -262,19 +276,19 @@ def _blur(
 def _resize_table(
     size: int, bounds: tuple[float, float]
 ) -> tuple[range, Float[np.ndarray, "sizes size size"]]:
-    """All sizes that a scale within ``bounds`` can give, and the matrices that take ``size`` cells
-    to as many and back.
+    """All sizes that a scale within ``bounds`` can give, and for each the matrix that resizes
+    ``size`` cells to that many and back.
     """
     sizes = range(max(round(bounds[0] * size), 1), max(round(bounds[1] * size), 1) + 1)
-    return sizes, np.stack(
-        [_resize_matrix(small, size) @ _resize_matrix(size, small) for small in sizes]
-    ).astype(np.float32)
+    matrices = [_resize_matrix(small, size) @ _resize_matrix(size, small) for small in sizes]
+    return sizes, np.stack(matrices).astype(np.float32)
 
 
 def _resize_matrix(size: int, new: int) -> Float[np.ndarray, "new size"]:
-    """Weights of ``size`` cells in ``new`` ones: a triangle around each new cell's centre, as wide
-    as the coarser of the two grids needs.
+    """The weights of ``size`` cells in each of ``new`` cells: a triangle around the centre of the
+    new cell, as wide as the coarser of the two grids needs.
     """
     centres = (np.arange(new) + 0.5) * size / new - 0.5
-    weights = np.maximum(1 - np.abs(centres[:, None] - np.arange(size)) / max(size / new, 1), 0)
+    distances = np.abs(centres[:, None] - np.arange(size))
+    weights = np.maximum(1 - distances / max(size / new, 1), 0)
     return weights / weights.sum(1, keepdims=True)

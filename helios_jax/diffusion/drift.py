@@ -1,10 +1,10 @@
 """Drift-detecting adaptive sampling (Helios, section 3.6): noise on the history of a video whose
 statistics run away.
 
-Long videos drift: colours and contrast creep from chunk to chunk, since each continues what the one
-before made of it. The mean and the variance of every channel of a chunk are compared with their
-running means over the chunks so far. Where they are far apart, the model sees the chunk through
-noise, as it saw histories in training, and trusts it less.
+Long videos drift: colours and contrast creep from chunk to chunk, because each chunk continues the
+errors of the one before it. The mean and the variance of every channel of a chunk are compared with
+their running means over the chunks so far. Where they are far apart, the model is shown the chunk
+with noise added, as histories were in training, and relies on it less.
 """
 
 import dataclasses
@@ -15,39 +15,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from helios_jax.diffusion.history import HistoryState
+from helios_jax.fields import Checked, NonNegative, Share
 from helios_jax.types import Array, Bool, Float, Int, Key
 
-_CORRUPTION = np.uint32(2**32 - 1)
-"""Takes the place of a stage's index in the keys of a chunk's noise."""
+_DRIFT = np.uint32(2**32 - 1)
+"""Stands where the keys of a chunk's noise have the index of a stage."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DriftControl:
-    """When to corrupt the history, and how much; the defaults are the reference's, save the last
-    two.
+class DriftControl(Checked):
+    """When to corrupt the history, and how much. The defaults are the original implementation's,
+    save those of the last two fields.
 
     Attributes:
       mean_decay, variance_decay: share of the past in the running statistics.
       mean_threshold, variance_threshold: distances, over the channels, beyond which a chunk has
         drifted.
       strength: weight of the noise that is added.
-      when: whether either distance is enough, as in the paper, or both must be exceeded, as in the
-        reference.
-      corrupt: what is corrupted: the model's memory of the chunk alone, or, as in the reference,
-        the chunk that is shown too.
+      when: "either": one distance beyond its threshold is enough, as in the paper; "both": both
+        must be, as in the original implementation.
+      corrupt: "history": only what the model sees of the chunk; "chunk": the chunk that is shown
+        too, as in the original implementation.
     """
 
-    mean_decay: float = 0.9
-    variance_decay: float = 0.9
-    mean_threshold: float = 0.15
-    variance_threshold: float = 0.15
-    strength: float = 0.1
+    section = "drift"
+
+    mean_decay: Share = 0.9
+    variance_decay: Share = 0.9
+    mean_threshold: NonNegative = 0.15
+    variance_threshold: NonNegative = 0.15
+    strength: NonNegative = 0.1
     when: Literal["either", "both"] = "either"
     corrupt: Literal["history", "chunk"] = "history"
 
 
 class DriftStatistics(NamedTuple):
-    """Running mean and variance of each channel, and whether there has been a chunk."""
+    """Running mean and variance of each channel.
+
+    Attributes:
+      started: whether there has been a chunk.
+    """
 
     mean: Float[Array, "B C"]
     variance: Float[Array, "B C"]
@@ -55,8 +62,11 @@ class DriftStatistics(NamedTuple):
 
 
 class DriftDecision(NamedTuple):
-    """For each video: how far the chunk's mean and variance are from the running ones, and whether
-    it was corrupted.
+    """The decision on each video of a batch.
+
+    Attributes:
+      mean, variance: distance of the chunk's statistics from the running ones.
+      corrupted: whether noise was added.
     """
 
     mean: Float[Array, "B"]
@@ -65,26 +75,24 @@ class DriftDecision(NamedTuple):
 
 
 def start_drift(batch: int, channels: int) -> DriftStatistics:
-    """The statistics before the first chunk, which becomes the running ones and never drifts."""
-    return DriftStatistics(
-        jnp.zeros((batch, channels)), jnp.zeros((batch, channels)), jnp.zeros((), bool)
-    )
+    """The statistics before the first chunk, which never drifts: they become its own."""
+    zeros = jnp.zeros((batch, channels))
+    return DriftStatistics(zeros, zeros, jnp.zeros((), bool))
 
 
 def detect_drift(
     statistics: DriftStatistics, latents: Float[Array, "B T H W C"], control: DriftControl
 ) -> tuple[DriftStatistics, DriftDecision]:
-    """Take a chunk into the running statistics, ``g <- rho g + (1 - rho) x``, then measure its
+    """Update the running statistics with a chunk, ``g <- rho g + (1 - rho) x``, then measure its
     distance ``|x - g|`` from them over the channels.
 
-    Each video is decided upon by itself. The variance is the unbiased one.
+    The decision is made for each video by itself. The variance is the unbiased one.
     """
 
     def track(running, current, decay):
         running = jnp.where(statistics.started, decay * running + (1 - decay) * current, current)
-        return running, jnp.where(
-            statistics.started, jnp.linalg.norm(current - running, axis=-1), 0.0
-        )
+        distance = jnp.linalg.norm(current - running, axis=-1)
+        return running, jnp.where(statistics.started, distance, 0.0)
 
     mean, mean_drift = track(statistics.mean, latents.mean((1, 2, 3)), control.mean_decay)
     variance, variance_drift = track(
@@ -94,21 +102,22 @@ def detect_drift(
     corrupted = combine(
         mean_drift > control.mean_threshold, variance_drift > control.variance_threshold
     )
-    return DriftStatistics(mean, variance, jnp.ones((), bool)), DriftDecision(
-        mean_drift, variance_drift, corrupted
-    )
+    statistics = DriftStatistics(mean, variance, jnp.ones((), bool))
+    return statistics, DriftDecision(mean_drift, variance_drift, corrupted)
 
 
-def draw_corruption(
+def draw_drift_noise(
     keys: Key[Array, "B"], chunk: Int[Array, ""] | int, shape: tuple[int, int, int, int]
 ) -> Float[Array, "B T H W C"]:
-    """Unit noise of a chunk of ``shape`` (T, H, W, C); a video's depends on its own key and the
-    chunk only.
+    """Unit noise for a chunk of ``shape`` (T, H, W, C). A video's noise depends on its own key and
+    the chunk only.
     """
-    fold = jax.random.fold_in
-    return jax.vmap(
-        lambda key: jax.random.normal(fold(fold(key, chunk), _CORRUPTION), shape, jnp.float32)
-    )(keys)
+
+    def draw(key):
+        key = jax.random.fold_in(jax.random.fold_in(key, chunk), _DRIFT)
+        return jax.random.normal(key, shape, jnp.float32)
+
+    return jax.vmap(draw)(keys)
 
 
 def control_drift(
@@ -125,9 +134,9 @@ def control_drift(
       statistics: of the chunks before.
       history: after the chunk.
       latents: the chunk's.
-      noise: from :func:`draw_corruption`.
+      noise: from :func:`draw_drift_noise`.
       shown: whether the chunk that is shown may be corrupted, where ``control`` says so; the
-        reference spares the last one.
+        original implementation spares the last one.
       control: static.
 
     Returns:

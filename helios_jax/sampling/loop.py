@@ -15,7 +15,7 @@ from helios_jax.diffusion.drift import (
     DriftDecision,
     DriftStatistics,
     control_drift,
-    draw_corruption,
+    draw_drift_noise,
 )
 from helios_jax.diffusion.history import HistoryState
 from helios_jax.models.block import TextCache
@@ -134,7 +134,7 @@ def _control_drift(
         statistics,
         history,
         latents,
-        draw_corruption(keys, chunk, latents.shape[1:]),
+        draw_drift_noise(keys, chunk, latents.shape[1:]),
         ~last,
         control,
     )

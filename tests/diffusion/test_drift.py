@@ -11,7 +11,7 @@ from helios_jax.diffusion.drift import (
     DriftControl,
     control_drift,
     detect_drift,
-    draw_corruption,
+    draw_drift_noise,
     start_drift,
 )
 from helios_jax.diffusion.history import HistoryState, append_chunk, start_history
@@ -30,7 +30,7 @@ def run(control, shown=True):
     statistics, history, results = start_drift(2, 3), start_history((2, 4, 4, 3), (16, 2, 1)), []
     for chunk, latents in enumerate(LATENTS):
         history = append_chunk(history, jnp.asarray(latents))
-        noise = draw_corruption(jax.random.split(jax.random.key(0), 2), chunk, (9, 4, 4, 3))
+        noise = draw_drift_noise(jax.random.split(jax.random.key(0), 2), chunk, (9, 4, 4, 3))
         statistics, history, out, decision = control_drift(
             statistics, history, jnp.asarray(latents), noise, jnp.array(shown), control
         )
@@ -112,7 +112,7 @@ def test_noise_is_of_a_video_and_a_chunk():
     """Other chunk or other key, other noise; the same again, the same."""
     keys = jax.random.split(jax.random.key(0), 2)
     draws = [
-        np.asarray(draw_corruption(keys[:videos], chunk, (2, 4, 4, 3)))
+        np.asarray(draw_drift_noise(keys[:videos], chunk, (2, 4, 4, 3)))
         for videos, chunk in ((2, 0), (1, 0), (1, 1))
     ]
     np.testing.assert_array_equal(draws[0][:1], draws[1])
