@@ -9,7 +9,8 @@ the one that was interrupted goes on by itself. SIGTERM and Ctrl-C save and leav
 
 The folder has data/, runs/ (a run each, with its metrics.jsonl), checkpoints/, release/ (what
 ships, bfloat16), logs/ (what each part printed) and course.jsonl: a line whenever a part ends, with
-its seconds of wall clock and of processor time. --list adds them up, in core-hours.
+its seconds of wall clock and of processor time. --list adds them up, in core-hours. curves.json
+has what was measured on the way, of all runs.
 
 On CPUs that multiply bfloat16, matrix products have bfloat16 factors, unless
 JAX_DEFAULT_MATMUL_PRECISION says otherwise: a step of stills takes 0.20 s of a core instead of
@@ -35,6 +36,9 @@ from helios_jax.commands.cli import run_command
 from helios_jax.errors import HeliosError
 
 LEDGER = "course.jsonl"
+CURVES = "curves.json"
+POINTS = 200
+"""Of a curve, about."""
 
 
 class CourseError(HeliosError):
@@ -225,6 +229,7 @@ def run_parts(parts: Sequence[Part], folder: Path) -> None:
             }
             with (folder / LEDGER).open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps(line) + "\n")
+            (folder / CURVES).write_text(json.dumps(curves(folder), indent=1) + "\n")
             if stopped:
                 print(f"stopped in {part.name}; the same command goes on", flush=True)
                 return
@@ -260,6 +265,22 @@ def read_ledger(folder: Path) -> list[dict]:
     """What has been run, a dictionary each time that a part ended."""
     path = folder / LEDGER
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def curves(folder: Path) -> dict[str, list[dict[str, int | float]]]:
+    """What each run wrote, by its name: all validations, and of the losses some between them."""
+    found = {}
+    for path in sorted(folder.glob("runs/*/metrics.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        every = max(1, len(lines) // POINTS)
+        points = []
+        for number, line in enumerate(lines):
+            names = [name for name in line if name.startswith(("loss", "validation", "student"))]
+            if number % every == 0 or any(name.startswith("validation") for name in names):
+                values = {name: round(line[name], 4) for name in names}
+                points.append({"step": line["step"], **values})
+        found[path.parent.name] = points
+    return found
 
 
 def overview(parts: Sequence[Part], folder: Path) -> str:

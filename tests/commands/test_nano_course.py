@@ -1,5 +1,6 @@
 """The course of helios-nano: parts that fit one another, run once each, and gone on with."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from helios_jax.commands.nano_course import (
     CourseError,
     Part,
     course,
+    curves,
     overview,
     read_ledger,
     run_parts,
@@ -94,3 +96,15 @@ def test_a_stopped_part_is_not_finished(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert [(line["part"], line["finished"]) for line in read_ledger(tmp_path)] == [("long", False)]
+
+
+def test_curves_keep_every_validation(tmp_path):
+    run = tmp_path / "runs" / "base"
+    run.mkdir(parents=True)
+    lines = [{"step": step, "loss": 1 / 3, "step_seconds": 1.0} for step in range(1000)]
+    lines[777]["validation_loss"] = 2 / 3
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    [points] = curves(tmp_path).values()
+    assert 150 < len(points) < 250
+    assert {"step": 777, "loss": 0.3333, "validation_loss": 0.6667} in points
+    assert points[0] == {"step": 0, "loss": 0.3333}
