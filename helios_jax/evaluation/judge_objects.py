@@ -33,7 +33,7 @@ BELIEF = 0.75
 EXPLAINED = 35.0
 """A pixel that is no farther off than this, in RGB, needs no other colour."""
 REACH, CELLS = 1.62, 41
-"""A patch around an object goes so many large radii each way, and has so many cells along a side."""
+"""A patch reaches so many large radii each way from an object, in so many cells along a side."""
 RADII = np.geomspace(0.43, 1.43, 15)
 """That are tried, in large radii."""
 TURNS = np.arange(24) / 24 * 2 * np.pi
