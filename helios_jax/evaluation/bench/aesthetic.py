@@ -48,16 +48,19 @@ class AestheticModel:
         params = {"encoder": encoder, "head": read_aesthetic_head(head, config.features)}
         return cls(ImageEncoder(config, dtype or compute_dtype()), params)
 
-    def rate(self, frames: UInt8[np.ndarray, "F Y X 3"]) -> Float[np.ndarray, "F"]:
-        """The rating of each frame, with memory for 32 of them on the device."""
-        return in_batches(functools.partial(_rate, self.encoder, self.params), frames, BATCH)
+    def rate(
+        self, frames: UInt8[np.ndarray, "F Y X 3"], indices: Sequence[int]
+    ) -> Float[np.ndarray, "n"]:
+        """The rating of some frames, with memory for 32 of them on the device."""
+        run = functools.partial(_rate, self.encoder, self.params)
+        return in_batches(run, frames, np.asarray(indices), BATCH)
 
     def ratings(self, video: Video, indices: Sequence[int]) -> list[float]:
         """The ratings of frames of a video, each of which is rated once."""
         known = video.figures.setdefault("aesthetic", {})
         missing = [index for index in indices if index not in known]
         if missing:
-            known |= zip(missing, self.rate(video.frames[missing]).tolist())
+            known |= zip(missing, self.rate(video.frames, missing).tolist())
         return [known[index] for index in indices]
 
 

@@ -65,11 +65,8 @@ class SmoothnessModel:
         check_size(*frames.shape[1:3])
         run = functools.partial(_deviations, self.network, self.params)
         most = 1 if jax.default_backend() == "cpu" else BATCH
-        found = []
-        for first in range(0, len(starts), 16):  # so that triples of few frames are copied
-            triples = np.stack([frames[start : start + 3] for start in starts[first : first + 16]])
-            found.append(in_batches(run, triples, most))
-        return np.concatenate(found)
+        triples = np.asarray(starts)[:, None] + np.arange(3)[None]
+        return in_batches(run, frames, triples, most)
 
 
 def smoothness(video: Video, model: SmoothnessModel) -> dict[str, float]:

@@ -5,11 +5,12 @@ a video to 640 columns and keep its proportions; its rate and its orientation ar
 """
 
 import functools
+import itertools
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -139,18 +140,8 @@ def read_frames(path: str | os.PathLike, most: int | None = None) -> UInt8[np.nd
     named_709 = "bt709" in stream
     unnamed = not re.search(r"smpte170m|bt470|bt601|fcc|bt2020", stream)
     matrix = BT709 if named_709 or (unnamed and int(size[2]) >= 720) else BT601
-    frames = np.empty((64, height, width, 3), np.uint8)
-    count = 0
-    for planes in _yuv_frames(path, height, width, most):
-        if count == len(frames):
-            # grows where it lies: a copy would double the memory of a long video
-            frames.resize((2 * count, height, width, 3), refcheck=False)
-        frames[count] = _to_rgb(planes, height, width, matrix)
-        count += 1
-    if not count:
-        raise BenchError(f"{path}: has no frame that can be decoded")
-    frames.resize((count, height, width, 3), refcheck=False)
-    return frames
+    planes = _yuv_frames(path, height, width, most)
+    return _stack(path, (_to_rgb(each, height, width, matrix) for each in planes))
 
 
 def read_frames_by_opencv(
@@ -159,24 +150,26 @@ def read_frames_by_opencv(
     """All frames of a video, decoded and scaled by OpenCV.
 
     Raises:
-      BenchError: if OpenCV is not installed or reads no frame.
+      BenchError: if OpenCV is not installed, or reads no frame.
     """
     cv2 = require_opencv("reading videos for motion smoothness")
     capture = cv2.VideoCapture(str(path))
-    frames: list[np.ndarray] = []
-    while most is None or len(frames) < most:
-        there, frame = capture.read()
-        if not there:
-            break
-        height, width = target_size(*frame.shape[:2])
-        rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-        if rgb.shape[:2] != (height, width):
-            rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
-        frames.append(rgb)
-    capture.release()
-    if not frames:
-        raise BenchError(f"{path}: OpenCV reads no frame of it")
-    return np.stack(frames)
+
+    def frames() -> Iterator[np.ndarray]:
+        while True:
+            there, frame = capture.read()
+            if not there:
+                return
+            height, width = target_size(*frame.shape[:2])
+            rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            if rgb.shape[:2] != (height, width):
+                rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
+            yield rgb
+
+    try:
+        return _stack(path, itertools.islice(frames(), most))
+    finally:
+        capture.release()
 
 
 def read_single_frames(
@@ -236,6 +229,22 @@ def _yuv_frames(
         said = log.read().decode(errors="replace").strip().splitlines()
     if process.returncode:
         raise BenchError(f"{path}: damaged or cut short: {said[0] if said else 'no reason given'}")
+
+
+def _stack(
+    path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "Y X 3"]]
+) -> UInt8[np.ndarray, "F Y X 3"]:
+    """Frames as one array, which grows where it lies: a copy would double the memory."""
+    stacked, count = np.empty((0,), np.uint8), 0
+    for frame in frames:
+        if count == len(stacked):
+            stacked.resize((max(2 * count, 64), *frame.shape), refcheck=False)
+        stacked[count] = frame
+        count += 1
+    if not count:
+        raise BenchError(f"{path}: has no frame that can be decoded")
+    stacked.resize((count, *stacked.shape[1:]), refcheck=False)
+    return stacked
 
 
 def _to_rgb(

@@ -7,6 +7,7 @@ Weights are drawn for the tensors of a network in the order of their names: a ve
 import numpy as np
 
 from helios_jax.checkpoint.safetensors_files import TorchTensor
+from helios_jax.evaluation.bench.networks.amt_names import amt_slots
 
 
 def random_tensors(shapes, seed, norm=1.0):
@@ -23,6 +24,15 @@ def random_tensors(shapes, seed, norm=1.0):
         else:
             z = z / np.sqrt(np.prod(shape[1:]))
         arrays[name] = z.astype(np.float32)
+    return arrays
+
+
+def amt_arrays(seed=4):
+    """Random tensors of AMT-S, of which some are made smaller, so that flows stay in the frame."""
+    arrays = random_tensors(shapes_of(amt_slots()), seed, norm=0.25)
+    for name in arrays:
+        if name.endswith(("convblock.2.weight", "flow_head.2.weight", "comb_block.2.weight")):
+            arrays[name] = arrays[name] * np.float32(0.2)
     return arrays
 
 

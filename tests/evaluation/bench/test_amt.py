@@ -12,25 +12,12 @@ from helios_jax.evaluation.bench.networks.amt_layers import Upsample, resize, wa
 from helios_jax.evaluation.bench.networks.amt_names import amt_slots
 from helios_jax.evaluation.bench.networks.weights import build_params
 from tests.evaluation.bench import torch_networks
-from tests.evaluation.bench.golden import (
-    as_tensors,
-    assert_golden,
-    random_input,
-    random_tensors,
-    shapes_of,
-)
-
-QUIET = ("convblock.2.weight", "flow_head.2.weight", "comb_block.2.weight")
-"""Weights that are drawn five times smaller, so that flows stay within the frame."""
+from tests.evaluation.bench.golden import amt_arrays, as_tensors, assert_golden, random_input
 
 
 @pytest.fixture(scope="module")
 def arrays():
-    found = random_tensors(shapes_of(amt_slots()), seed=4, norm=0.25)
-    for name, array in found.items():
-        if name.endswith(QUIET):
-            found[name] = array * np.float32(0.2)
-    return found
+    return amt_arrays()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from helios_jax.evaluation.bench import METRICS, BenchError, FrameVideo, Models,
 from helios_jax.evaluation.bench.batches import in_batches
 from helios_jax.evaluation.bench.networks import names
 from helios_jax.evaluation.bench.preprocess import MEAN, STD
-from tests.evaluation.bench import toy_weights
+from tests.evaluation.bench import torch_networks, toy_weights
 from tests.evaluation.bench.test_tokenizer import PROMPT
 from tests.evaluation.bench.toy_weights import VISION, clip_state
 
@@ -89,7 +89,7 @@ def test_aesthetic_drift_compares_the_means_of_both_ends(models):
     frames = moving(20)
     video = FrameVideo(frames)
     found = score("drifting_aesthetic", video, models)
-    start, end = models.aesthetic.rate(frames[:3]), models.aesthetic.rate(frames[-3:])
+    start, end = (models.aesthetic.rate(frames, part) for part in (range(3), range(17, 20)))
     assert found["start_aesthetic_score"] == pytest.approx(start.mean(), abs=1e-6)
     assert found["end_aesthetic_score"] == pytest.approx(end.mean(), abs=1e-6)
     assert found["drift_aesthetic_score"] == abs(found["signed_drift"])
@@ -141,6 +141,19 @@ def test_smoothness_pads_and_runs_each_pair_once_for_the_whole_and_both_ends(mod
     assert drift["start_motion_smoothness_score"] == pytest.approx(1 - deviations[0] / 255)
 
 
+def test_smoothness_is_what_pytorch_makes_of_padded_frames_cut_to_bytes(models):
+    frames = moving(3, 113, 130)
+    network = torch_networks.AMT().eval()
+    network.load_state_dict(torch.load(models.weights["amt"])["state_dict"])
+    pixels = torch.from_numpy(np.moveaxis(frames, -1, 1)).float()
+    padded = torch.nn.functional.pad(pixels / 255, (7, 7, 7, 8), mode="replicate")
+    with torch.no_grad():
+        made = network(padded[:1], padded[2:])[..., 7:120, 7:137]
+    deviation = (pixels[1:2] - (made * 255).clamp(0, 255).floor()).abs().mean()
+    found = models.smoothness.deviations(frames, [0])
+    assert found[0] == pytest.approx(float(deviation), abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("frames", "metric", "message"),
     [
@@ -157,14 +170,16 @@ def test_frames_that_smoothness_cannot_take_are_named(models, frames, metric, me
 def test_batches_are_of_one_size_and_give_what_one_batch_gives():
     sizes = []
 
-    def double(batch):
+    def brightest(batch):
         sizes.append(len(batch))
-        return 2 * batch
+        return batch.max(axis=(1, 2, 3))
 
-    items = np.arange(70, dtype=np.float32)
-    np.testing.assert_array_equal(in_batches(double, items, 32), 2 * items)
+    frames = moving(70, 4, 4)
+    expected = frames.max(axis=(1, 2, 3))
+    found = in_batches(brightest, frames, np.arange(70), 32)
+    np.testing.assert_array_equal(found, expected)
     assert sizes == [24, 24, 24]
-    assert in_batches(double, items[:1], 32).shape == (1,)
+    np.testing.assert_array_equal(in_batches(brightest, frames, np.array([7]), 32), expected[7:8])
 
 
 def test_an_unknown_metric_is_named():

@@ -3,10 +3,9 @@
 import torch
 
 from helios_jax.evaluation.bench.networks import names
-from helios_jax.evaluation.bench.networks.amt_names import amt_slots
 from helios_jax.evaluation.bench.networks.clip import VisionConfig
 from helios_jax.evaluation.bench.networks.viclip import TextConfig
-from tests.evaluation.bench.golden import random_tensors, shapes_of
+from tests.evaluation.bench.golden import amt_arrays, random_tensors, shapes_of
 from tests.evaluation.bench.merges import merges
 
 VISION = VisionConfig(image_size=56, width=64, layers=2, heads=1, features=32, frames=8)
@@ -34,8 +33,8 @@ def as_module(state):
     return root
 
 
-def state(slots, seed, prefix="", norm=1.0):
-    arrays = random_tensors(shapes_of(slots), seed, norm)
+def state(slots, seed, prefix=""):
+    arrays = random_tensors(shapes_of(slots), seed)
     return {f"{prefix}{name}": torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -46,8 +45,8 @@ def clip_state():
 
 
 def write_head(path):
-    torch.save({"weight": state(names.aesthetic_slots(VISION), 5)["weight"],
-                "bias": torch.tensor([5.0])}, path)  # fmt: skip
+    weight = state(names.aesthetic_slots(VISION), 5)["weight"]
+    torch.save({"weight": weight, "bias": torch.tensor([5.0])}, path)
     return path
 
 
@@ -69,5 +68,7 @@ def write_vocabulary(path):
 
 
 def write_amt(path):
-    torch.save({"state_dict": state(amt_slots(), 4, norm=0.25)}, path)
+    arrays = amt_arrays()
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.save({"state_dict": tensors}, path)
     return path
