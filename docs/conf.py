@@ -1,0 +1,64 @@
+"""Sphinx builds the site from the Markdown beside this file, docstrings and the commands' flags:
+
+pip install -e '.[docs]' && sphinx-build -W -b html docs docs/_build
+"""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from absl import flags
+
+import helios_jax
+from helios_jax.commands import COMMANDS
+from helios_jax.commands.cli import DefineFlags, help_text
+
+project = "helios-jax"
+author = "The helios-jax developers"
+version = release = helios_jax.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "sphinx_book_theme"
+html_title = "helios-jax"
+html_theme_options = {"show_navbar_depth": 2, "navbar_persistent": []}
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # shapes and dtypes stand in the docstrings
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+suppress_warnings = ["myst.xref_missing"]  # links to results and sources, which are not pages
+
+HERE = Path(__file__).parent
+
+
+def subcommands(module: ModuleType) -> Iterator[tuple[str, str, DefineFlags]]:
+    """Name, text and flags of a command's own commands; a name of "" where it has none."""
+    if hasattr(module, "COMMANDS"):
+        for name, (doc, define_flags, _) in module.COMMANDS.items():
+            yield name, doc, define_flags
+    else:
+        yield "", module.__doc__, module.define_flags
+
+
+def write_commands() -> None:
+    """Write ``reference/commands.md``: the help text of every command."""
+    parts = ["# Commands", "", "`helios-jax COMMAND --help` prints the same.", ""]
+    for name, what in COMMANDS.items():
+        parts += [f"## {name}", "", f"{what[0].upper()}{what[1:]}.", ""]
+        module = importlib.import_module(f"helios_jax.commands.{name.replace('-', '_')}")
+        for subcommand, doc, define_flags in subcommands(module):
+            options = flags.FlagValues()
+            define_flags(options, [f"helios-jax {name}"])
+            heading = [f"### {name} {subcommand}", ""] if subcommand else []
+            parts += [*heading, "```text", help_text(doc, options), "```", ""]
+    folder = HERE / "reference"
+    folder.mkdir(exist_ok=True)
+    (folder / "commands.md").write_text("\n".join(parts))
+
+
+write_commands()
