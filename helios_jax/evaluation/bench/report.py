@@ -10,6 +10,7 @@ from pathlib import Path
 from helios_jax.evaluation.bench import charts, ratings
 from helios_jax.evaluation.bench.charts import Dot, Line, key, number
 from helios_jax.evaluation.bench.free import ABOUT, CHUNK
+from helios_jax.evaluation.bench.metrics import METRICS
 from helios_jax.evaluation.bench.report_text import (
     ABOUT_WORLD,
     CURVES,
@@ -25,10 +26,13 @@ from helios_jax.evaluation.bench.report_text import (
     markdown_report,
     notes_on,
     rated,
+    sibling_names,
+    sibling_title,
 )
 from helios_jax.evaluation.bench.score import WORLD
 from helios_jax.evaluation.bench.summary import LEAST_SHARE, Estimate, Summary
 
+TEMPLATES = resources.files("helios_jax.evaluation.bench")
 IMAGE_BYTES = 1_300_000
 """Of frames in a page at most, so that it can be sent around."""
 EXTREMES = 3
@@ -43,11 +47,12 @@ def html_report(models: Sequence[Summary], title: str = "HeliosBench", shown: in
       title: of the page.
       shown: prompts whose frames are shown at most; the worst and the best always are.
     """
-    template = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    template = (TEMPLATES / "report.html").read_text(encoding="utf-8")
     items = [f"<li>{key(i)}{_words(model.name)}</li>" for i, model in enumerate(models)]
     sections = (
         _totals_section,
         _ratings_section,
+        _siblings_section,
         _world_section,
         _curves_section,
         _scatter_section,
@@ -137,6 +142,36 @@ def _ratings_section(models: Sequence[Summary]) -> str:
         rows.append((TITLES[name], dots))
     chart = charts.scale_chart("Ratings", rows, 1, 10, "The figures stand in the table above.")
     return f'<section><figure class="wide">{chart}</figure></section>'
+
+
+def _siblings_section(models: Sequence[Summary]) -> str:
+    """What stands beside figures that say less than their names."""
+    estimates = [model.siblings() for model in models]
+    names = sibling_names(models)
+    if not names:
+        return ""
+    rows = []
+    for model, found in zip(models, estimates):
+        cells = [_words(model.name)]
+        for name in names:
+            there = found.get(name)
+            cells.append(f"{number(there.mean) if there else DASH}<small>{ends(there)}</small>")
+        rows.append(cells)
+    note = (
+        "What stands beside figures of the benchmark that say less than their names; a drift here "
+        "is signed, the last 15 % less the first: below 0 the video gets worse."
+    )
+    items = ""
+    for name in names:
+        metric, sibling = name.split(".")
+        about = METRICS[metric].siblings[sibling]
+        items += f"<dt>{_words(sibling_title(name))}</dt><dd>{_words(about)}</dd>"
+    heads = ["model", *map(sibling_title, names)]
+    return (
+        f'<section><h2>Beside the ratings</h2><p class="note">{_words(note)}</p>'
+        f'{_table(heads, rows)}<details><summary class="note">What they mean</summary>'
+        f'<dl class="note">{items}</dl></details></section>'
+    )
 
 
 def _world_section(models: Sequence[Summary]) -> str:

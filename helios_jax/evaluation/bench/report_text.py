@@ -66,6 +66,14 @@ def markdown_report(models: Sequence[Summary], title: str = "HeliosBench") -> st
             ],
         )
         lines += ["Each cell: rating (mean over videos).", ""]
+    names = sibling_names(models)
+    if names:
+        estimates = [model.siblings() for model in models]
+        rows = [
+            [m.name, *(interval(found.get(name)) for name in names)]
+            for m, found in zip(models, estimates)
+        ]
+        lines += _markdown_table(["model", *map(sibling_title, names)], rows)
     if any(WORLD in model.results for model in models):
         lines += [f"As captioned: {ABOUT_WORLD}.", ""]
         estimates = [model.estimates().get(WORLD) for model in models]
@@ -96,6 +104,8 @@ def csv_report(models: Sequence[Summary]) -> str:
         rows: list[tuple[str, Estimate, int]] = []
         for name, found in model.estimates().items():
             rows.append((name, found, model.failed.get(name, 0)))
+        for name, found in model.siblings().items():
+            rows.append((name, found, model.failed.get(name.split(".")[0], 0)))
         for name, found in model.free_estimates().items():
             rows.append((f"free.{name}", found, model.failed.get("free", 0)))
         for name, found, failed in rows:
@@ -125,6 +135,22 @@ def lead(models: Sequence[Summary]) -> str:
 def rated(models: Sequence[Summary]) -> list[str]:
     """The metrics with a rating in any model, in the order of the tables."""
     return [name for name in SCORE_KEYS if any(name in model.ratings for model in models)]
+
+
+def sibling_names(models: Sequence[Summary]) -> list[str]:
+    """Of the figures beside the metrics' own that any model has, in the order of the tables."""
+    there = {name for model in models for name in model.siblings()}
+    order = [f"{name}.{sibling}" for name in METRICS for sibling in METRICS[name].siblings]
+    return [name for name in order if name in there]
+
+
+def sibling_title(name: str) -> str:
+    """``drifting_semantic.signed_drift`` in words."""
+    metric, sibling = name.split(".")
+    words = sibling.removesuffix("_score").replace("_", " ")
+    if sibling == "signed_drift":
+        return f"{metric.removeprefix('drifting_').replace('_', ' ')}, {words}"
+    return words
 
 
 def free_names(models: Sequence[Summary]) -> list[str]:
@@ -184,11 +210,11 @@ def notes_on(models: Sequence[Summary]) -> list[str]:
         )
     if "semantic" in there:
         notes.append("Semantic compares a video with the first 30 words of its prompt at most.")
-    judges = {model.results[n].judge for model in models for n in model.results
-              if model.results[n].judge}  # fmt: skip
+    results = [found for model in models for found in model.results.values()]
+    judges = sorted({found.judge for found in results if found.judge is not None})
     if judges:
         notes.append(
-            f"Naturalness is what {', '.join(sorted(judges))} answered; answers of different "
+            f"Naturalness is what {', '.join(judges)} answered; answers of different "
             "judges are not comparable."
         )
     if any(ratings.is_drift(name) for name in there):

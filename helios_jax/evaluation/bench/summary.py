@@ -17,6 +17,7 @@ from helios_jax.evaluation.bench.files import (
     read_json,
 )
 from helios_jax.evaluation.bench.free import CHUNK
+from helios_jax.evaluation.bench.metrics import METRICS
 from helios_jax.evaluation.bench.prompts import TABLE, read_prompts
 from helios_jax.evaluation.bench.score import CONDITIONS, FREE_FILE, STRIPS, WORLD
 
@@ -102,6 +103,16 @@ class Summary:
             values = [float(video[results.key]) for video in results.videos if results.key in video]
             if values:
                 found[name] = estimate(values)
+        return found
+
+    def siblings(self) -> dict[str, Estimate]:
+        """Means of the figures that stand beside a metric's own, by ``metric.figure``."""
+        found = {}
+        for name in [name for name in self.results if name in METRICS]:
+            for sibling in METRICS[name].siblings:
+                rows = [video for video in self.results[name].videos if sibling in video]
+                if rows:
+                    found[f"{name}.{sibling}"] = estimate([float(row[sibling]) for row in rows])
         return found
 
     def free_estimates(self) -> dict[str, Estimate]:

@@ -146,6 +146,15 @@ def test_results_of_the_original_alone_make_a_report(tmp_path):
     assert "not noted: the results come from another program" in html_report([read_model(folder)])
 
 
+def test_honest_siblings_stand_beside_the_ratings(tmp_path):
+    rows = [{"id": 1, "video_name": "1.mp4", "motion_fb": 0.1, "mean_flow_length": 1.25}]
+    write_results(tmp_path / "one", MetricResults("motion_amplitude", tuple(rows)))
+    one = read_model(tmp_path / "one")
+    assert "<h2>Beside the ratings</h2>" in html_report([one])
+    assert "mean flow length" in markdown_report([one])
+    assert "motion_amplitude.mean_flow_length,1.25" in csv_report([one])
+
+
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(BenchError, match=r"has no \*_results"):
         read_model(tmp_path)
