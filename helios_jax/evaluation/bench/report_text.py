@@ -218,8 +218,11 @@ def notes_on(models: Sequence[Summary]) -> list[str]:
             "judges are not comparable."
         )
     if any(ratings.is_drift(name) for name in there):
-        notes.append("A video that stands still, or is bad from the first frame on, has no drift.")
-    for name in sorted(there & {*METRICS}):
+        notes.append(
+            "Drift is the difference between the first and the last 15 % of frames: a video that "
+            "stands still, or is bad from the first frame on, has none."
+        )
+    for name in [name for name in METRICS if name in there and not ratings.is_drift(name)]:
         notes.append(f"{TITLES[name].capitalize()}: {METRICS[name].description}.")
     return notes
 
