@@ -46,7 +46,7 @@ from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.diffusion.history import frame_indices, start_history
 from helios_jax.kernels import attention as attention_kernel
-from helios_jax.kernels import gated_residual, modulated_norm, norm, norm_rope
+from helios_jax.kernels import norm_rope, residual_norm
 from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer, layer_params
@@ -206,22 +206,22 @@ def kernel_rows(size: Size) -> Iterator[Row]:
     angles = array(N, d // 2, dtype=jnp.float32)
     operations = {
         "modulated layer norm": (
-            functools.partial(modulated_norm.modulated_layer_norm, history=h, eps=1e-6),
+            functools.partial(residual_norm.modulated_layer_norm, history=h, eps=1e-6),
             (x, pair, pair),
         ),
-        "layer norm": (functools.partial(norm.layer_norm, eps=1e-6), (x, row, row)),
-        "RMS norm": (functools.partial(norm.rms_norm, eps=1e-6), (x, row)),
+        "layer norm": (functools.partial(residual_norm.layer_norm, eps=1e-6), (x, row, row)),
+        "RMS norm": (functools.partial(residual_norm.rms_norm, eps=1e-6), (x, row)),
         "gated residual": (
-            functools.partial(gated_residual.gated_residual, history=h),
+            functools.partial(residual_norm.gated_residual, history=h),
             (x, x, pair),
         ),
         "gated residual + norm": (
-            functools.partial(gated_residual.gated_residual_norm, history=h, eps=1e-6),
-            (x, x, pair, pair, pair),
+            functools.partial(residual_norm.gated_residual_norm, history=h, eps=1e-6),
+            (x, x, pair, (pair, pair)),
         ),
         "q, k norm + rotary": (
             functools.partial(norm_rope.norm_rope, history=h, eps=1e-6),
-            (array(1, N, 3, K, d), row, row, angles, angles),
+            (array(1, N, 3, K, d), row, row, (angles, angles)),
         ),
     }
     for name, (fn, shapes) in operations.items():

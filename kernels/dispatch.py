@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: the one that is named, or the best that serves these
+"""Choice of an operation's implementation: the one that is named, or the best that serves these
 arguments on this device.
 """
 
@@ -19,8 +19,11 @@ class UnsupportedError(HeliosError, ValueError):
 
 
 class Target(NamedTuple):
-    """What a program that is traced now will run on: a platform ("cpu", "cuda", ...) and the
-    device's name.
+    """The device that a program traced now will run on.
+
+    Attributes:
+      platform: "cpu", "cuda", ...
+      kind: the device's name, as "NVIDIA H100 80GB HBM3".
     """
 
     platform: str
@@ -29,9 +32,8 @@ class Target(NamedTuple):
     @property
     def is_hopper(self) -> bool:
         """Whether it is an NVIDIA GPU of compute capability 9.0."""
-        return self.platform == "cuda" and any(
-            name in self.kind for name in ("H100", "H200", "H800", "H20", "GH200")
-        )
+        names = ("H100", "H200", "H800", "H20", "GH200")
+        return self.platform == "cuda" and any(name in self.kind for name in names)
 
 
 class Implementation(NamedTuple):
@@ -39,7 +41,8 @@ class Implementation(NamedTuple):
 
     Attributes:
       run: the function; every implementation of an operation takes the same arguments.
-      refuses: with the target and the same arguments, the reason why it cannot serve them, or None.
+      refuses: takes the target and the same arguments; returns the reason why it cannot serve
+        them, or None if it can.
     """
 
     run: Callable[..., Any]
@@ -47,16 +50,23 @@ class Implementation(NamedTuple):
 
 
 def target() -> Target:
-    """The device of the abstract mesh in scope, as when a program is compiled for a GPU that is not
-    there; otherwise the default backend's first.
+    """The device of the abstract mesh in scope, which a program compiled for an absent GPU has;
+    otherwise the default backend's first device.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is not None:
-        return Target(
-            "cuda" if device.platform in ("gpu", "cuda") else device.platform, device.device_kind
-        )
-    device = jax.local_devices()[0]
-    return Target("cuda" if device.platform == "gpu" else device.platform, device.device_kind)
+    if device is None:
+        device = jax.local_devices()[0]
+    platform = "cuda" if device.platform in ("gpu", "cuda") else device.platform
+    return Target(platform, device.device_kind)
+
+
+def check_name(
+    operation: str, implementations: Mapping[str, Implementation], name: str | None
+) -> None:
+    """Raise :class:`UnsupportedError` unless ``name`` is None or one of the implementations."""
+    if name is not None and name not in implementations:
+        known = ", ".join(implementations)
+        raise UnsupportedError(f"{operation} has no implementation {name!r}; there are {known}")
 
 
 def dispatch(
@@ -69,20 +79,17 @@ def dispatch(
     """Run the implementation that is named, or the first that does not refuse.
 
     Args:
-      operation: for messages.
+      operation: its name, for messages.
       implementations: best first; the last one, "xla", serves everything.
       named: a key of ``implementations``, or None.
       *args, **kwargs: of the operation.
 
     Raises:
-      UnsupportedError: if the named one refuses, with its reason.
+      UnsupportedError: if there is none of that name, or it refuses, with its reason.
     """
+    check_name(operation, implementations, named)
     device = target()
     if named is not None:
-        if named not in implementations:
-            raise UnsupportedError(
-                f"{operation} has no implementation {named!r}; there are {', '.join(implementations)}"
-            )
         if reason := implementations[named].refuses(device, *args, **kwargs):
             raise UnsupportedError(f"{operation}: {named} cannot serve: {reason}")
         return implementations[named].run(*args, **kwargs)
@@ -91,10 +98,10 @@ def dispatch(
         if reason is None:
             return implementation.run(*args, **kwargs)
         if device.platform == "cuda":
-            _say_once(f"{operation}: not {name}, {reason}")
+            _warn_once(f"{operation}: not {name}, {reason}")
     raise AssertionError(f"{operation}: no implementation serves everything")
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     log.warning(message)

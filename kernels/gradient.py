@@ -1,6 +1,4 @@
-"""Gradients of kernels: the forward pass is the kernel's, the backward pass that of the plain
-reference.
-"""
+"""Gradients of kernels: the forward pass is the kernel's, the backward pass the plain version's."""
 
 import functools
 from collections.abc import Callable
@@ -9,22 +7,21 @@ from typing import Any
 import jax
 
 
-def with_reference_gradient(
-    kernel: Callable[..., Any], reference: Callable[..., Any]
+def with_plain_gradient(
+    kernel: Callable[..., Any], plain: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """``kernel``, differentiated as ``reference`` is.
+    """``kernel``, differentiated as ``plain`` is.
 
-    Only the arguments are kept for the backward pass, which computes ``reference`` once more from
-    them.
+    The backward pass keeps the arguments only, and computes ``plain`` once more from them.
 
     Args:
-      kernel: takes positionally every array (or tree of arrays, or None) and by keyword everything
-        static; returns one array or several.
-      reference: the same function in plain JAX, with the same arguments.
+      kernel: takes every array (or tree of arrays, or None) by position and everything static by
+        keyword; returns one array or several.
+      plain: the same function in plain JAX, with the same arguments.
 
     Returns:
-      A function called as ``kernel`` is, differentiable in reverse with respect to each of its
-      arrays.
+      A function that is called as ``kernel`` is, differentiable in reverse mode with respect to
+      each of its arrays.
     """
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -35,7 +32,7 @@ def with_reference_gradient(
         return run(static, arrays), arrays
 
     def backward(static, arrays, cotangents):
-        _, pullback = jax.vjp(lambda arrays: reference(*arrays, **dict(static)), arrays)
+        _, pullback = jax.vjp(lambda arrays: plain(*arrays, **dict(static)), arrays)
         return pullback(cotangents)
 
     run.defvjp(forward, backward)

@@ -15,10 +15,13 @@ import jax.numpy as jnp
 
 from helios_jax.config import TransformerConfig
 from helios_jax.kernels.attention import attention
-from helios_jax.kernels.gated_residual import gated_residual, gated_residual_norm
-from helios_jax.kernels.modulated_norm import modulated_layer_norm
-from helios_jax.kernels.norm import rms_norm
 from helios_jax.kernels.norm_rope import norm_rope
+from helios_jax.kernels.residual_norm import (
+    gated_residual,
+    gated_residual_norm,
+    modulated_layer_norm,
+    rms_norm,
+)
 from helios_jax.models.layers import Projection
 from helios_jax.types import Array, DTypeLike, Float
 
@@ -99,8 +102,7 @@ class SelfAttention(nn.Module):
             qkv,
             self.norm_q(),
             self.norm_k(),
-            rope.cos,
-            rope.sin,
+            rope,
             gain,
             history=history,
             eps=cfg.eps,
@@ -256,18 +258,18 @@ class Block(nn.Module):
         if noisy_only:
             x, history = x[:, history:], 0
 
-        norm2 = (weight[None, None] for weight in self.norm2())
+        scale, shift = self.norm2()
         x, normed = gated_residual_norm(
             x,
             attended,
             gate,
-            *norm2,
+            (scale[None, None], shift[None, None]),
             history=history,
             norm_history=not cfg.guidance_cross_attn,
             **fused,
         )
         x, normed = gated_residual_norm(
-            x, self.attn2(normed, text), None, 1 + ff_scale, ff_shift, history=history, **fused
+            x, self.attn2(normed, text), None, (1 + ff_scale, ff_shift), history=history, **fused
         )
         return gated_residual(
             x, self.ffn(normed), ff_gate, history=history, implementation=cfg.kernels

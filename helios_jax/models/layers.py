@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
 
-from helios_jax.kernels.matmul import product
+from helios_jax.kernels.matmul import matmul
 from helios_jax.models.lora import adapter_product
 from helios_jax.models.quantization import quantized_product
 from helios_jax.types import Array, DTypeLike, Float
@@ -44,7 +44,7 @@ class Projection(nn.Module):
                 x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations
             ).astype(self.dtype)
         else:
-            y = product(x.astype(self.dtype), kernel, self.inputs)
+            y = matmul(x.astype(self.dtype), kernel, self.inputs)
         y = _adapt(self, y, x, self.inputs)
         if self.use_bias:
             # Added in ``dtype``: on a GPU it joins the product's epilogue, before the one rounding,
@@ -79,7 +79,7 @@ class PatchEmbedding(nn.Module):
         patches = rearrange(
             latents, "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw
         )
-        tokens = product(patches, kernel.reshape(math.prod(shape), -1), 1)
+        tokens = matmul(patches, kernel.reshape(math.prod(shape), -1), 1)
         tokens = _adapt(self, tokens, patches.reshape(*patches.shape[:2], *shape), 4)
         return tokens + bias.astype(self.dtype)[None, None]
 

@@ -18,8 +18,8 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from helios_jax.config import TransformerConfig
-from helios_jax.kernels.attention import ATTENDED, padding_bias
-from helios_jax.kernels.modulated_norm import modulated_layer_norm
+from helios_jax.kernels.attention import ATTENTION_OUTPUT, padding_bias
+from helios_jax.kernels.residual_norm import modulated_layer_norm
 from helios_jax.models.block import Block, Rope, TextCache
 from helios_jax.models.layers import PatchEmbedding, Projection
 from helios_jax.models.rope import rope_table
@@ -419,7 +419,7 @@ REMAT = {
     "blocks": None,
     "products": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(ATTENDED),
+        jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
     ),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],

@@ -1,14 +1,18 @@
 """Attention, by whichever implementation serves best."""
 
 import importlib
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..dispatch import Implementation, Target, dispatch, target
-from ..gradient import with_reference_gradient
+from ..dispatch import Implementation, Target, check_name, dispatch, target
+from ..gradient import with_plain_gradient
 from . import by_head, cudnn, reference
+
+MAX_PLAIN_LOGITS = 2**24
+"""Bytes of the logits of all heads up to which the plain version is the faster one on a CPU of two
+cores.
+"""
 
 
 def attention(
@@ -17,19 +21,20 @@ def attention(
     value: Float[Array, "B S K d"],
     bias: Float[Array, "B S"] | None = None,
     *,
-    implementation: Literal["cudnn", "pallas", "by_head", "xla"] | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "B N K d"]:
-    """softmax(q kᵀ / √d + bias) v; products in the arguments' dtype, logits, softmax and sums in
-    float32.
+    """softmax(q kᵀ / √d + bias) v.
+
+    Products are in the arguments' dtype; logits, softmax and sums in float32.
 
     Args:
       query: any number of queries.
       key, value: of the tokens attended to, in the queries' dtype.
-      bias: float32 offset of each key's logit; a large negative number hides the key. "cudnn"
-        rounds it to the queries' dtype, which :func:`padding_bias` is made for.
-      implementation: None for the first of "cudnn", "pallas", "by_head" and "xla" that serves these
+      bias: float32, added to each key's logits; a large negative number masks the key. "cudnn"
+        rounds it to the queries' dtype, which :func:`padding_bias` allows for.
+      implementation: a key of :data:`IMPLEMENTATIONS`; None for the first of them that serves these
         arguments on this device. "by_head", for CPUs, multiplies in float32 and holds the logits of
-        one head where all would be many, "xla" those of all heads at once, the others none.
+        one head where those of all would be large; "xla" holds those of all heads, the others none.
 
     Returns:
       The attended values, in the values' dtype. Differentiable in all arrays; with a ``bias``, a
@@ -41,14 +46,19 @@ def attention(
     return dispatch("attention", IMPLEMENTATIONS, implementation, query, key, value, bias)
 
 
+def check_implementation(name: str | None) -> None:
+    """Raise ``UnsupportedError`` unless :func:`attention` has it or it is None."""
+    check_name("attention", IMPLEMENTATIONS, name)
+
+
 def _cudnn(query, key, value, bias):
-    # The backward pass of cuDNN's biased attention would give a gradient of one offset for each
-    # query and key, and takes even sizes only.
+    # The backward pass of cuDNN's biased attention would give a gradient of one bias for each query
+    # and key, and takes even sizes only.
     run = cudnn.attention if bias is None else _biased_cudnn
     return run(query, key, value, bias)
 
 
-_biased_cudnn = with_reference_gradient(cudnn.attention, reference.attention)
+_biased_cudnn = with_plain_gradient(cudnn.attention, reference.attention)
 
 
 def _pallas(*arrays, **static):
@@ -57,16 +67,11 @@ def _pallas(*arrays, **static):
 
 
 def _by_head(query, key, value, bias):
-    # Few logits stay near the cores all together, and operations on all heads at once begin fewer
-    # times.
-    (B, N, K, _), S = query.shape, key.shape[1]
-    return (by_head.attention if 4 * B * K * N * S > FEW_BYTES else reference.attention)(
-        query, key, value, bias
-    )
-
-
-FEW_BYTES = 2**24
-"""Of the logits of all heads; about where the two meet on a CPU of two cores."""
+    # Small logits fit into the caches for all heads together, and fewer operations are started.
+    B, N, K, _ = query.shape
+    logits = 4 * B * K * N * key.shape[1]
+    run = by_head.attention if logits > MAX_PLAIN_LOGITS else reference.attention
+    return run(query, key, value, bias)
 
 
 def _without_logits(query, key, value, bias, **_):
@@ -104,15 +109,16 @@ def _refuses_by_head(target: Target, *_: Array | None) -> str | None:
 def _refuses_dtype(*arrays: Array) -> str | None:
     dtypes = {x.dtype for x in arrays}
     if dtypes != {jnp.dtype(jnp.bfloat16)} and dtypes != {jnp.dtype(jnp.float16)}:
-        return f"it takes bfloat16 or float16, the same for all, not {' and '.join(sorted(map(str, dtypes)))}"
+        given = " and ".join(sorted(map(str, dtypes)))
+        return f"it takes bfloat16 or float16, the same for all, not {given}"
     return None
 
 
-# Nothing here was timed. cuDNN's kernels are the fastest known on Hopper, and serve older chips, so
-# they come first, with a bias too: it costs them a few MiB read through the cache.
+# This order was not timed. cuDNN's kernels are the fastest known on Hopper and serve older GPUs, so
+# they come first, with a bias too, which costs them a few MiB read through the cache.
 IMPLEMENTATIONS = {
     "cudnn": Implementation(_cudnn, _refuses_cudnn),
-    "pallas": Implementation(with_reference_gradient(_pallas, _without_logits), _refuses_pallas),
+    "pallas": Implementation(with_plain_gradient(_pallas, _without_logits), _refuses_pallas),
     "by_head": Implementation(_by_head, _refuses_by_head),
     "xla": Implementation(reference.attention, lambda *_: None),
 }

@@ -1,5 +1,5 @@
-"""Softmax attention of one head after another, for CPUs: one head's logits stay near the cores, in
-memory that is used again.
+"""Softmax attention of one head after another, for CPUs: the logits of one head stay in the caches,
+in memory that the next head uses again.
 """
 
 import jax
@@ -9,8 +9,10 @@ from jaxtyping import Array, Float
 
 from ..matmul import dot
 
-ATTENDED = "attended"
-"""Name of what a checkpoint's policy keeps where the backward pass shall not attend again."""
+ATTENTION_OUTPUT = "attention output"
+"""Name of the attended values and softmax sums, for a ``jax.checkpoint`` policy that keeps them, so
+that the backward pass does not attend again.
+"""
 
 
 def attention(
@@ -19,10 +21,11 @@ def attention(
     value: Float[Array, "B S K d"],
     bias: Float[Array, "B S"] | None = None,
 ) -> Float[Array, "B N K d"]:
-    """softmax(q kᵀ / √d + bias) v in float32, products as :func:`..products.dot` makes them;
-    ``bias`` is float32, one number a key.
+    """softmax(q kᵀ / √d + bias) v in float32, products by :func:`..matmul.dot`; ``bias`` is
+    float32, one number a key.
 
-    The backward pass is given the logarithms of the weights' sums, and computes the weights again.
+    The forward pass keeps the logarithms of the softmax sums, from which the backward pass computes
+    the weights again.
     """
     B, N, K, d = query.shape
     heads = [x.swapaxes(1, 2).reshape(B * K, -1, d) for x in (query, key, value)]
@@ -50,8 +53,8 @@ def _forward(query, key, value, bias):
     largest = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = weights.sum(-1, keepdims=True)
-    attended = checkpoint_name(dot(weights, v, 1, 0) / total, ATTENDED)
-    log_total = checkpoint_name((largest + jnp.log(total))[:, 0], ATTENDED)
+    attended = checkpoint_name(dot(weights, v, 1, 0) / total, ATTENTION_OUTPUT)
+    log_total = checkpoint_name((largest + jnp.log(total))[:, 0], ATTENTION_OUTPUT)
     return attended.astype(value.dtype), (query, key, value, bias, attended, log_total)
 
 
@@ -59,28 +62,23 @@ def _backward(residuals, cotangent):
     query, key, value, bias, attended, log_total = residuals
     q, k, v = _scaled(query, key, value)
     g = cotangent.astype(jnp.float32)
-    # Keys first: of the five products only one is of a transposed matrix.
+    # With keys before queries only one of the five products is of a transposed matrix.
     logits = dot(k, q, 1, 1)
     if bias is not None:
         logits += bias[:, None]
     weights = jnp.exp(logits - log_total[None])
     d_logits = weights * (dot(v, g, 1, 1) - (g * attended).sum(-1)[None])
-    d_query, d_key, d_value = (
-        dot(d_logits, k, 0, 0) * query.shape[-1] ** -0.5,
-        dot(d_logits, q, 1, 0),
-        dot(weights, g, 1, 0),
-    )
+    d_query = dot(d_logits, k, 0, 0) * query.shape[-1] ** -0.5
+    d_key = dot(d_logits, q, 1, 0)
+    d_value = dot(weights, g, 1, 0)
     d_bias = None if bias is None else d_logits.sum(-1)
     return d_query.astype(query.dtype), d_key.astype(key.dtype), d_value.astype(value.dtype), d_bias
 
 
 def _scaled(query, key, value):
-    """In float32, with the logits' factor in the queries."""
-    return (
-        query.astype(jnp.float32) * query.shape[-1] ** -0.5,
-        key.astype(jnp.float32),
-        value.astype(jnp.float32),
-    )
+    """All in float32, the queries divided by √d."""
+    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5
+    return query, key.astype(jnp.float32), value.astype(jnp.float32)
 
 
 _head.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""The shapes that Helios attends with: 33 frames of 384 x 640 at its three pyramid levels, in 40
+"""The shapes that Helios attends with: 33 frames of 384 x 640 at the three pyramid stages, in 40
 heads of 128 channels.
 """
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """Sizes of one attention; ``bias`` where keys have logit offsets."""
+    """Sizes of one attention; ``bias`` where keys have a logit bias."""
 
     queries: int
     keys: int
@@ -20,9 +20,8 @@ HISTORY = 2400
 NOISY = (540, 2160, 8640)
 TEXT = 512
 SELF = {f"self {HISTORY + noisy}": Shape(HISTORY + noisy, HISTORY + noisy) for noisy in NOISY}
-LAST = {
-    f"last block {noisy}": Shape(noisy, HISTORY + noisy) for noisy in NOISY
-}  # queries of noisy tokens alone
+# In the last block only noisy tokens have queries.
+LAST = {f"last block {noisy}": Shape(noisy, HISTORY + noisy) for noisy in NOISY}
 CROSS = {
     f"text {noisy} x {rows}": Shape(noisy, rows, bias=rows < TEXT)
     for noisy in NOISY

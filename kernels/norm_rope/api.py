@@ -5,13 +5,13 @@ implementation serves best.
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..dispatch import Implementation, Target, dispatch
-from ..gradient import with_reference_gradient
+from ..gradient import with_plain_gradient
 from . import reference
 
 
@@ -19,41 +19,38 @@ def norm_rope(
     qkv: Float[Array, "B N 3 K d"],
     scale_q: Float[Array, "K*d"],
     scale_k: Float[Array, "K*d"],
-    cos: Float[Array, "N d//2"],
-    sin: Float[Array, "N d//2"],
+    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
     history: int,
     eps: float,
-    implementation: Literal["triton", "pallas", "xla"] | None = None,
+    implementation: str | None = None,
 ) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
-    """Queries, keys and values of self-attention, from one reading of the projection that holds all
-    three.
+    """Queries, keys and values of self-attention, from one read of their joint projection.
 
-    Of queries and keys, x ↦ R(θ) · x / √(mean(x²) + eps) · scale: an RMS norm over the K·d channels
-    of a token, and a rotation of each interleaved pair of a head's channels, (x₂ᵢ cos θᵢ - x₂ᵢ₊₁
+    Queries and keys are R(θ) · x / √(mean(x²) + eps) · scale: an RMS norm over the K·d channels of
+    a token, then a rotation of each interleaved pair of a head's channels to (x₂ᵢ cos θᵢ - x₂ᵢ₊₁
     sin θᵢ, x₂ᵢ sin θᵢ + x₂ᵢ₊₁ cos θᵢ). Both are computed in float32 and rounded to the projection's
     dtype after each, then once more after the gain. Values are copied.
 
     Args:
       qkv: queries, keys and values, bfloat16, float16 or float32.
       scale_q, scale_k: weights of the two norms.
-      cos, sin: float32, of each token's angles; cos² + sin² may be less than 1, as averaged
-        rotations also shrink.
+      rope: cosines and sines of each token's angles, float32; cos² + sin² may be less than 1, as
+        averaged rotations also shrink.
       key_gain: float32 factor of each head's keys in the first ``history`` tokens, or None.
       history: number of history tokens; they come first.
-      eps: of the norms.
-      implementation: None for the first of "triton", "pallas" and "xla" that serves these arguments
-        on this device.
+      eps: added to the mean squares.
+      implementation: "triton", "pallas" or "xla"; None for the first of them that serves these
+        arguments on this device.
 
     Returns:
-      query, key, value, each contiguous, in the projection's dtype. Differentiable in all arrays,
-      as the plain version is.
+      query, key, value, each contiguous, in the projection's dtype. Differentiable in all arrays.
 
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.
     """
-    arrays = (qkv, scale_q, scale_k, cos, sin, key_gain)
+    arrays = (qkv, scale_q, scale_k, rope, key_gain)
     return dispatch("norm_rope", IMPLEMENTATIONS, implementation, *arrays, history=history, eps=eps)
 
 
@@ -63,7 +60,7 @@ def _kernel(module: str) -> Callable[..., Any]:
     def run(*arrays, **static):
         return importlib.import_module(f".{module}", __package__).norm_rope(*arrays, **static)
 
-    return with_reference_gradient(run, reference.norm_rope)
+    return with_plain_gradient(run, reference.norm_rope)
 
 
 def _refuses_triton(target: Target, qkv: Array, *_, **__) -> str | None:

@@ -3,15 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..norm.reference import rms_norm
+from ..residual_norm.reference import rms_norm
 
 
 def norm_rope(
     qkv: Float[Array, "B N 3 K d"],
     scale_q: Float[Array, "K*d"],
     scale_k: Float[Array, "K*d"],
-    cos: Float[Array, "N d//2"],
-    sin: Float[Array, "N d//2"],
+    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
     history: int,
@@ -19,21 +18,19 @@ def norm_rope(
 ) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
     """Queries, keys and values of attention; see :func:`.api.norm_rope`."""
     query, key, value = (qkv[:, :, part] for part in range(3))
-    query = norm_rope_one(query, scale_q, cos, sin, eps=eps)
-    key = norm_rope_one(key, scale_k, cos, sin, eps=eps)
+    query = norm_rope_one(query, scale_q, rope, eps=eps)
+    key = norm_rope_one(key, scale_k, rope, eps=eps)
     if key_gain is not None and history:
         is_history = (jnp.arange(key.shape[1]) < history)[None, :, None, None]
-        key = (
-            key.astype(jnp.float32) * jnp.where(is_history, key_gain[None, None, :, None], 1)
-        ).astype(key.dtype)
+        gain = jnp.where(is_history, key_gain[None, None, :, None], 1)
+        key = (key.astype(jnp.float32) * gain).astype(key.dtype)
     return query, key, value
 
 
 def norm_rope_one(
     x: Float[Array, "B N K d"],
     scale: Float[Array, "K*d"],
-    cos: Float[Array, "N d//2"],
-    sin: Float[Array, "N d//2"],
+    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
     *,
     eps: float,
 ) -> Float[Array, "B N K d"]:
@@ -42,13 +39,10 @@ def norm_rope_one(
     """
     B, N, K, d = x.shape
     # Rounded to the array's dtype before it is rotated in float32, and once more after, as
-    # PyTorch's model does.
-    pairs = (
-        rms_norm(x.reshape(B, N, K * d), scale, eps=eps)
-        .astype(jnp.float32)
-        .reshape(B, N, K, d // 2, 2)
-    )
+    # Diffusers does.
+    normed = rms_norm(x.reshape(B, N, K * d), scale, eps=eps)
+    pairs = normed.astype(jnp.float32).reshape(B, N, K, d // 2, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos[None, :, None, :], sin[None, :, None, :]
+    cos, sin = (table[None, :, None, :] for table in rope)
     rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return rotated.reshape(x.shape).astype(x.dtype)

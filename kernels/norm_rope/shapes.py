@@ -1,4 +1,4 @@
-"""The shapes that Helios rotates: 33 frames of 384 x 640 at its three pyramid levels after 2400
+"""The shapes that Helios rotates: 33 frames of 384 x 640 at the three pyramid stages after 2400
 history tokens, in 40 heads of 128 channels.
 """
 
@@ -16,8 +16,8 @@ class Shape(NamedTuple):
 
     @property
     def bytes_moved(self) -> int:
-        """Of bfloat16: the projection read once and its three parts written once; the tables are 3
-        % more at most.
+        """In bfloat16: the projection is read once and its three parts are written once. The tables
+        are at most 3 % more.
         """
         return 2 * 2 * 3 * self.batch * self.tokens * self.heads * self.channels
 

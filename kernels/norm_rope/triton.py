@@ -1,18 +1,19 @@
 """The fused norm and rotation in Triton: one program a token, which holds its queries, then its
 keys, in registers from their read to their write.
 
-A token is cut into groups of heads of which every thread has 16 bytes, eight bfloat16 channels:
-four whole pairs, so that none is rotated across threads. What tokens and heads share, weights and
-angles, comes from the caches near the cores, past which the tokens themselves are streamed.
+A token is cut into groups of heads. Of a group each thread has 16 bytes, eight bfloat16 channels:
+four whole pairs, so that no pair is rotated across threads. Weights and angles, which tokens share,
+come from the caches near the cores; the tokens themselves are streamed past these.
 """
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import triton
 import triton.language as tl
+from jaxtyping import Array, Float
 
 from ..dispatch import target
 
@@ -31,9 +32,9 @@ def _rotate(
     sin,
     token,
     WIDTH: tl.constexpr,
-    HEADS: tl.constexpr,  # of a group
-    CHANNELS: tl.constexpr,
-    HISTORY: tl.constexpr,  # tokens before this one have their heads multiplied by `gain`
+    HEADS: tl.constexpr,  # heads of a group
+    CHANNELS: tl.constexpr,  # channels of a head
+    HISTORY: tl.constexpr,  # heads of the tokens before this one are multiplied by `gain`
     EPS: tl.constexpr,
 ):
     """Norm and rotate one token's queries or keys."""
@@ -49,21 +50,16 @@ def _rotate(
     inverse = tl.rsqrt(tl.sum(tl.reshape(squares, [STEP])) / WIDTH + EPS)
 
     for i in tl.static_range(WIDTH // STEP):
-        normed = (
-            (groups[i] * inverse * tl.load(scale + i * STEP + group).to(tl.float32))
-            .to(dtype)
-            .to(tl.float32)
-        )
+        weight = tl.load(scale + i * STEP + group).to(tl.float32)
+        normed = (groups[i] * inverse * weight).to(dtype).to(tl.float32)
         even, odd = tl.split(tl.reshape(normed, [HEADS, CHANNELS // 2, 2]))
-        turned = tl.reshape(
-            tl.join(even * cos - odd * sin, even * sin + odd * cos), [HEADS, CHANNELS]
-        )
+        pairs = tl.join(even * cos - odd * sin, even * sin + odd * cos)
+        rotated = tl.reshape(pairs, [HEADS, CHANNELS])
         if HISTORY:
-            factor = tl.load(
-                gain + i * HEADS + tl.arange(0, HEADS)[:, None], mask=token < HISTORY, other=1.0
-            )
-            turned = turned.to(dtype).to(tl.float32) * factor
-        tl.store(result + i * STEP + group, turned.to(dtype))
+            heads = gain + i * HEADS + tl.arange(0, HEADS)[:, None]
+            factor = tl.load(heads, mask=token < HISTORY, other=1.0)
+            rotated = rotated.to(dtype).to(tl.float32) * factor
+        tl.store(result + i * STEP + group, rotated.to(dtype))
 
 
 @triton.jit
@@ -94,7 +90,8 @@ def norm_rope_body(
         + tl.zeros([HEADS, 1], tl.int32)
         + tl.arange(0, CHANNELS // 2)[None, :]
     )
-    c, s = tl.load(cos + pairs), tl.load(sin + pairs)
+    c = tl.load(cos + pairs)
+    s = tl.load(sin + pairs)
     _rotate(qkv + 3 * row, query + row, scale_q, gain, c, s, token, WIDTH, HEADS, CHANNELS, 0, EPS)
     _rotate(
         qkv + 3 * row + WIDTH,
@@ -114,37 +111,40 @@ def norm_rope_body(
     # attention, in a launch of its own.
     for start in tl.static_range(0, WIDTH, HEADS * CHANNELS):
         group = start + tl.arange(0, HEADS * CHANNELS)
-        tl.store(
-            value + row + group,
-            tl.load(qkv + 3 * row + 2 * WIDTH + group, eviction_policy="evict_first"),
-        )
+        loaded = tl.load(qkv + 3 * row + 2 * WIDTH + group, eviction_policy="evict_first")
+        tl.store(value + row + group, loaded)
 
 
-def launch(qkv, history, eps):
+def launch(qkv: jax.Array, history: int, eps: float) -> tuple[tuple[int, int], dict[str, Any]]:
     """Grid and constants of the kernel."""
     B, N, _, K, d = qkv.shape
     heads = math.gcd(K, GROUP // d)  # the largest power of two that divides K, up to a full group
-    return (N, B), dict(TOKENS=N, WIDTH=K * d, HEADS=heads, CHANNELS=d, HISTORY=history, EPS=eps)
+    constants = dict(TOKENS=N, WIDTH=K * d, HEADS=heads, CHANNELS=d, HISTORY=history, EPS=eps)
+    return (N, B), constants
 
 
-def norm_rope(qkv, scale_q, scale_k, cos, sin, key_gain=None, *, history, eps):
-    """As the reference, for heads of a power of two of channels."""
+def norm_rope(
+    qkv: Float[Array, "B N 3 K d"],
+    scale_q: Float[Array, "K*d"],
+    scale_k: Float[Array, "K*d"],
+    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
+    key_gain: Float[Array, "K"] | None = None,
+    *,
+    history: int,
+    eps: float,
+) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
+    """As the plain version, for heads of a power of two of channels."""
     import jax_triton
 
     B, N, _, K, d = qkv.shape
     grid, constants = launch(qkv, 0 if key_gain is None else history, eps)
-    results = jax_triton.triton_call(
-        *(
-            qkv,
-            scale_q,
-            scale_k,
-            cos,
-            sin,
-            jnp.ones(K, jnp.float32) if key_gain is None else key_gain,
-        ),
+    gain = jnp.ones(K, jnp.float32) if key_gain is None else key_gain
+    part = jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)
+    query, key, value = jax_triton.triton_call(
+        *(qkv, scale_q, scale_k, *rope, gain),
         kernel=norm_rope_body,
         name="helios_norm_rope",
-        out_shape=[jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)] * 3,
+        out_shape=[part, part, part],
         grid=grid,
         num_warps=max(1, constants["HEADS"] * d * qkv.dtype.itemsize // (16 * 32)),
         # Known without asking the driver, which is not there when a program is compiled for a GPU
@@ -152,4 +152,4 @@ def norm_rope(qkv, scale_q, scale_k, cos, sin, key_gain=None, *, history, eps):
         compute_capability=90 if target().is_hopper else None,
         **constants,
     )
-    return tuple(results)
+    return query, key, value

@@ -62,7 +62,8 @@ def compile_and_assemble(fn, *args):
 
 def _parse(report: str) -> list[Assembled]:
     entry = re.compile(
-        r"entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        r"entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers",
         re.DOTALL,
     )
     return [

@@ -11,8 +11,8 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from helios_jax.kernels.attention import (
-    ATTENDED,
-    HIDDEN,
+    ATTENTION_OUTPUT,
+    MASK_VALUE,
     attention,
     by_head,
     padding_bias,
@@ -25,11 +25,9 @@ from helios_jax.kernels.dispatch import Target, UnsupportedError
 from helios_jax.memory import compiler as deviceless
 from tests.kernels.interpret import clipping_copies, raced
 
-H100, A100, CPU = (
-    Target("cuda", "NVIDIA H100 80GB HBM3"),
-    Target("cuda", "NVIDIA A100-SXM4-80GB"),
-    Target("cpu", "cpu"),
-)
+H100 = Target("cuda", "NVIDIA H100 80GB HBM3")
+A100 = Target("cuda", "NVIDIA A100-SXM4-80GB")
+CPU = Target("cpu", "cpu")
 needs_compiler = pytest.mark.skipif(
     deviceless.unavailable() is not None,
     reason=f"cannot compile for a GPU: {deviceless.unavailable()}",
@@ -55,8 +53,8 @@ def inputs(dtype, batch=1, queries=70, keys=140, heads=1, channels=64):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("lengths", [(1, 37), (60, 59), (3, 2)])
 def test_four_padding_keys_stand_for_all(lengths, dtype):
-    """Attention to 64 keys with offsets, rounded to any dtype, is attention to 512 without, which
-    is computed in float64.
+    """Attention to 64 keys with biases, rounded to any dtype, equals attention to 512 without,
+    computed in float64.
     """
     total, rows = 512, 64
     query, key, value = inputs(jnp.float32, batch=2, queries=9, keys=total, heads=2, channels=8)
@@ -97,18 +95,20 @@ def test_padding_weighs_as_much_with_fewer_keys(length, rows):
         (CPU, jnp.bfloat16, 128, ["by_head", "xla"]),
     ],
 )
-def test_who_serves(target, dtype, channels, expected):
+def test_these_implementations_serve(target, dtype, channels, expected):
     arrays = inputs(dtype, channels=channels)
-    assert [
-        name for name, it in IMPLEMENTATIONS.items() if it.refuses(target, *arrays, None) is None
-    ] == expected
+    serving = []
+    for name, implementation in IMPLEMENTATIONS.items():
+        if implementation.refuses(target, *arrays, None) is None:
+            serving.append(name)
+    assert serving == expected
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("cudnn", "it needs an NVIDIA GPU, not cpu"), ("pallas", "it needs a Hopper GPU, not cpu")],
 )
-def test_refusal_tells_why(name, reason):
+def test_refusals_say_why(name, reason):
     with pytest.raises(UnsupportedError, match=reason):
         attention(*inputs(jnp.bfloat16), implementation=name)
 
@@ -124,10 +124,9 @@ def test_mixed_dtypes_are_refused():
 
 
 def plain(query, key, value, bias):
-    """In the arrays' dtype, whatever it is."""
-    logits = (
-        jnp.einsum("bnkd,bskd->bkns", query, key) / np.sqrt(query.shape[-1]) + bias[:, None, None]
-    )
+    """Attention in the arrays' dtype."""
+    logits = jnp.einsum("bnkd,bskd->bkns", query, key) / np.sqrt(query.shape[-1])
+    logits += bias[:, None, None]
     return jnp.einsum("bkns,bskd->bnkd", jax.nn.softmax(logits), value)
 
 
@@ -143,20 +142,24 @@ def plain(query, key, value, bias):
 @pytest.mark.parametrize("biased", [False, True])
 def test_by_head_is_exact(sizes, dtype, tolerance, biased):
     """Values and gradients are those of float64, rounded once to the arrays' dtype; logits of
-    hundreds overflow nothing.
+    hundreds do not overflow.
     """
     query, key, value = inputs(dtype, **sizes)
-    arrays, cotangent = (40 * query, key, value), normal(4, *query.shape, dtype=dtype)
-    bias = 3 * normal(3, *key.shape[:2]).at[0, 1:3].set(HIDDEN) if biased else None
+    arrays = (40 * query, key, value)
+    cotangent = normal(4, *query.shape, dtype=dtype)
+    bias = 3 * normal(3, *key.shape[:2]).at[0, 1:3].set(MASK_VALUE) if biased else None
     value, pullback = jax.vjp(by_head.attention, *arrays, bias)
     ours = [value, *jax.tree.leaves(pullback(cotangent))]
     assert [x.dtype for x in ours] == [dtype] * 4 + [jnp.float32] * biased
+    zero_bias = jnp.zeros(key.shape[:2])
+
+    def in_float64(x):
+        return jnp.asarray(np.asarray(x, np.float64))
+
     with jax.enable_x64():
-        wide = lambda x: jnp.asarray(np.asarray(x, np.float64))
-        value, pullback = jax.vjp(
-            plain, *map(wide, arrays), jnp.zeros(key.shape[:2]) if bias is None else wide(bias)
-        )
-        theirs = [value, *pullback(wide(cotangent))]
+        exact_bias = in_float64(zero_bias if bias is None else bias)
+        value, pullback = jax.vjp(plain, *map(in_float64, arrays), exact_bias)
+        theirs = [value, *pullback(in_float64(cotangent))]
     for one, other in zip(ours, theirs, strict=False):
         np.testing.assert_allclose(
             np.asarray(one, np.float64), other, rtol=tolerance, atol=tolerance * np.abs(other).max()
@@ -167,7 +170,7 @@ def test_by_head_does_not_attend_again():
     """Where a checkpoint's policy keeps the attended values, the backward pass exponentiates once,
     for the weights.
     """
-    policy = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+    policy = jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT)
     run = jax.checkpoint(by_head.attention, policy=policy)
     program = jax.jit(jax.grad(lambda arrays: run(*arrays).sum())).lower(inputs(jnp.float32))
     assert program.as_text().count("stablehlo.exponential") == 2  # once more in the forward pass
@@ -184,7 +187,8 @@ def interpreted(monkeypatch):
 
     def product(a, b, *, transpose=False):
         a, b = a[...], b[...]
-        plgpu.commit_smem()  # tensor cores need no fence before the next copy, but threads do, and so it is read here
+        # Tensor cores need no fence before the next copy, but threads do, which read it here.
+        plgpu.commit_smem()
         return jnp.matmul(a, b.T if transpose else b, preferred_element_type=jnp.float32)
 
     monkeypatch.setattr(pallas, "_product", product)
@@ -195,19 +199,19 @@ def interpreted(monkeypatch):
 @pytest.mark.parametrize(
     ("sizes", "biased"),
     [
-        (
-            dict(queries=130, keys=140, heads=2),
-            False,
-        ),  # ends inside a second tile of queries and inside a second block of keys
-        (dict(queries=5, keys=300, batch=2), True),  # a third block, in the first one's slot
+        # Ends inside a second tile of queries and inside a second block of keys.
+        (dict(queries=130, keys=140, heads=2), False),
+        # A third block of keys, in the stage of the first.
+        (dict(queries=5, keys=300, batch=2), True),
     ],
 )
 def test_mosaic_kernel_is_the_plain_version(interpreted, sizes, biased):
-    """And no warpgroup reads or writes shared memory that another is at."""
+    """And no warpgroup reads or writes shared memory that another one uses."""
     arrays = inputs(jnp.bfloat16, **sizes)
-    bias = (
-        3 * normal(3, *arrays[1].shape[:2]).at[0, :130].set(-jnp.inf) if biased else None
-    )  # a whole block hidden, and before others
+    bias = None
+    if biased:
+        # A whole block is masked, before others that are not.
+        bias = 3 * normal(3, *arrays[1].shape[:2]).at[0, :130].set(-jnp.inf)
     ours = interpreted(*arrays, bias)
     assert not raced()
     exact = reference.attention(*(x.astype(jnp.float32) for x in arrays), bias)
@@ -227,10 +231,12 @@ def test_gradient_is_the_plain_versions(monkeypatch, biased):
         *inputs(jnp.float32, queries=6, keys=9, channels=8),
         normal(3, 1, 9) if biased else None,
     )
-    gradient = lambda run: jax.grad(lambda arrays: (normal(4, 1, 6, 1, 8) * run(*arrays)).sum())(
-        arrays
-    )
-    ours, theirs = gradient(IMPLEMENTATIONS["pallas"].run), gradient(reference.attention)
+
+    def gradient(run):
+        return jax.grad(lambda arrays: (normal(4, 1, 6, 1, 8) * run(*arrays)).sum())(arrays)
+
+    ours = gradient(IMPLEMENTATIONS["pallas"].run)
+    theirs = gradient(reference.attention)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert len(jax.tree.leaves(ours)) == 3 + biased
 
@@ -239,11 +245,11 @@ def test_gradient_is_the_plain_versions(monkeypatch, biased):
 
 
 def structs(shape, dtype=jnp.bfloat16):
-    of = lambda tokens: jax.ShapeDtypeStruct(
-        (shape.batch, tokens, shape.heads, shape.channels), dtype
-    )
+    heads = (shape.heads, shape.channels)
+    query = jax.ShapeDtypeStruct((shape.batch, shape.queries, *heads), dtype)
+    key = jax.ShapeDtypeStruct((shape.batch, shape.keys, *heads), dtype)
     bias = jax.ShapeDtypeStruct((shape.batch, shape.keys), jnp.float32) if shape.bias else None
-    return of(shape.queries), of(shape.keys), of(shape.keys), bias
+    return query, key, key, bias
 
 
 @pytest.fixture
@@ -256,10 +262,10 @@ def assembled(tmp_path, monkeypatch):
 
     def compile(fn, *args):
         compiled = deviceless.compile_for(fn, *args)
-        reports = [path.read_text() for path in tmp_path.glob("*.ptxas")]
-        return compiled, [
-            int(number) for report in reports for number in re.findall(r"(\d+) bytes spill", report)
-        ]
+        spilled = []
+        for path in tmp_path.glob("*.ptxas"):
+            spilled += map(int, re.findall(r"(\d+) bytes spill", path.read_text()))
+        return compiled, spilled
 
     return compile
 
@@ -280,7 +286,7 @@ def test_mosaic_kernel_compiles(assembled, name):
 @needs_compiler
 @pytest.mark.parametrize("name", ["self 11040", "text 8640 x 512", "text 8640 x 256"])
 def test_automatic_choice_is_cudnn(name):
-    """For every size, with offsets too, and without anything as large as the logits: 18 GiB at
+    """For every size, with a bias too, and without anything as large as the logits: 18 GiB at
     11040 tokens.
     """
     compiled = deviceless.compile_for(attention, *structs(SHAPES[name]))
@@ -293,9 +299,10 @@ def test_automatic_choice_is_cudnn(name):
 @pytest.mark.parametrize("implementation", ["cudnn", "pallas"])
 def test_backward_is_cudnn(implementation):
     """The logits of 11040 tokens are never held for a gradient."""
-    run = lambda *arrays: (
-        attention(*arrays, implementation=implementation).astype(jnp.float32).sum()
-    )
+
+    def run(*arrays):
+        return attention(*arrays, implementation=implementation).astype(jnp.float32).sum()
+
     compiled = deviceless.compile_for(
         jax.grad(run, argnums=(0, 1, 2)), *structs(SHAPES["self 11040"])
     )

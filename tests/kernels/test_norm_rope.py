@@ -1,5 +1,5 @@
-"""Queries, keys and values from one reading of their projection: every kernel against the plain
-version, and what compiles for an H100.
+"""RMS norm and rotary embedding of the joint projection: every kernel against the plain version,
+and what compiles for an H100.
 """
 
 import functools
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from helios_jax.kernels.dispatch import Target, UnsupportedError
-from helios_jax.kernels.norm.reference import rms_norm
 from helios_jax.kernels.norm_rope import api, pallas, reference
 from helios_jax.kernels.norm_rope.api import norm_rope
 from helios_jax.kernels.norm_rope.shapes import SHAPES
+from helios_jax.kernels.residual_norm import rms_norm
 from helios_jax.memory import compiler as deviceless
 from tests.kernels.assembler import compile_and_assemble
 from tests.kernels.interpret import INTERPRET
@@ -28,19 +28,17 @@ H100 = Target("cuda", "NVIDIA H100 80GB HBM3")
 
 
 def inputs(dtype, tokens=6, heads=4, channels=128, gain=True, batch=2):
-    """A projection, weights, angles that also shrink, and a gain or None."""
+    """A projection, weights of both norms, rotations that also shrink, and a gain or None."""
     rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
     angles = normal(tokens, channels // 2)
-    scales = (1 + 0.1 * normal(heads * channels) for _ in range(2))
+    rope = (0.9 * jnp.cos(angles), 0.9 * jnp.sin(angles))
     key_gain = 2 + normal(heads) if gain else None
-    return (
-        normal(batch, tokens, 3, heads, channels).astype(dtype),
-        *scales,
-        0.9 * jnp.cos(angles),
-        0.9 * jnp.sin(angles),
-        key_gain,
-    )
+    scales = [1 + 0.1 * normal(heads * channels) for _ in range(2)]
+    return normal(batch, tokens, 3, heads, channels).astype(dtype), *scales, rope, key_gain
 
 
 def assert_rounded_alike(ours, theirs):
@@ -62,15 +60,16 @@ def test_plain_version_is_the_formula():
     values untouched.
     """
     arrays = inputs(jnp.float32)
-    exact = [np.asarray(array, np.float64) for array in arrays]
-    x, turn = exact[0], (exact[3] + 1j * exact[4])[None, :, None]
+    exact = jax.tree.map(lambda array: np.asarray(array, np.float64), arrays)
+    x, scale_q, scale_k, (cos, sin), gain = exact
+    rotation = (cos + 1j * sin)[None, :, None]
     expected = []
-    for part, scale in enumerate(exact[1:3]):
+    for part, scale in enumerate((scale_q, scale_k)):
         rms = np.sqrt(np.square(x[:, :, part]).mean((2, 3), keepdims=True) + EPS)
         normed = x[:, :, part] / rms * scale.reshape(4, 128)
-        turned = (normed[..., ::2] + 1j * normed[..., 1::2]) * turn
-        expected.append(np.stack([turned.real, turned.imag], axis=-1).reshape(normed.shape))
-    expected[1][:, :2] *= exact[5][:, None]
+        rotated = (normed[..., ::2] + 1j * normed[..., 1::2]) * rotation
+        expected.append(np.stack([rotated.real, rotated.imag], axis=-1).reshape(normed.shape))
+    expected[1][:, :2] *= gain[:, None]
     query, key, value = norm_rope(*arrays, history=2, eps=EPS)
     np.testing.assert_allclose(query, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(key, expected[1], rtol=1e-5, atol=1e-5)
@@ -81,20 +80,17 @@ def test_rotation_is_float32_between_two_roundings():
     """Queries and keys are rounded after their norm and after their rotation, which is exact in
     between.
     """
-    qkv, *weights, cos, sin, _ = inputs(jnp.bfloat16)
-    rotated = norm_rope(qkv, *weights, cos, sin, history=0, eps=EPS)
-    for part, scale in enumerate(weights):
-        normed = np.asarray(
-            rms_norm(qkv[:, :, part].reshape(2, 6, 512), scale, eps=EPS), np.float64
-        ).reshape(2, 6, 4, 64, 2)
-        turned = (normed[..., 0] + 1j * normed[..., 1]) * (np.float64(cos) + 1j * np.float64(sin))[
-            None, :, None
-        ]
-        exact = np.stack([turned.real, turned.imag], axis=-1).reshape(2, 6, 4, 128)
-        assert rotated[part].dtype == jnp.bfloat16
-        assert np.all(
-            np.abs(np.asarray(rotated[part], np.float64) - exact) <= np.abs(exact) * 2**-8 + 1e-6
-        )
+    qkv, *scales, (cos, sin), _ = inputs(jnp.bfloat16)
+    ours = norm_rope(qkv, *scales, (cos, sin), history=0, eps=EPS)
+    rotation = (np.float64(cos) + 1j * np.float64(sin))[None, :, None]
+    for part, scale in enumerate(scales):
+        normed = rms_norm(qkv[:, :, part].reshape(2, 6, 512), scale, eps=EPS)
+        pairs = np.asarray(normed, np.float64).reshape(2, 6, 4, 64, 2)
+        rotated = (pairs[..., 0] + 1j * pairs[..., 1]) * rotation
+        exact = np.stack([rotated.real, rotated.imag], axis=-1).reshape(2, 6, 4, 128)
+        assert ours[part].dtype == jnp.bfloat16
+        error = np.abs(np.asarray(ours[part], np.float64) - exact)
+        assert np.all(error <= np.abs(exact) * 2**-8 + 1e-6)
 
 
 @pytest.mark.parametrize("history", [0, 4])
@@ -102,17 +98,11 @@ def test_gain_is_of_history_only(history):
     """Keys are rounded before they are multiplied, and again after; others are what they are
     without a gain.
     """
-    arrays = inputs(jnp.bfloat16)
-    plain, amplified = (
-        norm_rope(*arrays[:5], gain, history=history, eps=EPS) for gain in (None, arrays[5])
-    )
-    expected = (
-        plain[1]
-        .astype(jnp.float32)
-        .at[:, :history]
-        .multiply(arrays[5][None, None, :, None])
-        .astype(jnp.bfloat16)
-    )
+    *arrays, gain = inputs(jnp.bfloat16)
+    plain = norm_rope(*arrays, None, history=history, eps=EPS)
+    amplified = norm_rope(*arrays, gain, history=history, eps=EPS)
+    expected = plain[1].astype(jnp.float32).at[:, :history].multiply(gain[None, None, :, None])
+    expected = expected.astype(jnp.bfloat16)
     np.testing.assert_array_equal(amplified[1], expected)
     np.testing.assert_array_equal(amplified[0], plain[0])
 
@@ -129,7 +119,7 @@ def test_mosaic_kernel_is_the_plain_version(case, monkeypatch):
     """With one group of heads and with several, with blocks of one and of two tokens, and history
     ending inside one.
     """
-    monkeypatch.setattr(pallas, "MOST_TOKENS", 2)
+    monkeypatch.setattr(pallas, "MAX_TOKENS", 2)
     arrays, history = MOSAIC_CASES[case]
     ours = pallas.norm_rope(*arrays, history=history, eps=EPS, interpret=INTERPRET)
     assert_rounded_alike(ours, reference.norm_rope(*arrays, history=history, eps=EPS))
@@ -142,15 +132,15 @@ def test_gradient_is_the_plain_versions(monkeypatch):
     )
     arrays = inputs(jnp.bfloat16, tokens=2, batch=1)
 
-    def loss(run, arrays):
-        return sum(
-            jnp.sum(jnp.sin(part.astype(jnp.float32))) for part in run(*arrays, history=1, eps=EPS)
-        )
+    def gradient(run):
+        def loss(arrays):
+            parts = run(*arrays, history=1, eps=EPS)
+            return sum(jnp.sum(jnp.sin(part.astype(jnp.float32))) for part in parts)
 
-    ours, theirs = (
-        jax.jit(jax.grad(functools.partial(loss, run)))(arrays)
-        for run in (api.IMPLEMENTATIONS["pallas"].run, reference.norm_rope)
-    )
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(arrays))
+
+    ours = gradient(api.IMPLEMENTATIONS["pallas"].run)
+    theirs = gradient(reference.norm_rope)
     for our, their in zip(ours, theirs, strict=True):
         assert np.any(their != 0)
         np.testing.assert_allclose(
@@ -174,10 +164,9 @@ def test_triton_kernel_is_the_plain_version():
     for arrays, history in cases:
         grid, constants = launch(arrays[0], history, EPS)
         results = [arrays[0][:, :, part] * 0 for part in range(3)]
-        arrays = tuple(np.asarray(array) for array in (*arrays, *results))
-        launches.append(
-            Launch("helios_jax.kernels.norm_rope.triton:norm_rope_body", grid, arrays, constants)
-        )
+        arrays = tuple(np.asarray(array) for array in jax.tree.leaves((arrays, results)))
+        body = "helios_jax.kernels.norm_rope.triton:norm_rope_body"
+        launches.append(Launch(body, grid, arrays, constants))
     for (arrays, history), after in zip(cases, interpret(*launches), strict=True):
         assert_rounded_alike(after[6:], reference.norm_rope(*arrays, history=history, eps=EPS))
 
@@ -210,23 +199,19 @@ def test_compiles_for_an_h100(implementation):
     projection.
     """
     shape = SHAPES["11040 tokens"]
-    width, table = shape.heads * shape.channels, (shape.tokens, shape.channels // 2)
     qkv = jax.ShapeDtypeStruct(
         (shape.batch, shape.tokens, 3, shape.heads, shape.channels), jnp.bfloat16
     )
-    floats = [
-        jax.ShapeDtypeStruct(size, jnp.float32)
-        for size in ((width,), (width,), table, table, (shape.heads,))
-    ]
+    scale = jax.ShapeDtypeStruct((shape.heads * shape.channels,), jnp.float32)
+    table = jax.ShapeDtypeStruct((shape.tokens, shape.channels // 2), jnp.float32)
+    gain = jax.ShapeDtypeStruct((shape.heads,), jnp.float32)
     run = functools.partial(
         norm_rope, history=shape.history, eps=EPS, implementation=implementation
     )
-    program, kernels = compile_and_assemble(run, qkv, *floats)
-    (kernel,) = kernels
+    program, (kernel,) = compile_and_assemble(run, qkv, scale, scale, (table, table), gain)
     assert kernel.spilled == 0
     assert kernel.registers <= 128
     assert kernel.shared_memory <= deviceless.SHARED_MEMORY
-    assert {"triton": "triton_kernel_call", "pallas": "mosaic_gpu"}[
-        implementation
-    ] in program.as_text()
+    call = {"triton": "triton_kernel_call", "pallas": "mosaic_gpu"}[implementation]
+    assert call in program.as_text()
     assert program.memory_analysis().temp_size_in_bytes < 1 << 20

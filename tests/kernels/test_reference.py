@@ -1,5 +1,5 @@
-"""The plain kernels take bfloat16 and compute in float32, rounding once: what a bfloat16
-transformer owes its accuracy to.
+"""The plain versions take bfloat16, compute in float32 and round once; the accuracy of a bfloat16
+transformer rests on that.
 """
 
 import jax.numpy as jnp
@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from helios_jax.kernels.attention import attention
-from helios_jax.kernels.gated_residual import gated_residual
-from helios_jax.kernels.modulated_norm import modulated_layer_norm
-from helios_jax.kernels.norm import layer_norm, rms_norm
+from helios_jax.kernels.residual_norm import (
+    gated_residual,
+    layer_norm,
+    modulated_layer_norm,
+    rms_norm,
+)
 
 
 def normal(seed, *shape):
@@ -17,7 +20,8 @@ def normal(seed, *shape):
 
 
 X, Y = (normal(seed, 2, 5, 24).astype(jnp.bfloat16) for seed in (0, 1))
-ROWS, WEIGHT = normal(2, 2, 2, 24), normal(3, 24)  # float32 whatever the activations are
+ROWS = normal(2, 2, 2, 24)  # weights are float32 whatever the activations are
+WEIGHT = normal(3, 24)
 OPERATIONS = {
     "layer norm": lambda x, y: layer_norm(x, WEIGHT, WEIGHT, eps=1e-6),
     "rms norm": lambda x, y: rms_norm(x, WEIGHT, eps=1e-6),
@@ -38,8 +42,11 @@ def test_bfloat16_is_rounded_once(operation):
 
 
 def test_attention_of_bfloat16_has_float32_logits():
-    """Logits of 128 and 128.25, which bfloat16 cannot tell apart, weigh their values differently."""
-    row = lambda *channels: jnp.array(channels, jnp.bfloat16).reshape(1, 1, 1, 4)
+    """Logits of 128 and 128.25, which bfloat16 cannot tell apart, weigh values differently."""
+
+    def row(*channels):
+        return jnp.array(channels, jnp.bfloat16).reshape(1, 1, 1, 4)
+
     key = jnp.concatenate([row(16, 0, 0, 0), row(16, 0.5, 0, 0)], axis=1)
     value = jnp.concatenate([row(0, 0, 0, 0), row(1, 1, 1, 1)], axis=1)
     ours = attention(row(16, 1, 0, 0), key, value)

@@ -1,9 +1,9 @@
-"""The row kernel for Hopper, in Mosaic GPU: a warpgroup takes a few consecutive tokens of one
+"""The fused kernel for Hopper, in Mosaic GPU: a warpgroup takes a few consecutive tokens of one
 segment, whose weights it keeps in shared memory.
 
-Rows come through the asynchronous copy engine, the next one while this one is reduced, and leave
-the same way from where they lie: a result takes the place of what it was computed from. Several
-such warpgroups, each a program, share a multiprocessor.
+Tokens come through the asynchronous copy engine, the next one while this one is reduced. Results
+leave the same way, from the place of what they were computed from. Several such warpgroups, each a
+program, share a multiprocessor.
 """
 
 import math
@@ -13,74 +13,77 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float
 
-ROWS = 8
+from .fusion import Fusion
+
+TOKENS = 8
 """Tokens a program takes: enough to fetch the weights seldom, and few enough for the programs to
 end together.
 """
 
-SLOTS = 2
-"""Rows in shared memory, one computed and one on its way."""
+STAGES = 2
+"""Tokens in shared memory, one computed and one on its way."""
 
 LANES = 256
 """Most elements in a dimension of what the copy engine moves."""
 
 CHANNELS = 6144
-"""Most channels of a row: two slots of two rows and three weights, all in float32, fit in shared
-memory.
+"""Most channels of a token: two stages of two tokens and three weights, all in float32, fit in
+shared memory.
 """
 
 
-def row_kernel(
-    x,
-    y=None,
-    gate=None,
-    scale=None,
-    shift=None,
+def residual_norm(
+    x: Float[Array, "B N D"],
+    y: Float[Array, "B n_y D"] | None,
+    gate: Float[Array, "#B #2 D"] | None,
+    scale: Float[Array, "#B #2 D"] | None,
+    shift: Float[Array, "#B #2 D"] | None,
+    fusion: Fusion,
     *,
-    history=0,
-    eps=0.0,
-    norm=None,
-    norm_from=0,
     interpret=False,
-):
-    """``added`` and ``normed``, None for what is not asked for; arguments as in
-    :func:`.api.implementations`.
-    """
+) -> tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | None]:
+    """``added`` and ``normed``, None for what is not asked for; see :mod:`.fusion`."""
     B, N, D = x.shape
+    history = fusion.history
+    norm_from = fusion.norm_from
     tile = (D // math.gcd(D, LANES), math.gcd(D, LANES))
-    fold = lambda array: array.reshape(*array.shape[:-1], *tile)
-    arrays = {name: fold(array) for name, array in dict(x=x, y=y).items() if array is not None}
-    weights = {
-        name: fold(array)
-        for name, array in dict(gate=gate, scale=scale, shift=shift).items()
-        if array is not None
-    }
-    results = {"added": N} if y is not None else {}
-    results |= {"normed": N - norm_from} if norm else {}
-    add_from = N - y.shape[1] if y is not None else 0
-    history_programs, noisy_programs = pl.cdiv(history, ROWS), pl.cdiv(N - history, ROWS)
+    arrays = _folded(tile, x=x, y=y)
+    weights = _folded(tile, gate=gate, scale=scale, shift=shift)
+    results = {}
+    if y is not None:
+        results["added"] = N
+    if fusion.norm:
+        results["normed"] = N - norm_from
+    add_from = 0 if y is None else N - y.shape[1]
+    history_programs = pl.cdiv(history, TOKENS)
+    noisy_programs = pl.cdiv(N - history, TOKENS)
 
     def body(*refs, ready, weights_ready, **smem):
         gmem = dict(zip((*arrays, *weights, *results), refs))
-        program, batch = lax.axis_index("program"), lax.axis_index("batch")
+        program = lax.axis_index("program")
+        batch = lax.axis_index("batch")
         segment = (program >= history_programs).astype(jnp.int32)
-        first = program * ROWS + segment * (history - history_programs * ROWS)
-        stop = lax.min(first + ROWS, history + segment * (N - history))
+        first = program * TOKENS + segment * (history - history_programs * TOKENS)
+        stop = lax.min(first + TOKENS, history + segment * (N - history))
         # Whether this program's tokens, all of one segment, have a `y`, and whether they are
         # normed.
-        adds, norms = (start == 0 or segment == 1 for start in (add_from, norm_from))
+        adds = add_from == 0 or segment == 1
+        norms = norm_from == 0 or segment == 1
 
-        def fetch(token, slot):
-            plgpu.copy_gmem_to_smem(gmem["x"].at[batch, token], smem["x"].at[slot], ready.at[slot])
+        def fetch(token, stage):
+            plgpu.copy_gmem_to_smem(
+                gmem["x"].at[batch, token], smem["x"].at[stage], ready.at[stage]
+            )
             if y is not None:
 
                 @pl.when(adds)
                 def _():
                     plgpu.copy_gmem_to_smem(
                         gmem["y"].at[batch, token - add_from],
-                        smem["y"].at[slot],
-                        ready.at[SLOTS + slot],
+                        smem["y"].at[stage],
+                        ready.at[STAGES + stage],
                     )
 
         def store(name, ref, token):
@@ -98,47 +101,46 @@ def row_kernel(
 
         @pl.loop(first, stop)
         def _(token):
-            slot = lax.rem(token - first, SLOTS)
+            stage = lax.rem(token - first, STAGES)
 
             @pl.when(token + 1 < stop)
             def _():
-                plgpu.wait_smem_to_gmem(
-                    0, wait_read_only=True
-                )  # the results in the other slot are on their way
-                fetch(token + 1, 1 - slot)
+                # The results in the other stage are on their way.
+                plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                fetch(token + 1, 1 - stage)
 
-            row = smem["x"].at[slot]
-            plgpu.barrier_wait(ready.at[slot])
+            row = smem["x"].at[stage]
+            plgpu.barrier_wait(ready.at[stage])
             if y is not None:
 
                 @pl.when(adds)
                 def _():
-                    plgpu.barrier_wait(ready.at[SLOTS + slot])
-                    term = smem["y"][slot].astype(jnp.float32)
+                    plgpu.barrier_wait(ready.at[STAGES + stage])
+                    term = smem["y"][stage].astype(jnp.float32)
                     if gate is not None:
                         term *= smem["gate"][...].astype(jnp.float32)
                     row[...] = (row[...].astype(jnp.float32) + term).astype(x.dtype)
 
                 store("added", row, token)
-            if norm:
+            if fusion.norm:
 
                 @pl.when(norms)
                 def _():
                     value = row[...].astype(jnp.float32)
-                    if norm == "layer":
+                    if fusion.norm == "layer":
                         value -= jnp.sum(value) / D
-                    value *= lax.rsqrt(jnp.sum(value * value) / D + eps)
+                    value *= lax.rsqrt(jnp.sum(value * value) / D + fusion.eps)
                     if scale is not None:
                         value *= smem["scale"][...].astype(jnp.float32)
                     if shift is not None:
                         value += smem["shift"][...].astype(jnp.float32)
-                    result = smem["x" if y is None else "y"].at[slot]
+                    result = smem["x" if y is None else "y"].at[stage]
                     result[...] = value.astype(x.dtype)
                     store("normed", result, token - norm_from)
 
         plgpu.wait_smem_to_gmem(0)
 
-    scratch = {name: plgpu.SMEM((SLOTS, *tile), array.dtype) for name, array in arrays.items()}
+    scratch = {name: plgpu.SMEM((STAGES, *tile), array.dtype) for name, array in arrays.items()}
     scratch |= {name: plgpu.SMEM(tile, weight.dtype) for name, weight in weights.items()}
     outputs = plgpu.kernel(
         body,
@@ -147,12 +149,21 @@ def row_kernel(
         grid_names=("batch", "program"),
         scratch_types=dict(
             **scratch,
-            ready=plgpu.Barrier(num_barriers=2 * SLOTS),
+            ready=plgpu.Barrier(num_barriers=2 * STAGES),
             weights_ready=plgpu.Barrier(num_arrivals=max(len(weights), 1)),
         ),
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        kernel_name="helios_rows",
+        kernel_name="helios_residual_norm",
         interpret=interpret,
     )(*arrays.values(), *weights.values())
     outputs = {name: output.reshape(*output.shape[:2], D) for name, output in zip(results, outputs)}
     return outputs.get("added"), outputs.get("normed")
+
+
+def _folded(tile: tuple[int, int], **arrays: jax.Array | None) -> dict[str, jax.Array]:
+    """The arrays that there are, with their channels in two axes, as the copy engine takes them."""
+    folded = {}
+    for name, array in arrays.items():
+        if array is not None:
+            folded[name] = array.reshape(*array.shape[:-1], *tile)
+    return folded

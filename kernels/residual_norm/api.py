@@ -1,0 +1,294 @@
+"""The five operations, each by whichever implementation serves best.
+
+Every one of them is a case of the fused kernel, ``residual_norm`` of :mod:`.triton` and
+:mod:`.pallas`, and has its own plain version in :mod:`.reference`, which also gives the gradient.
+"""
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..dispatch import Implementation, Target, dispatch
+from ..gradient import with_plain_gradient
+from . import reference
+from .fusion import Fusion
+
+DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
+
+
+def layer_norm(
+    x: Float[Array, "*axes D"],
+    scale: Float[Array, "D"] | None = None,
+    bias: Float[Array, "D"] | None = None,
+    *,
+    eps: float,
+    implementation: str | None = None,
+) -> Float[Array, "*axes D"]:
+    """(x - mean) / √(variance + eps) · scale + bias over the last axis, in float32.
+
+    Args:
+      x: any number of tokens.
+      scale, bias: weights, None for 1 and 0.
+      eps: added to the variance.
+      implementation: "triton", "pallas" or "xla"; None for the first of them that serves these
+        arguments on this device.
+
+    Returns:
+      The result in ``x``'s dtype.
+
+    Raises:
+      UnsupportedError: if the named implementation cannot serve, with the reason.
+    """
+    return dispatch("layer_norm", LAYER_NORM, implementation, x, scale, bias, eps=eps)
+
+
+def rms_norm(
+    x: Float[Array, "*axes D"],
+    scale: Float[Array, "D"],
+    *,
+    eps: float,
+    implementation: str | None = None,
+) -> Float[Array, "*axes D"]:
+    """x / √(mean(x²) + eps) · scale over the last axis, in float32.
+
+    Arguments, result and errors are those of :func:`layer_norm`.
+    """
+    return dispatch("rms_norm", RMS_NORM, implementation, x, scale, eps=eps)
+
+
+def modulated_layer_norm(
+    x: Float[Array, "B N D"],
+    shift: Float[Array, "#B 2 D"],
+    scale: Float[Array, "#B 2 D"],
+    *,
+    history: int,
+    eps: float,
+    implementation: str | None = None,
+) -> Float[Array, "B N D"]:
+    """LN(x) · (1 + scale) + shift without affine weights, in float32.
+
+    Args:
+      x: ``history`` history tokens, then the noisy ones.
+      shift, scale: float32, a row for history and one for noisy tokens.
+      history: number of history tokens, static.
+      eps: added to the variance.
+      implementation: as for :func:`layer_norm`.
+
+    Returns:
+      The result in ``x``'s dtype.
+
+    Raises:
+      UnsupportedError: if the named implementation cannot serve, with the reason.
+    """
+    arrays = (x, shift, scale)
+    return dispatch(
+        "modulated_layer_norm",
+        MODULATED_LAYER_NORM,
+        implementation,
+        *arrays,
+        history=history,
+        eps=eps,
+    )
+
+
+def gated_residual(
+    x: Float[Array, "B N D"],
+    y: Float[Array, "B n_y D"],
+    gate: Float[Array, "#B #2 D"] | None,
+    *,
+    history: int,
+    implementation: str | None = None,
+) -> Float[Array, "B N D"]:
+    """x + gate · y, in float32.
+
+    Args:
+      x: ``history`` history tokens, then the noisy ones.
+      y: the term of every token, or of the noisy ones only; then history tokens stay as they are.
+      gate: a row for history and one for noisy tokens, or one for both; None for 1.
+      history: number of history tokens, static.
+      implementation: as for :func:`layer_norm`.
+
+    Returns:
+      The sum, in ``x``'s dtype.
+
+    Raises:
+      UnsupportedError: if the named implementation cannot serve, with the reason.
+      ValueError: if ``y`` has neither as many tokens as ``x`` nor as many as are noisy.
+    """
+    _check(x, y, history)
+    return dispatch("gated_residual", GATED_RESIDUAL, implementation, x, y, gate, history=history)
+
+
+def gated_residual_norm(
+    x: Float[Array, "B N D"],
+    y: Float[Array, "B n_y D"],
+    gate: Float[Array, "#B #2 D"] | None,
+    affine: tuple[Float[Array, "#B #2 D"], Float[Array, "#B #2 D"]],
+    *,
+    history: int,
+    eps: float,
+    norm_history: bool = True,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"]]:
+    """s = x + gate · y and LN(s) · scale + shift, in float32, without reading s back from memory.
+
+    Args:
+      x, y, gate, history, implementation: as for :func:`gated_residual`.
+      affine: scale and shift, each a row for history and one for noisy tokens, or one for both:
+        ``scale[None, None]``, ``shift[None, None]`` of an affine norm; ``1 + scale``, ``shift`` of
+        a modulated one.
+      eps: added to the variance.
+      norm_history: False to norm noisy tokens only.
+
+    Returns:
+      The sum, and the norm of what it was rounded to; both in ``x``'s dtype. Where ``y`` is given
+      for noisy tokens only, the Triton kernel writes the sum over ``x`` if nothing else needs
+      ``x``.
+
+    Raises:
+      UnsupportedError: if the named implementation cannot serve, with the reason.
+      ValueError: if ``y`` has neither as many tokens as ``x`` nor as many as are noisy.
+    """
+    _check(x, y, history)
+    arrays = (x, y, gate, affine)
+    static = dict(history=history, eps=eps, norm_history=norm_history)
+    return dispatch("gated_residual_norm", GATED_RESIDUAL_NORM, implementation, *arrays, **static)
+
+
+def _check(x: jax.Array, y: jax.Array, history: int) -> None:
+    noisy = x.shape[1] - history
+    if y.shape[1] not in (x.shape[1], noisy):
+        raise ValueError(
+            f"y has {y.shape[1]} tokens, but x has {x.shape[1]}, of which {noisy} are noisy"
+        )
+
+
+# Each operation as a case of the fused kernel, which is the first argument.
+
+
+def _layer_norm(kernel, x, scale, bias, *, eps):
+    weights = (None, _shared(scale), _shared(bias))
+    _, normed = kernel(_one_sequence(x), None, *weights, Fusion(norm="layer", eps=eps))
+    return normed.reshape(x.shape)
+
+
+def _rms_norm(kernel, x, scale, *, eps):
+    weights = (None, _shared(scale), None)
+    _, normed = kernel(_one_sequence(x), None, *weights, Fusion(norm="rms", eps=eps))
+    return normed.reshape(x.shape)
+
+
+def _modulated_layer_norm(kernel, x, shift, scale, *, history, eps):
+    weights = (None, 1 + scale.astype(jnp.float32), shift)
+    _, normed = kernel(x, None, *weights, Fusion(history=history, norm="layer", eps=eps))
+    return normed
+
+
+def _gated_residual(kernel, x, y, gate, *, history):
+    added, _ = kernel(x, y, gate, None, None, Fusion(history=history))
+    return added
+
+
+def _gated_residual_norm(kernel, x, y, gate, affine, *, history, eps, norm_history):
+    norm_from = 0 if norm_history else history
+    fusion = Fusion(history=history, norm="layer", eps=eps, norm_from=norm_from)
+    return kernel(x, y, gate, *affine, fusion)
+
+
+def _one_sequence(x: jax.Array) -> jax.Array:
+    """All tokens as one sequence [1, N, D]."""
+    return x.reshape(1, -1, x.shape[-1])
+
+
+def _shared(weight: jax.Array | None) -> jax.Array | None:
+    """A weight [D] as [1, 1, D]: one row for all samples and both segments."""
+    return None if weight is None else weight[None, None]
+
+
+def _implementations(
+    plain: Callable[..., Any], fused: Callable[..., Any], *, adds: bool = False
+) -> dict[str, Implementation]:
+    """The table of an operation, best first.
+
+    Args:
+      plain: the operation in plain JAX, of arrays by position and static values by name, the first
+        array being ``x``.
+      fused: the same by the fused kernel, which is its first argument.
+      adds: whether the second array is added to the first.
+    """
+
+    def by_kernel(module: str, refuses_target, refuses_channels) -> Implementation:
+        def kernel(*args):
+            # Imported when it is run: a CPU needs neither Triton nor Pallas.
+            return importlib.import_module(f".{module}", __package__).residual_norm(*args)
+
+        def refuses(target, *arrays, **_):
+            return (
+                refuses_target(target)
+                or _refuses_dtypes(arrays, adds)
+                or refuses_channels(arrays[0].shape[-1])
+            )
+
+        run = with_plain_gradient(functools.partial(fused, kernel), plain)
+        return Implementation(run, refuses)
+
+    return {
+        "triton": by_kernel("triton", _refuses_triton, _refuses_triton_channels),
+        "pallas": by_kernel("pallas", _refuses_pallas, _refuses_pallas_channels),
+        "xla": Implementation(plain, lambda *_, **__: None),
+    }
+
+
+def _refuses_triton(target: Target) -> str | None:
+    if target.platform != "cuda":
+        return f"it needs an NVIDIA GPU, not {target.kind} ({target.platform})"
+    return None if importlib.util.find_spec("jax_triton") else "jax-triton is not installed"
+
+
+def _refuses_pallas(target: Target) -> str | None:
+    if target.is_hopper:
+        return None
+    return f"it needs a Hopper GPU, not {target.kind} ({target.platform})"
+
+
+def _refuses_dtypes(arrays: tuple[Any, ...], adds: bool) -> str | None:
+    dtypes = {str(leaf.dtype): leaf.dtype for leaf in jax.tree.leaves(arrays)}
+    if other := [name for name, dtype in dtypes.items() if dtype not in DTYPES]:
+        return f"it takes bfloat16, float16 and float32, not {', '.join(other)}"
+    if adds and arrays[0].dtype != arrays[1].dtype:
+        return f"it adds arrays of one dtype, not {arrays[0].dtype} and {arrays[1].dtype}"
+    return None
+
+
+def _refuses_triton_channels(channels: int) -> str | None:
+    from .triton import CHUNKS, chunk_size
+
+    if channels // chunk_size(channels) <= CHUNKS:
+        return None
+    return (
+        f"it takes tokens of up to {CHUNKS} times a power of two up to 1024,"
+        f" not {channels} channels"
+    )
+
+
+def _refuses_pallas_channels(channels: int) -> str | None:
+    from .pallas import CHANNELS
+
+    if channels % 128 == 0 and channels <= CHANNELS:
+        return None
+    return f"it takes tokens of a multiple of 128 channels, up to {CHANNELS}, not {channels}"
+
+
+LAYER_NORM = _implementations(reference.layer_norm, _layer_norm)
+RMS_NORM = _implementations(reference.rms_norm, _rms_norm)
+MODULATED_LAYER_NORM = _implementations(reference.modulated_layer_norm, _modulated_layer_norm)
+GATED_RESIDUAL = _implementations(reference.gated_residual, _gated_residual, adds=True)
+GATED_RESIDUAL_NORM = _implementations(
+    reference.gated_residual_norm, _gated_residual_norm, adds=True
+)

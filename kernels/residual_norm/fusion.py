@@ -1,0 +1,31 @@
+"""What one call of the fused kernel computes.
+
+``residual_norm(x, y, gate, scale, shift, fusion)`` of each kernel returns ``added`` and
+``normed``, each None where it is not asked for. Its arrays:
+
+* ``x``: [B, N, D], ``history`` history tokens, then the noisy ones.
+* ``y``: [B, N, D], or [B, N - history, D] for noisy tokens only, where history tokens stay as they
+  are. None: nothing is added.
+* ``gate``, ``scale``, ``shift``: [1 or B, 1 or 2, D], a row for history and one for noisy tokens,
+  or one for both; None for 1, 1, 0.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """The static part of a call.
+
+    Attributes:
+      history: number of history tokens.
+      norm: None for no norm.
+      eps: added to the variance.
+      norm_from: the first token that is normed, 0 or ``history``.
+    """
+
+    history: int = 0
+    norm: Literal["layer", "rms"] | None = None
+    eps: float = 0.0
+    norm_from: int = 0
