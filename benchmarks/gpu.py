@@ -48,15 +48,16 @@ from helios_jax.diffusion.history import frame_indices, start_history
 from helios_jax.kernels import attention as attention_kernel
 from helios_jax.kernels import norm_rope, residual_norm
 from helios_jax.models.block import Block, Rope, TextCache
-from helios_jax.models.tokenizer import train_tokenizer
-from helios_jax.models.transformer import HeliosTransformer, layer_params
-from helios_jax.models.vae_layers import (
+from helios_jax.models.convolution import (
     conv3d,
     convolve,
     frames_as_channels,
     tap_by_tap,
     upsample_convolve,
 )
+from helios_jax.models.layer_stack import layer_params
+from helios_jax.models.tokenizer import train_tokenizer
+from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.sampling.chunk import ChunkPlan, embed_chunk_history
 from helios_jax.sampling.pipeline import HeliosPipeline
 

@@ -66,7 +66,7 @@ class TransformerConfig(Checked):
     remat: Literal["blocks", "products", "offload"] | None = None
     unroll: bool = False
     kernels: Literal["triton", "pallas", "xla"] | None = None
-    attention: Literal["cudnn", "pallas", "by_head", "xla"] | None = None
+    attention: str | None = None
     round_activations: bool = False
 
     def __post_init__(self) -> None:

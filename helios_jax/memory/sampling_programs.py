@@ -13,7 +13,7 @@ from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.memory.report import Program
 from helios_jax.models.quantization import Quantization, quantize_transformer
 from helios_jax.models.transformer import HeliosTransformer
-from helios_jax.models.umt5 import UMT5Encoder, _encode
+from helios_jax.models.umt5 import UMT5Encoder, encode_ids
 from helios_jax.models.vae import VAE
 from helios_jax.sampling.chunk import sample_chunk
 from helios_jax.sampling.pipeline import _decode, _embed_text
@@ -53,7 +53,7 @@ def request_programs(
     array = jax.ShapeDtypeStruct
 
     ids, lengths = array((samples, total), jnp.int32), array((samples,), jnp.int32)
-    encode = jax.jit(functools.partial(_encode, UMT5Encoder(config.text_encoder, dtype)))
+    encode = jax.jit(functools.partial(encode_ids, UMT5Encoder(config.text_encoder, dtype)))
     features = array((samples, total, config.text_encoder.d_model), dtype)
     embed = jax.jit(functools.partial(_embed_text, transformer, total))
     text = jax.eval_shape(embed, params["transformer"], features, lengths)

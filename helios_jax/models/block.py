@@ -1,8 +1,8 @@
-"""One block of the Helios transformer: self-attention over history and noisy tokens, text
-cross-attention of the noisy ones, feed-forward.
+"""One block of the Helios transformer: self-attention of history and noisy tokens, cross-attention
+of the noisy ones to the text, feed-forward.
 
-Every method takes the static number ``history`` of leading history tokens; what differs between the
-two segments is a pair of rows.
+A sequence is ``history`` history tokens, a static number, then the noisy ones. What differs between
+the two segments, as their modulation, has one row for each.
 """
 
 import functools
@@ -27,11 +27,11 @@ from helios_jax.types import Array, DTypeLike, Float
 
 
 class TextCache(NamedTuple):
-    """Keys and values of the text tokens; ``[L, B, S, K, d]`` for all blocks, without the first
-    axis inside one.
+    """Cross-attention keys and values of the text tokens.
 
     Attributes:
-      bias: [B, S] float32 offset of each text token's logit, as
+      key, value: ``[L, B, S, K, d]`` for all blocks; inside one block without the first axis.
+      bias: float32, added to the logits of each text token, as
         :func:`~helios_jax.kernels.attention.padding_bias` makes it, or None.
     """
 
@@ -61,10 +61,8 @@ class SelfAttention(nn.Module):
         heads = (cfg.num_attention_heads, cfg.attention_head_dim)
         project = _projection(cfg, self.dtype, self.param_dtype)
         self.qkv = project((3, *heads))
-        self.norm_q, self.norm_k = (
-            Scale(cfg.width, self.param_dtype),
-            Scale(cfg.width, self.param_dtype),
-        )
+        self.norm_q = Scale(cfg.width, self.param_dtype)
+        self.norm_k = Scale(cfg.width, self.param_dtype)
         self.out = project((cfg.width,), inputs=2)
         if cfg.is_amplify_history:
             shape = (cfg.num_attention_heads if cfg.history_scale_mode == "per_head" else 1,)
@@ -90,14 +88,14 @@ class SelfAttention(nn.Module):
           history_qkv: queries, keys and values of the history tokens where they are already known.
           noisy_only: compute the result for noisy tokens only.
         """
+        cfg = self.config
         qkv = self.qkv(x)
         if history_qkv is not None:
             qkv = jnp.concatenate([history_qkv, qkv], axis=1)
-        cfg, gain = self.config, None
+        gain = None
         if cfg.is_amplify_history:
-            gain = jnp.broadcast_to(
-                1 + 9 * jax.nn.sigmoid(self.history_key_scale), (cfg.num_attention_heads,)
-            )
+            gain = 1 + 9 * jax.nn.sigmoid(self.history_key_scale)
+            gain = jnp.broadcast_to(gain, (cfg.num_attention_heads,))
         query, key, value = norm_rope(
             qkv,
             self.norm_q(),
@@ -108,8 +106,8 @@ class SelfAttention(nn.Module):
             eps=cfg.eps,
             implementation=cfg.kernels,
         )
-        # The projection is not cut where it is not asked for: a slice of its kernel would be copied
-        # at every step, and costs what it saves.
+        # The queries of history are computed even if they are not used: the slice of the kernel
+        # that would avoid it would be copied at every step, which costs what it saves.
         query = query[:, history if noisy_only else 0 :]
         return self.out(attention(query, key, value, implementation=cfg.attention))
 
@@ -125,11 +123,10 @@ class CrossAttention(nn.Module):
         cfg = self.config
         heads = (cfg.num_attention_heads, cfg.attention_head_dim)
         project = _projection(cfg, self.dtype, self.param_dtype)
-        self.q, self.kv = project(heads), project((2, *heads))
-        self.norm_q, self.norm_k = (
-            Scale(cfg.width, self.param_dtype),
-            Scale(cfg.width, self.param_dtype),
-        )
+        self.q = project(heads)
+        self.kv = project((2, *heads))
+        self.norm_q = Scale(cfg.width, self.param_dtype)
+        self.norm_k = Scale(cfg.width, self.param_dtype)
         self.out = project((cfg.width,), inputs=2)
 
     def embed_text(
@@ -141,16 +138,13 @@ class CrossAttention(nn.Module):
 
     def __call__(self, x: Float[Array, "B n D"], text: TextCache) -> Float[Array, "B n D"]:
         query = self._norm(self.q(x), self.norm_q())
-        return self.out(
-            attention(query, text.key, text.value, text.bias, implementation=self.config.attention)
-        )
+        return self.out(attention(query, *text, implementation=self.config.attention))
 
     def _norm(self, x, scale):
         """RMS norm over all heads at once."""
         cfg = self.config
-        return rms_norm(
-            x.reshape(*x.shape[:2], -1), scale, eps=cfg.eps, implementation=cfg.kernels
-        ).reshape(x.shape)
+        fused = dict(eps=cfg.eps, implementation=cfg.kernels)
+        return rms_norm(x.reshape(*x.shape[:2], -1), scale, **fused).reshape(x.shape)
 
 
 class Scale(nn.Module):
@@ -172,7 +166,8 @@ class Affine(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
         scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
-        return scale, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return scale, bias
 
 
 class FeedForward(nn.Module):
@@ -184,7 +179,8 @@ class FeedForward(nn.Module):
 
     def setup(self):
         project = _projection(self.config, self.dtype, self.param_dtype)
-        self.up, self.down = project((self.config.ffn_dim,)), project((self.config.width,))
+        self.up = project((self.config.ffn_dim,))
+        self.down = project((self.config.width,))
 
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         return self.down(nn.gelu(self.up(x), approximate=True))
@@ -211,7 +207,8 @@ class Block(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        cfg, dtypes = self.config, dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        cfg = self.config
+        dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         self.scale_shift_table = self.param(
             "scale_shift_table",
             nn.initializers.normal(cfg.width**-0.5),
@@ -244,10 +241,11 @@ class Block(nn.Module):
           history: number of history tokens, static.
           history_qkv: this block's queries, keys and values of the history, where
             :meth:`embed_history` computed them before.
-          noisy_only: return the noisy tokens only and spend nothing on the others: the last block's
-            history feeds nothing.
+          noisy_only: return the noisy tokens only and spend nothing on the others, as in the last
+            block, whose history nobody reads.
         """
-        cfg, fused = self.config, dict(eps=self.config.eps, implementation=self.config.kernels)
+        cfg = self.config
+        fused = dict(eps=cfg.eps, implementation=cfg.kernels)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self._rows(modulation)
 
         known = 0 if history_qkv is None else history
@@ -256,7 +254,8 @@ class Block(nn.Module):
             normed, rope, history=history, history_qkv=history_qkv, noisy_only=noisy_only
         )
         if noisy_only:
-            x, history = x[:, history:], 0
+            x = x[:, history:]
+            history = 0
 
         scale, shift = self.norm2()
         x, normed = gated_residual_norm(
@@ -284,13 +283,12 @@ class Block(nn.Module):
     def embed_history(
         self, tokens: Float[Array, "B h D"], modulation: Float[Array, "#B 2 6 D"]
     ) -> Float[Array, "B h 3 K d"]:
-        """Queries, keys and values of history tokens: in the first block they are the same at every
-        step of a chunk.
+        """Queries, keys and values of history tokens, which in the first block are the same at
+        every step of a chunk.
         """
-        cfg, (shift, scale, *_) = self.config, self._rows(modulation)
-        normed = modulated_layer_norm(
-            tokens, shift, scale, history=tokens.shape[1], eps=cfg.eps, implementation=cfg.kernels
-        )
+        shift, scale, *_ = self._rows(modulation)
+        fused = dict(eps=self.config.eps, implementation=self.config.kernels)
+        normed = modulated_layer_norm(tokens, shift, scale, history=tokens.shape[1], **fused)
         return self.attn1.qkv(normed)
 
     def _rows(self, modulation: Float[Array, "#B 2 6 D"]) -> list[Float[Array, "#B 2 D"]]:

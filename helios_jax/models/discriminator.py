@@ -1,5 +1,5 @@
-"""The discriminator of stage 3: heads on what the critic computes, which tell data from what a
-student makes (Helios, section 3.3).
+"""The discriminator of stage 3 (Helios, section 3.3): heads on the critic's velocity and hidden
+tokens, which tell data from what a student generates.
 """
 
 import flax.linen as nn
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from helios_jax.types import Array, DTypeLike, Float
 
 GROUPS = 32
+"""Of the group norms."""
 
 LAYERS = (
     # Kernel and stride along time, rows and columns.
@@ -18,8 +19,11 @@ LAYERS = (
     ((3, 3, 3), (2, 1, 1)),
     ((1, 3, 3), (1, 1, 1)),
 )
-FEWEST = 4
-"""Rows and columns that the strides reduce to one; of fewer nothing would be left."""
+MIN_SIZE = 4
+"""Rows and columns that the strides reduce to one; of fewer, nothing would be left."""
+
+_torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""Uniform within 1 / sqrt(fan in) of 0, PyTorch's default."""
 
 
 class Discriminator(nn.Module):
@@ -37,8 +41,8 @@ class Discriminator(nn.Module):
     def __call__(
         self, velocity: Float[Array, "B T H W C"], hooked: list[Float[Array, "B T rows columns D"]]
     ) -> Float[Array, "B heads"]:
-        """Logits, the velocity's first: large where a head takes its input for a student's, small
-        where for data.
+        """Logits, the velocity's first: large for what a head takes for a student's, small for what
+        it takes for data.
         """
         heads = [
             Head(self.width, self.dtype, name=f"head_{i}")(x)
@@ -48,8 +52,9 @@ class Discriminator(nn.Module):
 
 
 class Head(nn.Module):
-    """Convolutions over time and space, the mean over all positions, and a logit; fewer rows or
-    columns than ``FEWEST`` are filled up with zeros.
+    """Convolutions over time and space, the mean over all positions, and a logit.
+
+    Fewer rows or columns than ``MIN_SIZE`` are padded with zeros.
     """
 
     width: int
@@ -57,25 +62,13 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T rows columns channels"]) -> Float[Array, "B"]:
-        missing = [(0, max(FEWEST - size, 0)) for size in x.shape[2:4]]
+        missing = [(0, max(MIN_SIZE - size, 0)) for size in x.shape[2:4]]
         x = jnp.pad(x.astype(self.dtype), [(0, 0), (0, 0), *missing, (0, 0)])
         for i, (kernel, stride) in enumerate(LAYERS):
-            padding = [((size - 1) // 2,) * 2 for size in kernel]
-            x = nn.Conv(
-                self.width,
-                kernel,
-                stride,
-                padding,
-                dtype=self.dtype,
-                kernel_init=_UNIFORM,
-                name=f"conv_{i}",
-            )(x)
-            x = nn.silu(
-                nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=jnp.float32, name=f"norm_{i}")(x)
-            ).astype(self.dtype)
+            padding = [((size - 1) // 2, (size - 1) // 2) for size in kernel]
+            settings = dict(dtype=self.dtype, kernel_init=_torch_uniform, name=f"conv_{i}")
+            x = nn.Conv(self.width, kernel, stride, padding, **settings)(x)
+            x = nn.GroupNorm(GROUPS, epsilon=1e-5, dtype=jnp.float32, name=f"norm_{i}")(x)
+            x = nn.silu(x).astype(self.dtype)
         pooled = x.astype(jnp.float32).mean((1, 2, 3))
-        return nn.Dense(1, kernel_init=_UNIFORM, name="logit")(pooled)[:, 0]
-
-
-_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform within 1 / sqrt(fan in) of 0, PyTorch's default."""
+        return nn.Dense(1, kernel_init=_torch_uniform, name="logit")(pooled)[:, 0]

@@ -1,4 +1,4 @@
-"""The two linear layers the transformer is made of."""
+"""The two linear layers of the transformer."""
 
 import math
 
@@ -8,21 +8,20 @@ from einops import rearrange
 
 from helios_jax.kernels.matmul import matmul
 from helios_jax.models.lora import adapter_product
-from helios_jax.models.quantization import quantized_product
+from helios_jax.models.quantization import quantized_matmul
 from helios_jax.types import Array, DTypeLike, Float
 
 
 class Projection(nn.Module):
-    """y = x · kernel + bias from the last axes of ``x`` to ``features``, which may be several axes
-    (parts, heads, channels).
+    """y = x · kernel + bias, over the last axes of ``x``.
 
-    Where there is an adapter beside the kernel (see :mod:`~helios_jax.models.lora`), its product is
+    If there is an adapter beside the kernel (see :mod:`~helios_jax.models.lora`), its product is
     added.
 
     Attributes:
-      features: shape of the result's last axes.
+      features: shape of the result's last axes, which may be several (parts, heads, channels).
       inputs: number of last axes of ``x`` that are contracted.
-      round_activations: where the kernel has eight bits, round ``x`` to as many.
+      round_activations: with an eight-bit kernel, round ``x`` to eight bits, too.
     """
 
     features: tuple[int, ...]
@@ -40,7 +39,7 @@ class Projection(nn.Module):
         )
         if self.has_variable("params", "kernel_scale"):
             scale = self.get_variable("params", "kernel_scale")
-            y = quantized_product(
+            y = quantized_matmul(
                 x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations
             ).astype(self.dtype)
         else:
@@ -49,16 +48,16 @@ class Projection(nn.Module):
         if self.use_bias:
             # Added in ``dtype``: on a GPU it joins the product's epilogue, before the one rounding,
             # while a float32 product would be stored as such.
-            bias = self.param(
-                "bias", nn.initializers.zeros, self.features, self.param_dtype
-            ).astype(self.dtype)
-            y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+            bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype)
+            batch_axes = (1,) * (y.ndim - bias.ndim)
+            y = y + bias.astype(self.dtype).reshape(*batch_axes, *bias.shape)
         return y
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping 3-D patches to tokens, in frame, row, column order; incomplete patches repeat
-    the last plane of their axis.
+    """Non-overlapping 3-D patches to tokens, in the order of frames, rows, columns.
+
+    An incomplete patch repeats the last plane of its axis.
     """
 
     features: int
@@ -72,30 +71,32 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", _lecun_normal(4), (*shape, self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         missing = [-size % patch for size, patch in zip(latents.shape[1:4], self.patch)]
-        latents = jnp.pad(
-            latents.astype(self.dtype), [(0, 0), *((0, n) for n in missing), (0, 0)], mode="edge"
-        )
+        padding = [(0, 0), *((0, n) for n in missing), (0, 0)]
+        latents = jnp.pad(latents.astype(self.dtype), padding, mode="edge")
         pt, ph, pw = self.patch
-        patches = rearrange(
-            latents, "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)", pt=pt, ph=ph, pw=pw
-        )
+        to_patches = "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)"
+        patches = rearrange(latents, to_patches, pt=pt, ph=ph, pw=pw)
         tokens = matmul(patches, kernel.reshape(math.prod(shape), -1), 1)
         tokens = _adapt(self, tokens, patches.reshape(*patches.shape[:2], *shape), 4)
         return tokens + bias.astype(self.dtype)[None, None]
 
 
 def _adapt(
-    module: nn.Module, y: Float[Array, "..."], x: Float[Array, "..."], inputs: int
+    module: Projection | PatchEmbedding, y: Float[Array, "..."], x: Float[Array, "..."], inputs: int
 ) -> Float[Array, "..."]:
     """``y`` with the product of the module's adapter, if it has one."""
     if not module.has_variable("params", "lora_a"):
         return y
-    factors = (module.get_variable("params", name) for name in ("lora_a", "lora_b"))
-    return y + adapter_product(x, *factors, inputs, module.dtype)
+    lora_a = module.get_variable("params", "lora_a")
+    lora_b = module.get_variable("params", "lora_b")
+    return y + adapter_product(x, lora_a, lora_b, inputs, module.dtype)
 
 
 def _lecun_normal(inputs: int):
     """LeCun's normal initialisation for a kernel whose first ``inputs`` axes are contracted."""
-    return lambda key, shape, dtype: nn.initializers.lecun_normal()(
-        key, (math.prod(shape[:inputs]), math.prod(shape[inputs:])), dtype
-    ).reshape(shape)
+
+    def init(key, shape, dtype):
+        matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+        return nn.initializers.lecun_normal()(key, matrix, dtype).reshape(shape)
+
+    return init

@@ -1,17 +1,16 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021): ``x · (W + A B)`` with ``A`` and ``B`` of rank r beside
-a frozen ``W``.
+"""Low-rank adapters (LoRA, Hu et al. 2021): ``x · (W + A B)`` with a frozen ``W`` and factors ``A``
+and ``B`` of rank r.
 
 The factors are leaves of the transformer's parameter tree, ``lora_a`` and ``lora_b`` beside
-``kernel``, and a projection that finds them adds ``(x · A) · B``. So one tree serves the model with
-adapters and without, and what trains is a small tree of its own: :func:`combine` lays it over the
-frozen one, :func:`merge` folds it in.
+``kernel``; a projection that finds them adds ``(x · A) · B``. What trains is a small tree of its
+own: :func:`combine` lays it over the frozen tree, :func:`merge` folds it into the kernels.
 """
 
 import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +24,9 @@ class Adaptable(NamedTuple):
 
     Attributes:
       module: regular expression of its path in the tree.
-      inputs: axes of the kernel that are contracted, behind the layers'.
-      parts: how many projections the kernel joins in the axis that follows, each with a pair of
-        factors of its own; 0 if it is one.
+      inputs: number of its axes that are contracted, after that of the layers.
+      parts: number of projections that the kernel joins in the next axis, each with a pair of
+        factors of its own; 0 if it is only one.
     """
 
     module: str
@@ -46,8 +45,8 @@ ADAPTABLE = (
     Adaptable(r"patch_(embedding|short|mid|long)", 4, 0),
 )
 LINEARS = r"blocks/.*|(time|text)_embedder/.*|time_proj|proj_out"
-"""The modules whose kernels are matrices: 406 of the 14B model in PyTorch's count, where q, k and v
-are three.
+"""The modules whose kernels are matrices: 406 of the 14B model, counting q, k and v as three, as
+PyTorch does.
 """
 
 
@@ -59,29 +58,26 @@ def adapter_shapes(
     """
     kind = _kind(module)
     lead = 1 if module.startswith("blocks/") else 0
-    inputs, outputs = kernel[: lead + kind.inputs], kernel[lead + kind.inputs + bool(kind.parts) :]
+    inputs = kernel[: lead + kind.inputs]
+    outputs = kernel[lead + kind.inputs + bool(kind.parts) :]
     parts = (kind.parts,) if kind.parts else ()
     return (*inputs, *parts, rank), (*kernel[:lead], *parts, rank, *outputs)
 
 
 def adaptable(params: Params, include: str, exclude: str = "") -> list[str]:
-    """Paths of the modules of ``params`` that ``include`` and not ``exclude`` match from beginning
-    to end.
+    """Paths of adaptable modules of ``params`` that fully match ``include`` and not ``exclude``.
 
     Raises:
       ValueError: if there is none.
     """
-    modules = [
-        path.removesuffix("/kernel")
-        for path in flatten_dict(params, sep="/")
-        if path.endswith("/kernel")
-    ]
-    chosen = [
-        m
-        for m in modules
-        if re.fullmatch(include, m) and not (exclude and re.fullmatch(exclude, m))
-    ]
-    chosen = [m for m in chosen if any(re.fullmatch(kind.module, m) for kind in ADAPTABLE)]
+    paths = flatten_dict(params, sep="/")
+    modules = [path.removesuffix("/kernel") for path in paths if path.endswith("/kernel")]
+    chosen = []
+    for module in modules:
+        excluded = exclude and re.fullmatch(exclude, module)
+        known = any(re.fullmatch(kind.module, module) for kind in ADAPTABLE)
+        if known and not excluded and re.fullmatch(include, module):
+            chosen.append(module)
     if not chosen:
         raise ValueError(
             f"no module matches {include!r} without {exclude!r}; there are {', '.join(modules)}"
@@ -90,12 +86,13 @@ def adaptable(params: Params, include: str, exclude: str = "") -> list[str]:
 
 
 def init_adapters(key: PRNGKeyArray, params: Params, modules: Iterable[str], rank: int) -> Params:
-    """Factors of the given modules, float32: ``A`` normal with deviation 1 / rank, ``B`` zero, so
-    that nothing changes at first.
+    """Float32 factors of the given modules: ``A`` normal with deviation 1 / rank, ``B`` zero, so
+    that the model's output is unchanged at first.
 
     Each module's factors depend on the key and its name only. ``params`` may be abstract.
     """
-    kernels, factors = flatten_dict(params, sep="/"), {}
+    kernels: Mapping[str, Any] = flatten_dict(params, sep="/")
+    factors: dict[str, Array] = {}
     for module in modules:
         a, b = adapter_shapes(module, kernels[f"{module}/kernel"].shape, rank)
         own = jax.random.fold_in(key, zlib.crc32(module.encode()))
@@ -105,35 +102,31 @@ def init_adapters(key: PRNGKeyArray, params: Params, modules: Iterable[str], ran
 
 
 def combine(params: Params, trainable: Params) -> Params:
-    """``params`` with every leaf of ``trainable`` in it, in the place of what was there or beside
-    it.
-    """
-    combined = dict(params)
-    for name, leaf in trainable.items():
-        combined[name] = (
-            combine(combined.get(name, {}), leaf) if isinstance(leaf, Mapping) else leaf
-        )
+    """``params`` with every leaf of ``trainable`` added, or in place of the one that was there."""
+    combined: dict[str, Any] = dict(params)
+    for name, value in trainable.items():
+        if isinstance(value, Mapping):
+            value = combine(combined.get(name, {}), value)
+        combined[name] = value
     return combined
 
 
 def merge(params: Params, trainable: Params) -> Params:
-    """``params`` with adapters folded into their kernels and whole leaves replaced; in float32,
-    then in each leaf's own dtype.
+    """``params`` with adapters folded into their kernels and whole leaves replaced.
+
+    Sums are in float32, results in each leaf's own dtype.
     """
 
     def fold(node: Params, module: str) -> Params:
-        if "lora_a" in node:
-            node = {
-                **node,
-                "kernel": adapted(module, node["kernel"], node["lora_a"], node["lora_b"]),
-            }
-        return {
-            name: fold(child, f"{module}/{name}" if module else name)
-            if isinstance(child, Mapping)
-            else child
-            for name, child in node.items()
-            if name not in ("lora_a", "lora_b")
-        }
+        folded: dict[str, Any] = {}
+        for name, value in node.items():
+            if isinstance(value, Mapping):
+                folded[name] = fold(value, f"{module}/{name}" if module else name)
+            elif name == "kernel" and "lora_a" in node:
+                folded[name] = adapted(module, value, node["lora_a"], node["lora_b"])
+            elif name not in ("lora_a", "lora_b"):
+                folded[name] = value
+        return folded
 
     merged = fold(combine(params, trainable), "")
     return jax.tree.map(lambda new, old: new.astype(old.dtype), merged, params)
@@ -143,15 +136,15 @@ def adapted(
     module: str, kernel: Float[Array, "..."], a: Float[Array, "..."], b: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """``W + A B`` of one module, in float32."""
-    kind, lead = _kind(module), 1 if module.startswith("blocks/") else 0
-    layers, parts, rank = kernel.shape[:lead], (kind.parts,) if kind.parts else (), a.shape[-1]
+    kind = _kind(module)
+    layers = kernel.shape[:1] if module.startswith("blocks/") else ()
+    parts = (kind.parts,) if kind.parts else ()
+    rank = a.shape[-1]
     left = a.astype(jnp.float32).reshape(*layers, -1, *parts, rank)
     right = b.astype(jnp.float32).reshape(*layers, *parts, rank, -1)
-    product = jnp.einsum(
-        f"{'l' * lead}i{'p' * len(parts)}r,{'l' * lead}{'p' * len(parts)}ro->{'l' * lead}i{'p' * len(parts)}o",
-        left,
-        right,
-    )
+    L = "l" * len(layers)
+    P = "p" * len(parts)
+    product = jnp.einsum(f"{L}i{P}r,{L}{P}ro->{L}i{P}o", left, right)
     return kernel.astype(jnp.float32) + product.reshape(kernel.shape)
 
 
@@ -161,13 +154,13 @@ def adapter_product(
     b: Float[Array, "..."],
     inputs: int,
     dtype: DTypeLike,
-):
-    """``(x · A) · B`` in ``dtype``, with as many axes at the end as ``b`` has outputs."""
+) -> Float[Array, "..."]:
+    """``(x · A) · B`` in ``dtype``; the last axes are the outputs of ``b``."""
     axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
     inner = jnp.tensordot(x.astype(dtype), a.astype(dtype), axes)
-    joined = a.ndim == inputs + 2
     right = b.astype(dtype)
-    if not joined:
+    has_parts = a.ndim == inputs + 2
+    if not has_parts:
         return jnp.tensordot(inner, right, 1)
     flat = right.reshape(*right.shape[:2], math.prod(right.shape[2:]))
     product = jnp.einsum("...pr,pro->...po", inner, flat)

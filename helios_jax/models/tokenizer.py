@@ -28,10 +28,11 @@ class TokenizerError(HeliosError, ValueError):
 
 
 def clean_prompt(text: str) -> str:
-    """A prompt as the model was trained to see it: mojibake mended, HTML entities resolved (twice),
+    """A prompt as the model saw it in training: mojibake mended, HTML entities resolved (twice),
     every run of whitespace one space.
     """
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(text))).strip()).strip()
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return re.sub(r"\s+", " ", text).strip()
 
 
 class Tokenizer:
@@ -39,7 +40,7 @@ class Tokenizer:
 
     Args:
       backend: tokenizer of the ``tokenizers`` library, in which ``<pad>`` is token 0 and ``</s>``
-        token 1. Its own settings for padding, cutting and ending a text are not used.
+        token 1. Its own settings for padding, truncation and the end of a text are not used.
 
     Raises:
       TokenizerError: if ``<pad>`` or ``</s>`` is another token.
@@ -47,9 +48,11 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer):
         for token, name in enumerate(SPECIAL_TOKENS[:2]):
-            if backend.token_to_id(name) != token:
+            found = backend.token_to_id(name)
+            if found != token:
                 raise TokenizerError(
-                    f"{name} is token {backend.token_to_id(name)}, not {token}: this is not a tokenizer of the T5 family"
+                    f"{name} is token {found}, not {token}: this is not a tokenizer of the T5"
+                    " family"
                 )
         backend.no_padding()
         backend.no_truncation()
@@ -57,7 +60,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Read ``tokenizer.json``, given itself or by its folder.
+        """Read ``tokenizer.json``, from its own path or from its folder's.
 
         Raises:
           TokenizerError: if there is none, or it is not the file of a T5 tokenizer.
@@ -66,10 +69,13 @@ class Tokenizer:
         if file.is_dir():
             file = file / "tokenizer.json"
         if not file.is_file():
-            hint = "; spiece.model beside it is not read, copy the tokenizer.json published with google/umt5-xxl there"
-            raise TokenizerError(
-                f"no tokenizer at {file}{hint if (file.parent / 'spiece.model').exists() else ''}"
-            )
+            hint = ""
+            if (file.parent / "spiece.model").exists():
+                hint = (
+                    "; spiece.model beside it is not read, copy the tokenizer.json published with"
+                    " google/umt5-xxl there"
+                )
+            raise TokenizerError(f"no tokenizer at {file}{hint}")
         try:
             return cls(tokenizers.Tokenizer.from_file(str(file)))
         except Exception as error:  # the library raises nothing more specific
@@ -77,9 +83,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included; the text encoder's embedding must have at least as
-        many rows.
-        """
+        """Number of tokens, added ones included. The text encoder needs at least as many rows."""
         return self._backend.get_vocab_size()
 
     def __call__(
@@ -97,23 +101,23 @@ class Tokenizer:
         ids = np.full((len(prompts), max_length), PAD, np.int32)
         lengths = np.zeros(len(prompts), np.int32)
         for i, prompt in enumerate(prompts):
-            tokens = [
-                *self._backend.encode(prompt, add_special_tokens=False).ids[: max_length - 1],
-                EOS,
-            ]
+            tokens = self._backend.encode(prompt, add_special_tokens=False).ids
+            tokens = [*tokens[: max_length - 1], EOS]
             ids[i, : len(tokens)] = tokens
             lengths[i] = len(tokens)
         return ids, lengths
 
     def words_in_pieces(self, prompt: str) -> list[str]:
-        """The words that have no token of their own, in their order: to a tokenizer that was given
-        all of its world's words, those from elsewhere.
+        """The words of a prompt that have no token of their own, in their order.
+
+        To a tokenizer of :func:`word_tokenizer` these are the words it was not made for.
         """
-        normalize, token = self._backend.normalizer.normalize_str, self._backend.token_to_id
-        whole = lambda word: token(word) is not None or token(f"▁{word}") is not None
-        return [
-            word for word in re.findall(r"\w+", clean_prompt(prompt)) if not whole(normalize(word))
-        ]
+        unknown = []
+        for word in re.findall(r"\w+", clean_prompt(prompt)):
+            piece = self._backend.normalizer.normalize_str(word)
+            if all(self._backend.token_to_id(whole) is None for whole in (piece, f"▁{piece}")):
+                unknown.append(word)
+        return unknown
 
     def save(self, path: str | os.PathLike) -> None:
         """Write ``tokenizer.json`` at ``path``, whole or not at all."""
@@ -126,12 +130,13 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A small tokenizer of the same kind as UMT5's: unigram, NFKC, words marked by a leading ``▁``.
-    The same texts give the same tokenizer.
+    """A small tokenizer of UMT5's kind: unigram, NFKC, words marked by a leading ``▁``.
+
+    The same texts always give the same tokenizer.
 
     Args:
-      texts: what to learn from.
-      vocab_size: tokens at most, the three special ones included.
+      texts: the training corpus.
+      vocab_size: most tokens, the three special ones included.
     """
     backend = tokenizers.Tokenizer(models.Unigram())
     backend.normalizer = normalizers.Sequence(
@@ -148,9 +153,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    backend.model = models.Unigram(
-        _settled(json.loads(backend.to_str())["model"]["vocab"]), unk_id=UNKNOWN
-    )
+    vocab = json.loads(backend.to_str())["model"]["vocab"]
+    backend.model = models.Unigram(_in_stable_order(vocab), unk_id=UNKNOWN)
     backend.post_processor = processors.TemplateProcessing(
         single=["$A", "</s>"], special_tokens=[("</s>", EOS)]
     )
@@ -158,11 +162,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def word_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer of the same kind with a token for every word of the texts, and for every
-    printable character of ASCII, in small letters.
+    """A lower-case tokenizer of UMT5's kind with a token for every word of the texts and for every
+    printable character of ASCII.
 
-    Training cuts words into pieces that other words share; where there are few words, each can have
-    its own.
+    Training would cut words into pieces that they share; of few words, each can have its own token.
     """
     normalizer = normalizers.Sequence(
         [normalizers.Nmt(), normalizers.NFKC(), normalizers.Lowercase()]
@@ -170,27 +173,21 @@ def word_tokenizer(texts: Iterable[str]) -> Tokenizer:
     split = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
     )
-    counts = Counter(
-        piece
-        for text in texts
-        for piece, _ in split.pre_tokenize_str(normalizer.normalize_str(text))
-    )
+    counts = Counter()
+    for text in texts:
+        pieces = split.pre_tokenize_str(normalizer.normalize_str(text))
+        counts.update(piece for piece, _ in pieces)
     words = sorted(counts, key=lambda piece: (-counts[piece], piece))
     characters = ["▁", *(chr(code) for code in range(33, 127) if not chr(code).isupper())]
     scores = {piece: math.log(counts[piece] / counts.total()) for piece in words}
-    least = min(scores.values()) - 10  # a word is never cheaper in characters
-    pieces = [
-        (piece, round(scores.get(piece, least), 6))
-        for piece in dict.fromkeys([*words, *characters])
-    ]
-    backend = tokenizers.Tokenizer(
-        models.Unigram([(token, 0.0) for token in SPECIAL_TOKENS] + pieces, unk_id=UNKNOWN)
-    )
-    backend.normalizer, backend.pre_tokenizer, backend.decoder = (
-        normalizer,
-        split,
-        decoders.Metaspace(),
-    )
+    least = min(scores.values()) - 10  # so that a word is never cheaper in characters
+    vocab = [(token, 0.0) for token in SPECIAL_TOKENS]
+    for piece in dict.fromkeys([*words, *characters]):
+        vocab.append((piece, round(scores.get(piece, least), 6)))
+    backend = tokenizers.Tokenizer(models.Unigram(vocab, unk_id=UNKNOWN))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = split
+    backend.decoder = decoders.Metaspace()
     backend.add_special_tokens(list(SPECIAL_TOKENS))
     backend.post_processor = processors.TemplateProcessing(
         single=["$A", "</s>"], special_tokens=[("</s>", EOS)]
@@ -199,9 +196,7 @@ def word_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def toy_tokenizer(vocab_size: int) -> Tokenizer:
-    """A tokenizer for random weights, trained on a few words; the same wherever there is no
-    checkpoint.
-    """
+    """A tokenizer for random weights, trained on a few words; always the same."""
     words = [
         "a red ball rolls over green grass",
         "the quick brown fox jumps over the lazy dog",
@@ -210,20 +205,21 @@ def toy_tokenizer(vocab_size: int) -> Tokenizer:
     return train_tokenizer(words, vocab_size)
 
 
-def _settled(vocab: list[list]) -> list[tuple[str, float]]:
+def _in_stable_order(vocab: list[list]) -> list[tuple[str, float]]:
     """The trained pieces in an order that is the same in every run.
 
-    The trainer walks hash tables: pieces of equal score come in any order, scores differ in their
-      last bits, and the characters it adds for
-    coverage get the lowest score plus 1e-4 for each one added before.
+    The trainer walks hash tables: pieces of equal score come in any order, and scores differ in
+    their last bits. The characters it adds for coverage get the lowest score plus 1e-4 for each one
+    added before.
     """
-    special, pieces = vocab[: len(SPECIAL_TOKENS)], vocab[len(SPECIAL_TOKENS) :]
+    special = vocab[: len(SPECIAL_TOKENS)]
+    pieces = vocab[len(SPECIAL_TOKENS) :]
     least = min(score for _, score in pieces)
     coverage = least + 1e-4 * len(pieces)
-    scores = {
-        piece: least if len(piece) == 1 and score < coverage else score for piece, score in pieces
-    }
-    scores = {piece: round(score, 6) for piece, score in scores.items()}
-    return [tuple(entry) for entry in special] + sorted(
-        scores.items(), key=lambda entry: (-entry[1], entry[0])
-    )
+    scores = {}
+    for piece, score in pieces:
+        if len(piece) == 1 and score < coverage:
+            score = least
+        scores[piece] = round(score, 6)
+    ordered = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [tuple(entry) for entry in special] + ordered

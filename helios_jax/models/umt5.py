@@ -7,6 +7,7 @@ vector; scores are not divided by sqrt(d).
 
 import functools
 import math
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -21,10 +22,9 @@ LENGTH_BUCKETS = (64, 128, 256, 512)
 """Prompts are padded up to one of these lengths, so that prompts of similar length share a compiled
 program.
 """
-SPARE = 4
-"""Rows of padding there should be: they share the weight of all in the transformer's
-cross-attention.
-"""
+
+MIN_PADDING = 4
+"""Padding rows to keep: in the transformer's cross-attention they share the weight of all."""
 
 
 class UMT5Encoder(nn.Module):
@@ -32,8 +32,8 @@ class UMT5Encoder(nn.Module):
 
     Args:
       config: sizes.
-      dtype: type of the computation; norms, scores and softmax are float32 whatever it is.
-      param_dtype: type that ``init`` gives the parameters.
+      dtype: of the computation; norms, scores and softmax are always float32.
+      param_dtype: of parameters made by ``init``.
     """
 
     config: TextEncoderConfig
@@ -46,8 +46,8 @@ class UMT5Encoder(nn.Module):
 
         Args:
           ids: token ids.
-          mask: true on real tokens. Padding is attended to by nobody; what comes out at its own
-            positions means nothing.
+          mask: true on real tokens. Nothing attends to padding; features at its own positions have
+            no meaning.
 
         Returns:
           Features in ``dtype``.
@@ -75,12 +75,12 @@ class UMT5Encoder(nn.Module):
 def encode_text(
     encoder: UMT5Encoder, params: Params, ids: Int[np.ndarray, "B S"], lengths: Int[np.ndarray, "B"]
 ) -> tuple[Float[Array, "B s D"], Int[Array, "B"]]:
-    """Features of tokenized prompts, as the transformer takes them: zero past each prompt's last
-    token.
+    """Features of tokenized prompts, zero past each prompt's last token, as the transformer takes
+    them.
 
-    Nothing attends to padding and its features are zeroed, so padding up to ``s``, the first bucket
-    with ``SPARE`` rows beyond the longest prompt, gives the same rows as padding up to ``S``; those
-    from ``s`` on would be zero.
+    Rows are cut at ``s``, the first of :data:`LENGTH_BUCKETS` with :data:`MIN_PADDING` rows beyond
+    the longest prompt. Nothing attends to padding, so the rows that are left are the same, and the
+    others would be zero.
 
     Args:
       encoder: the module.
@@ -96,29 +96,33 @@ def encode_text(
     """
     if lengths.min() < 1 or lengths.max() > ids.shape[1]:
         raise ValueError(
-            f"lengths={lengths.tolist()} must lie in 1..{ids.shape[1]}, the padded length of the token ids"
+            f"lengths={lengths.tolist()} must lie in 1..{ids.shape[1]}, the padded length of the"
+            " token ids"
         )
-    if ids.max() >= encoder.config.vocab_size:
+    vocab_size = encoder.config.vocab_size
+    if ids.max() >= vocab_size:
         raise ValueError(
-            f"token id {ids.max()} is outside text_encoder.vocab_size={encoder.config.vocab_size}: this tokenizer is another text encoder's"
+            f"token id {ids.max()} is outside text_encoder.vocab_size={vocab_size}: this tokenizer"
+            " is another text encoder's"
         )
-    bucket = min(
-        (size for size in LENGTH_BUCKETS if size >= lengths.max() + SPARE), default=ids.shape[1]
-    )
-    return _encode(encoder, params, ids[:, :bucket], lengths)
+    needed = lengths.max() + MIN_PADDING
+    bucket = min((size for size in LENGTH_BUCKETS if size >= needed), default=ids.shape[1])
+    return encode_ids(encoder, params, ids[:, :bucket], lengths)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(
+def encode_ids(
     encoder: UMT5Encoder, params: Params, ids: Int[Array, "B S"], lengths: Int[Array, "B"]
 ) -> tuple[Float[Array, "B S D"], Int[Array, "B"]]:
+    """The compiled part of :func:`encode_text`: no cutting, no checks."""
     mask = jnp.arange(ids.shape[1])[None, :] < lengths[:, None]
-    features = encoder.apply({"params": params}, ids, mask)
+    # `apply` returns a pair only if a collection is mutable.
+    features = cast(Array, encoder.apply({"params": params}, ids, mask))
     return jnp.where(mask[..., None], features, jnp.zeros_like(features)), lengths
 
 
 class _Block(nn.Module):
-    """Self-attention, then a gated feed-forward, each on a normed residual stream."""
+    """Self-attention, then a gated feed-forward, each of the normed residual stream."""
 
     config: TextEncoderConfig
     dtype: DTypeLike
@@ -128,13 +132,12 @@ class _Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B S D"], mask: Bool[Array, "B S"]
     ) -> tuple[Float[Array, "B S D"], None]:
-        cfg, types = self.config, (self.dtype, self.param_dtype)
-        x = x + _Attention(cfg, *types, name="attention")(
-            _RMSNorm(cfg.layer_norm_epsilon, *types, name="attention_norm")(x), mask
-        )
-        x = x + _FeedForward(cfg, *types, name="ffn")(
-            _RMSNorm(cfg.layer_norm_epsilon, *types, name="ffn_norm")(x)
-        )
+        cfg = self.config
+        dtypes = (self.dtype, self.param_dtype)
+        normed = _RMSNorm(cfg.layer_norm_epsilon, *dtypes, name="attention_norm")(x)
+        x = x + _Attention(cfg, *dtypes, name="attention")(normed, mask)
+        normed = _RMSNorm(cfg.layer_norm_epsilon, *dtypes, name="ffn_norm")(x)
+        x = x + _FeedForward(cfg, *dtypes, name="ffn")(normed)
         return x, None
 
 
@@ -170,9 +173,8 @@ class _Attention(nn.Module):
         scores += bias_table(buckets).transpose(2, 0, 1)[None]
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores).astype(self.dtype)
-        return project(cfg.d_model, axis=(-2, -1), name="out")(
-            jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-        )
+        attended = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        return project(cfg.d_model, axis=(-2, -1), name="out")(attended)
 
 
 class _FeedForward(nn.Module):
@@ -188,11 +190,12 @@ class _FeedForward(nn.Module):
             nn.Dense, use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype
         )
         gate = nn.gelu(dense(self.config.d_ff, name="wi_0")(x), approximate=True)
-        return dense(self.config.d_model, name="wo")(gate * dense(self.config.d_ff, name="wi_1")(x))
+        hidden = gate * dense(self.config.d_ff, name="wi_1")(x)
+        return dense(self.config.d_model, name="wo")(hidden)
 
 
 class _RMSNorm(nn.Module):
-    """``x / rms(x)`` in float32, rounded to ``dtype`` before it is scaled, as the reference does."""
+    """``x / rms(x)`` in float32, then rounded to ``dtype`` and scaled, as Transformers does."""
 
     epsilon: float
     dtype: DTypeLike
@@ -209,11 +212,11 @@ class _RMSNorm(nn.Module):
 def relative_position_buckets(
     length: int, num_buckets: int, max_distance: int
 ) -> Int[np.ndarray, "S S"]:
-    """Which row of the bias table serves each (query, key) pair of a sequence.
+    """The row of the bias table for each (query, key) pair of a sequence.
 
     Half of the buckets are for keys after the query. Of each half, the first half are single
-    distances, the rest grow by a constant factor up to ``max_distance``; all that is farther shares
-    the last one.
+    distances; the rest grow by a constant factor up to ``max_distance``, and all farther distances
+    share the last one.
 
     Args:
       length: S, tokens of the sequence.
@@ -227,20 +230,18 @@ def relative_position_buckets(
     exact = half // 2
     offset = np.arange(length)[None, :] - np.arange(length)[:, None]
     distance = np.abs(offset)
-    # float32, as the reference: where a bucket's edge is a whole number, the rounding decides the
-    # side
-    growth = np.log(
-        np.maximum(distance, exact).astype(np.float32) / np.float32(exact)
-    ) / np.float32(math.log(max_distance / exact))
+    # float32, as in Transformers: where the edge of a bucket is a whole number, the rounding
+    # decides the side.
+    ratio = np.maximum(distance, exact).astype(np.float32) / np.float32(exact)
+    growth = np.log(ratio) / np.float32(math.log(max_distance / exact))
     far = np.minimum(exact + (growth * np.float32(half - exact)).astype(np.int32), half - 1)
-    return (np.where(offset > 0, half, 0) + np.where(distance < exact, distance, far)).astype(
-        np.int32
-    )
+    bucket = np.where(distance < exact, distance, far)
+    return (np.where(offset > 0, half, 0) + bucket).astype(np.int32)
 
 
 def _init_qkv(d_kv: int) -> nn.initializers.Initializer:
-    """T5's initializer, drawn for the three kernels at once: 1/sqrt(D), and for queries a further
-    1/sqrt(d), which scores lack.
+    """T5's initializer for the three kernels at once: deviation 1/sqrt(D), and for queries another
+    factor of 1/sqrt(d), by which T5 does not divide the scores.
     """
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -1,18 +1,20 @@
 """The Wan 2.1 causal video VAE: pixels to latents and back, eight times smaller in space and four
 times in time.
 
-Two spaces of latents: those the VAE's networks read and write (*VAE space*), and the same with
-every channel brought to mean 0 and standard deviation 1 by the constants of the configuration
-(*model space*), in which the transformer works. The first frame of a clip is a latent frame by
-itself; each later latent frame spans ``temporal_factor`` frames. Nothing in a frame depends on
-later ones, so a clip may be run whole, or in pieces in order, with memory for one piece and the
-layers' last frames; both are exact.
+There are two spaces of latents. The VAE's networks read and write *VAE space*. The transformer
+works in *model space*: the same latents with each channel brought to mean 0 and standard deviation
+1 by constants of the configuration.
 
-Modules and parameters bear the names of ``vae/diffusion_pytorch_model.safetensors``, list indices
-joined to the list's name.
+The first frame of a clip is a latent frame of its own; each later latent frame spans
+``temporal_factor`` frames. No frame depends on later ones. So a clip may be run whole, or in pieces
+in order, with memory for one piece and the layers' last frames; both give the same result.
+
+Modules and parameters have the names of ``vae/diffusion_pytorch_model.safetensors``, with list
+indices joined to the list's name.
 """
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from helios_jax.models.vae_layers import (
     CausalConv,
     ChannelNorm,
     Downsample,
+    Dtypes,
     Layer,
     ResidualBlock,
     Upsample,
@@ -41,7 +44,7 @@ class VAE(nn.Module):
 
     Attributes:
       config: widths and depths.
-      dtype: in which to compute; norms are float32 regardless.
+      dtype: in which to compute; norms are always float32.
       param_dtype: of the parameters.
     """
 
@@ -50,7 +53,7 @@ class VAE(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     def setup(self):
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes = Dtypes(dtype=self.dtype, param_dtype=self.param_dtype)
         self.encoder = Encoder(self.config, **dtypes)
         self.quant_conv = CausalConv(2 * self.config.z_dim, (1, 1, 1), **dtypes)
         self.post_quant_conv = CausalConv(self.config.z_dim, (1, 1, 1), **dtypes)
@@ -62,7 +65,7 @@ class VAE(nn.Module):
         """The posterior of a clip.
 
         Args:
-          video: pixels in [-1, 1]; frames beyond the last whole latent frame (1 + 4k) are without
+          video: pixels in [-1, 1]; frames beyond the last whole latent frame (1 + 4k) have no
             effect.
 
         Returns:
@@ -77,18 +80,18 @@ class VAE(nn.Module):
         return jnp.clip(self.decode_unclipped(latents), -1.0, 1.0)
 
     def decode_unclipped(self, latents: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
-        """As :meth:`decode`, beyond [-1, 1] where the network says so: what training compares."""
+        """As :meth:`decode`, but not clipped to [-1, 1]: what training compares."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype)))
 
     def __call__(self, video: Float[Array, "B F Y X 3"]) -> Float[Array, "B f Y X 3"]:
-        """The clip encoded, to the posterior's mean, and decoded; touches every parameter, as
-        ``init`` needs.
+        """The clip encoded to the posterior's mean and decoded; uses every parameter, as ``init``
+        needs.
         """
         return self.decode(self.encode(video)[0])
 
 
 class Encoder(Layer):
-    """Pixels to the channels of the posterior: residual blocks, with half the size after each width
+    """Pixels to the channels of the posterior: residual blocks, and downsampling after each width
     but the last.
     """
 
@@ -110,7 +113,7 @@ class Encoder(Layer):
 
 
 class Decoder(Layer):
-    """Latents to pixels: residual blocks, with twice the size after each width but the last."""
+    """Latents to pixels: residual blocks, and upsampling after each width but the last."""
 
     config: VAEConfig
 
@@ -121,18 +124,24 @@ class Decoder(Layer):
         x = CausalConv(widths[0], (3, 3, 3), **self.dtypes, name="conv_in")(x)
         x = MidBlock(**self.dtypes, name="mid_block")(x)
         for i, width in enumerate(widths):
-            doubles_time = config.temperal_downsample[::-1][
-                i : i + 1
-            ]  # none for the last width, which is not followed by an upsampling
-            x = UpBlock(
+            # Empty for the last width, which no upsampling follows.
+            doubles_time = config.temperal_downsample[::-1][i : i + 1]
+            block = UpBlock(
                 width, config.num_res_blocks + 1, doubles_time, **self.dtypes, name=f"up_blocks_{i}"
-            )(x)
+            )
+            x = block(x)
         x = nn.silu(ChannelNorm(**self.dtypes, name="norm_out")(x))
         return CausalConv(3, (3, 3, 3), **self.dtypes, name="conv_out")(x)
 
 
 class UpBlock(Layer):
-    """The decoder's residual blocks of one width, and the upsampling after them if there is one."""
+    """The decoder's residual blocks of one width, and the upsampling after them if there is one.
+
+    Attributes:
+      features: the width.
+      num_res_blocks: number of residual blocks.
+      upsample: whether the upsampling doubles time, or empty for no upsampling.
+    """
 
     features: int
     num_res_blocks: int
@@ -161,10 +170,7 @@ def to_model_space(
     config: VAEConfig, latents: Float[Array, "B T H W C"]
 ) -> Float[Array, "B T H W C"]:
     """``(latents - mean) / std`` of each channel, in float32: what the transformer works on."""
-    mean, std = (
-        jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1)
-        for values in (config.latents_mean, config.latents_std)
-    )
+    mean, std = _latent_statistics(config)
     return (latents.astype(jnp.float32) - mean) / std
 
 
@@ -172,11 +178,17 @@ def to_vae_space(
     config: VAEConfig, latents: Float[Array, "B T H W C"]
 ) -> Float[Array, "B T H W C"]:
     """``latents * std + mean`` of each channel, in float32: what :meth:`VAE.decode` reads."""
-    mean, std = (
-        jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 1, -1)
-        for values in (config.latents_mean, config.latents_std)
-    )
+    mean, std = _latent_statistics(config)
     return latents.astype(jnp.float32) * std + mean
+
+
+def _latent_statistics(
+    config: VAEConfig,
+) -> tuple[Float[Array, "1 1 1 1 C"], Float[Array, "1 1 1 1 C"]]:
+    """Mean and standard deviation of each channel."""
+    mean = jnp.asarray(config.latents_mean, jnp.float32).reshape(1, 1, 1, 1, -1)
+    std = jnp.asarray(config.latents_std, jnp.float32).reshape(1, 1, 1, 1, -1)
+    return mean, std
 
 
 def sample_posterior(
@@ -195,39 +207,44 @@ def encode_clip(
     frames: UInt8[Array | np.ndarray, "b F Y X 3"],
     noise: Float[Array, "B T H W C"],
 ) -> Float[Array, "B T H W C"]:
-    """Latents of a clip in model space, float32: the VAE's posterior, sampled with ``noise``, as
-    the reference does even at inference.
+    """Latents of a clip in model space, float32: the VAE's posterior, sampled with ``noise`` as
+    Diffusers does even at inference.
 
     Zeros for noise give the posterior's mean; one clip serves a batch of noise.
     """
     pixels = frames.astype(jnp.float32) / 127.5 - 1
-    mean, logvar = (
-        jnp.broadcast_to(x, noise.shape)
-        for x in vae.apply({"params": params}, pixels, method="encode")
+    mean, logvar = cast(
+        tuple[Array, Array], vae.apply({"params": params}, pixels, method="encode")
     )
+    mean = jnp.broadcast_to(mean, noise.shape)
+    logvar = jnp.broadcast_to(logvar, noise.shape)
     return to_model_space(vae.config, sample_posterior(mean, logvar, noise))
 
 
 def decode_latents(
     vae: VAE, params: Params, latents: Float[Array, "B T H W C"], piece: int | None = None
 ) -> Float[Array, "B F Y X 3"]:
-    """The pixels, in [-1, 1], of a whole clip of latents in model space: ``1 + temporal_factor * (T
-    - 1)`` frames.
+    """The pixels of a whole clip, ``1 + temporal_factor * (T - 1)`` frames in [-1, 1].
 
     Args:
       vae: the module; static under ``jit``.
       params: its parameters.
-      latents: the clip.
-      piece: latent frames to decode at a time, with memory for as many, if T is a multiple; None
-        for all at once.
+      latents: the clip, in model space.
+      piece: latent frames to decode at a time, with memory for as many, if T is a multiple of it;
+        None for all at once.
     """
     if piece is None or latents.shape[1] % piece:
-        return vae.apply({"params": params}, to_vae_space(vae.config, latents), method="decode")
+        latents = to_vae_space(vae.config, latents)
+        # `apply` returns a pair only if a collection is mutable.
+        return cast(Array, vae.apply({"params": params}, latents, method="decode"))
     first, cache = decode_piece(vae, params, {}, latents[:, :piece])
     pieces = rearrange(latents[:, piece:], "b (n t) h w c -> n b t h w c", t=piece)
-    _, frames = jax.lax.scan(
-        lambda cache, piece: decode_piece(vae, params, cache, piece)[::-1], cache, pieces
-    )
+
+    def step(cache, piece):
+        frames, cache = decode_piece(vae, params, cache, piece)
+        return cache, frames
+
+    _, frames = jax.lax.scan(step, cache, pieces)
     return jnp.concatenate([first, rearrange(frames, "n b t y x c -> b (n t) y x c")], axis=1)
 
 
@@ -236,11 +253,13 @@ def decode_piece(
 ) -> tuple[Float[Array, "B F Y X 3"], Params]:
     """The pixels of a clip's next latent frames.
 
-    A clip decoded piece by piece is the clip decoded whole, with memory for one piece::
+    A clip decoded piece by piece equals the clip decoded whole, with memory for one piece::
 
         cache = {}
-        for piece in pieces:  # of one size; jitted, this compiles once for the first and once for
-          all others video, cache = decode(params, cache, piece)
+        for piece in pieces:
+            video, cache = decode(params, cache, piece)
+
+    Under ``jit``, pieces of one size compile twice: for the first one and for all others.
 
     Args:
       vae: the module; static under ``jit``.
@@ -249,8 +268,8 @@ def decode_piece(
       latents: the piece, in model space, any number of frames.
 
     Returns:
-      Its frames in [-1, 1], ``temporal_factor`` a latent frame save the clip's first, which gives
-      one; and the cache for the next piece.
+      Its frames in [-1, 1], ``temporal_factor`` for each latent frame but the clip's first, which
+      gives one; and the cache for the next piece.
     """
     video, state = vae.apply(
         {"params": params, "cache": cache},
@@ -270,7 +289,7 @@ def encode_piece(
       vae: the module; static under ``jit``.
       params: its parameters.
       cache: what the piece before this one returned; ``{}`` where the clip begins.
-      video: the piece, in [-1, 1]: where the clip begins ``1 + temporal_factor * k`` frames, later
+      video: the piece, in [-1, 1]: ``1 + temporal_factor * k`` frames where the clip begins, later
         ``temporal_factor * k``.
 
     Returns:
@@ -279,11 +298,13 @@ def encode_piece(
     Raises:
       ValueError: if the frames do not fill latent frames.
     """
-    factor, first = vae.config.temporal_factor, 0 if cache else 1
+    factor = vae.config.temporal_factor
+    first = 0 if cache else 1
     if video.shape[1] % factor != first % factor:
+        where = "at the beginning of a clip" if first else "after the first piece"
         raise ValueError(
-            f"a piece of {video.shape[1]} frames does not fill latent frames: give {first} + {factor} * k"
-            f" frames {'at the beginning of a clip' if first else 'after the first piece'}"
+            f"a piece of {video.shape[1]} frames does not fill latent frames: give"
+            f" {first} + {factor} * k frames {where}"
         )
     (mean, logvar), state = vae.apply(
         {"params": params, "cache": cache}, video, method="encode", mutable=["cache"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from helios_jax.config import TransformerConfig
-from helios_jax.models.discriminator import FEWEST, Discriminator
+from helios_jax.models.discriminator import MIN_SIZE, Discriminator
 from helios_jax.training.config import AdversarialConfig
 from helios_jax.types import Array, Float, Int, Params, PRNGKeyArray
 
@@ -46,11 +46,11 @@ def draw_adversarial(
 
 
 def window(rows: int, columns: int, patch: tuple[int, int, int]) -> tuple[int, int]:
-    """Rows and columns of half as many, in whole patches: at least ``FEWEST`` of them where there
+    """Rows and columns of half as many, in whole patches: at least ``MIN_SIZE`` of them where there
     are as many.
     """
     patches = ((size // p, p) for size, p in zip((rows, columns), patch[1:]))
-    return tuple(max(count // 2, min(FEWEST, count)) * p for count, p in patches)
+    return tuple(max(count // 2, min(MIN_SIZE, count)) * p for count, p in patches)
 
 
 def crop(

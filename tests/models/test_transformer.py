@@ -15,11 +15,11 @@ import pytest
 
 from helios_jax.checkpoint.params import blocks_in_host_memory
 from helios_jax.config import TransformerConfig
-from helios_jax.kernels.gated_residual import gated_residual
-from helios_jax.kernels.modulated_norm import modulated_layer_norm
+from helios_jax.kernels.residual_norm import gated_residual, modulated_layer_norm
 from helios_jax.models.block import Block, TextCache
+from helios_jax.models.layer_stack import layer_params
 from helios_jax.models.rope import rope_table
-from helios_jax.models.transformer import HeliosTransformer, layer_params
+from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.types import FrameIndices, History
 
 CONFIG = TransformerConfig(

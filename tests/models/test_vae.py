@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 
 from helios_jax.config import VAEConfig
+from helios_jax.models.convolution import (
+    conv3d,
+    convolve,
+    frames_as_channels,
+    tap_by_tap,
+    upsample_convolve,
+    winograd_in_time,
+)
 from helios_jax.models.vae import (
     VAE,
     decode_latents,
@@ -17,15 +25,7 @@ from helios_jax.models.vae import (
     to_model_space,
     to_vae_space,
 )
-from helios_jax.models.vae_layers import (
-    ChannelNorm,
-    conv3d,
-    convolve,
-    frame_pairs,
-    frames_as_channels,
-    tap_by_tap,
-    upsample_convolve,
-)
+from helios_jax.models.vae_layers import ChannelNorm
 
 CONFIG = VAEConfig(
     base_dim=4, dim_mult=(1, 2, 2), temperal_downsample=(True, True), num_res_blocks=1
@@ -146,12 +146,12 @@ def test_channel_norm_of_bfloat16_is_computed_in_float32():
 
 @pytest.mark.parametrize("frames", [2, 3, 4, 7])
 @pytest.mark.parametrize(("step", "taps"), [(1, 1), (1, 3), (2, 1), (2, 3)])
-@pytest.mark.parametrize("form", [tap_by_tap, frames_as_channels, frame_pairs])
+@pytest.mark.parametrize("form", [tap_by_tap, frames_as_channels, winograd_in_time])
 def test_every_form_of_convolution_and_its_gradient_is_that_of_one_3d_convolution(
     form, frames, step, taps
 ):
     """What a CPU runs, and what a GPU runs; pairs of frames serve three taps of step one only."""
-    if form is frame_pairs and (step, taps) != (1, 3):
+    if form is winograd_in_time and (step, taps) != (1, 3):
         return
     x = jax.random.normal(jax.random.key(6), (2, frames, 4, 6, 5))
     kernel = jax.random.normal(jax.random.key(7), (taps, 3, 3, 5, 7))
