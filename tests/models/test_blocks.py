@@ -1,6 +1,7 @@
-"""The stack of blocks: scanned, optionally rematerialised."""
+"""The stack of blocks: scanned, optionally rematerialized."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from helios_jax.checkpoint.params import random_params
+from helios_jax.kernels.dispatch import UnsupportedError
 from helios_jax.models.transformer import HeliosTransformer
 
 from ..sampling.conftest import TOY
@@ -16,30 +18,32 @@ from ..sampling.conftest import TOY
 def make(batch=2, **changes):
     """A toy transformer, its variables, and inputs without history."""
     rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
     config = dataclasses.replace(TOY, transformer=dataclasses.replace(TOY.transformer, **changes))
     inputs = normal(batch, 3, 4, 6, 4), jnp.full((batch,), 500.0), normal(batch, 5, 16)
-    return (
-        HeliosTransformer(config.transformer),
-        {"params": random_params(config, 0, jnp.float32)["transformer"]},
-        inputs,
-    )
+    params = random_params(config, 0, jnp.float32)["transformer"]
+    return HeliosTransformer(config.transformer), {"params": params}, inputs
 
 
 @pytest.mark.slow
-def test_rematerialisation_changes_neither_value_nor_gradient():
+def test_rematerialization_changes_neither_value_nor_gradient():
     """With remat a block is computed again in the backward pass, and that is all."""
-    results = []
-    for remat in (None, "blocks", "products"):
+
+    def loss_and_gradient(remat):
         model, variables, inputs = make(remat=remat)
-        loss = lambda variables, model=model, inputs=inputs: jnp.square(
-            model.apply(variables, *inputs)
-        ).mean()
-        results.append(jax.jit(jax.value_and_grad(loss))(variables))
+
+        def loss(variables):
+            return jnp.square(model.apply(variables, *inputs)).mean()
+
+        return jax.jit(jax.value_and_grad(loss))(variables)
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    results = [loss_and_gradient(remat) for remat in (None, "blocks", "products")]
     for other in results[1:]:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), results[0], other
-        )
+        jax.tree.map(close, results[0], other)
     assert np.any(results[0][1]["params"]["blocks"]["attn1"]["qkv"]["kernel"])
 
 
@@ -54,13 +58,16 @@ def test_compile_time_does_not_grow_with_depth():
 
 def test_latents_that_do_not_divide_into_patches_are_refused():
     model, variables, _ = make()
+    inputs = jnp.zeros((1, 3, 5, 6, 4)), jnp.zeros((1,)), jnp.zeros((1, 5, 16))
+    message = "latents of 3 x 5 x 6 do not divide into patches of 1 x 2 x 2"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.apply, variables, *inputs)
+
+
+def test_an_unknown_attention_is_refused_when_the_model_is_made():
+    """Before any parameter is loaded, with the names there are."""
+    config = dataclasses.replace(TOY.transformer, attention="flash")
     with pytest.raises(
-        ValueError, match="latents of 3 x 5 x 6 do not divide into patches of 1 x 2 x 2"
+        UnsupportedError, match="no implementation 'flash'; there are cudnn, pallas"
     ):
-        jax.eval_shape(
-            model.apply,
-            variables,
-            jnp.zeros((1, 3, 5, 6, 4)),
-            jnp.zeros((1,)),
-            jnp.zeros((1, 5, 16)),
-        )
+        HeliosTransformer(config)

@@ -1,4 +1,4 @@
-"""Adapters change nothing at first, and are worth the same beside the kernels and folded into them."""
+"""Adapters change nothing at first; beside the kernels and folded into them they give the same."""
 
 import functools
 
@@ -24,17 +24,16 @@ SIZES = (16, 2, 1)
 def velocity(model, params):
     """The velocity of some latents, with history and text."""
     T, *cells = LATENT
-    normal = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
-    history = History(normal(1, 1, 2, *cells), normal(2, 1, 2, *cells), normal(3, 1, 16, *cells))
+
+    def normal(seed, *shape):
+        return jax.random.normal(jax.random.key(seed), shape)
+
+    latents = normal(0, 1, T, *cells)
+    timestep = jnp.array([500.5])
     text = normal(4, 1, 6, model.config.text_dim)
-    return model.apply(
-        {"params": params},
-        normal(0, 1, T, *cells),
-        jnp.array([500.5]),
-        text,
-        history,
-        frame_indices(SIZES, T),
-    )
+    history = History(normal(1, 1, 2, *cells), normal(2, 1, 2, *cells), normal(3, 1, 16, *cells))
+    indices = frame_indices(SIZES, T)
+    return model.apply({"params": params}, latents, timestep, text, history, indices)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +44,17 @@ def adapters():
 
 
 @pytest.mark.slow
-def test_new_adapters_change_nothing_and_warm_ones_are_worth_as_much_when_merged(adapters):
+def test_new_adapters_change_nothing_and_warm_ones_give_the_same_when_merged(adapters):
     """Bit for bit while B is 0; to 1e-5 of the largest value when not, through every linear layer
     and every convolution.
     """
-    model, (params, new) = HeliosTransformer(TRANSFORMER), adapters
+    model = HeliosTransformer(TRANSFORMER)
+    params, new = adapters
     plain = velocity(model, params)
     np.testing.assert_array_equal(velocity(model, combine(params, new)), plain)
     used = warm(new)
-    found, merged = velocity(model, combine(params, used)), velocity(model, merge(params, used))
+    found = velocity(model, combine(params, used))
+    merged = velocity(model, merge(params, used))
     assert np.abs(found - plain).max() > 0.1 * np.abs(plain).max()
     assert np.abs(found - merged).max() <= 1e-5 * np.abs(merged).max()
 
@@ -64,24 +65,19 @@ def test_merged_parameters_have_the_tree_and_the_dtypes_of_the_base(adapters):
     stored = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     whole = {"patch_long": {"bias": jnp.full_like(params["patch_long"]["bias"], 1.001)}}
     merged = merge(stored, combine(new, whole))
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), merged) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), stored
-    )
-    np.testing.assert_array_equal(
-        merged["patch_long"]["bias"], whole["patch_long"]["bias"].astype(jnp.bfloat16)
-    )
-    np.testing.assert_array_equal(
-        merged["blocks"]["attn1"]["qkv"]["kernel"], stored["blocks"]["attn1"]["qkv"]["kernel"]
-    )
+    assert jax.eval_shape(lambda: merged) == jax.eval_shape(lambda: stored)
+    bias = whole["patch_long"]["bias"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(merged["patch_long"]["bias"], bias)
+    kernels = (tree["blocks"]["attn1"]["qkv"]["kernel"] for tree in (merged, stored))
+    np.testing.assert_array_equal(*kernels)
 
 
 def test_first_factors_have_deviation_one_over_rank_and_are_each_modules_own(adapters):
     """Whatever other modules have adapters."""
     params, new = adapters
     flat = flatten_dict(new, sep="/")
-    values = np.concatenate(
-        [leaf.ravel() for path, leaf in flat.items() if path.endswith("lora_a")]
-    )
+    factors = [leaf.ravel() for path, leaf in flat.items() if path.endswith("lora_a")]
+    values = np.concatenate(factors)
     assert values.std() == pytest.approx(1 / 3, rel=0.02)
     assert not any(np.any(leaf) for path, leaf in flat.items() if path.endswith("lora_b"))
     alone = init_adapters(jax.random.key(0), params, ["blocks/ffn/up"], 3)
@@ -98,16 +94,11 @@ def test_the_linears_are_the_406_of_the_released_geometry():
     params = abstract_params(HeliosConfig(), jnp.float32)["transformer"]
     parts = {"blocks/attn1/qkv": 3, "blocks/attn2/kv": 2}
     modules = adaptable(params, LINEARS)
-    assert (
-        sum(
-            parts.get(module, 1) * (40 if module.startswith("blocks/") else 1) for module in modules
-        )
-        == 406
-    )
-    assert set(adaptable(params, ".*")) - set(modules) == {
-        "patch_embedding",
-        "patch_short",
-        "patch_mid",
-        "patch_long",
-    }
+    count = 0
+    for module in modules:
+        layers = 40 if module.startswith("blocks/") else 1
+        count += layers * parts.get(module, 1)
+    assert count == 406
+    patches = {"patch_embedding", "patch_short", "patch_mid", "patch_long"}
+    assert set(adaptable(params, ".*")) - set(modules) == patches
     assert adaptable(params, "blocks/ffn/.*", "blocks/ffn/up") == ["blocks/ffn/down"]

@@ -28,11 +28,10 @@ def test_rounding_is_as_fine_as_eight_bits_allow(name, dtype, relative):
     assert (rounded.dtype, scale.shape) == (dtype, (5,))
     error = jnp.abs(rounded.astype(jnp.float32) * scale[None] - x)
     largest = jnp.abs(x).max(0, keepdims=True)
-    bound = (
-        largest / 254
-        if name == "int8"
-        else jnp.maximum(jnp.abs(x) * relative, largest / 448 * 2**-9)
-    )
+    if name == "int8":
+        bound = largest / 254
+    else:
+        bound = jnp.maximum(jnp.abs(x) * relative, largest / 448 * 2**-9)
     assert bool((error <= bound * 1.001).all())
     np.testing.assert_allclose(
         jnp.abs(rounded.astype(jnp.float32) * scale[None]).max(0, keepdims=True), largest, rtol=1e-6
@@ -55,14 +54,10 @@ def test_projection_with_a_quantized_kernel(
     and shapes as ever.
     """
     contracted = (6, 4)[2 - inputs :]
-    x = (
-        jax.random.normal(jax.random.key(1), (2, 5, *contracted))
-        * jnp.array([1.0, 100.0])[:, None, *[None] * inputs]
-    )
-    kernel, bias = (
-        jax.random.normal(jax.random.key(2), (*contracted, *features)),
-        jnp.ones(features),
-    )
+    sizes = jnp.array([1.0, 100.0])[:, None, *[None] * inputs]
+    x = sizes * jax.random.normal(jax.random.key(1), (2, 5, *contracted))
+    kernel = jax.random.normal(jax.random.key(2), (*contracted, *features))
+    bias = jnp.ones(features)
     rounded, scale = round_to_8_bits(kernel, tuple(range(inputs)), dtype)
     projection = Projection(features, inputs, round_activations=round_activations)
     y = projection.apply({"params": {"kernel": rounded, "kernel_scale": scale, "bias": bias}}, x)
@@ -75,8 +70,8 @@ def test_projection_with_a_quantized_kernel(
 @pytest.mark.parametrize("round_activations", [False, True])
 @pytest.mark.parametrize(("name", "dtype", "relative"), KINDS)
 def test_a_quantized_transformer_is_close_and_small(name, dtype, relative, round_activations):
-    """Every large kernel has a byte a number, and the velocity changes by a few steps of eight
-    bits.
+    """Every large kernel has one byte for each number, and the velocity changes by a few eight-bit
+    steps.
     """
     config = dataclasses.replace(TOY.transformer, round_activations=round_activations)
     params = random_params(TOY, 0, jnp.float32)["transformer"]
@@ -100,8 +95,7 @@ def test_a_quantized_transformer_is_close_and_small(name, dtype, relative, round
 def test_blocks_in_host_memory_are_quantized_there():
     """The same numbers, and the large kernels are in host memory as they were."""
     params = random_params(TOY, 0, jnp.float32)["transformer"]
-    expected, found = (
-        quantize_transformer(tree, "int8") for tree in (params, blocks_in_host_memory(params))
-    )
+    expected = quantize_transformer(params, "int8")
+    found = quantize_transformer(blocks_in_host_memory(params), "int8")
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert found["blocks"]["ffn"]["up"]["kernel"].sharding.memory_kind == "pinned_host"

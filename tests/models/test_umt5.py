@@ -1,4 +1,4 @@
-"""What the text encoder promises besides the reference's numbers."""
+"""What the text encoder promises besides the numbers of Transformers."""
 
 import jax
 import jax.numpy as jnp

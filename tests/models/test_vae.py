@@ -1,4 +1,4 @@
-"""The VAE keeps its promises about pieces, dtypes, spaces and the forms of its convolutions."""
+"""The VAE in pieces, in other dtypes, its two spaces, and the forms of its convolutions."""
 
 from functools import partial
 
@@ -27,29 +27,28 @@ from helios_jax.models.vae import (
 )
 from helios_jax.models.vae_layers import ChannelNorm
 
+# A latent spans 4 x 4 x 4 pixels.
 CONFIG = VAEConfig(
     base_dim=4, dim_mult=(1, 2, 2), temperal_downsample=(True, True), num_res_blocks=1
-)  # 4 x 4 x 4 pixels a latent
-quick_jit = partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)  # at toy sizes the time goes to the compiler
+)
+# At toy sizes the time goes to the compiler.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
 def params():
     """Kernels that keep the size of what passes, and no bias at 0 or gamma at 1."""
-    shapes = jax.eval_shape(VAE(CONFIG).init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))[
-        "params"
-    ]
+    pixels = jnp.zeros((1, 1, 8, 8, 3))
+    shapes = jax.eval_shape(VAE(CONFIG).init, jax.random.key(0), pixels)["params"]
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
-        centre, width = {
+        mean, std = {
             "kernel": (0, np.prod(leaf.shape[:-1]) ** -0.5),
             "bias": (0, 0.2),
             "gamma": (1, 0.2),
         }[path[-1].key]
-        return jnp.asarray(random.normal(centre, width, leaf.shape), leaf.dtype)
+        return jnp.asarray(random.normal(mean, std, leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
@@ -61,7 +60,8 @@ def relative(ours, expected):
 
 def run_pieces(step, params, clip, sizes):
     """The outputs of each piece but its cache, joined."""
-    outputs, cache = [], {}
+    outputs = []
+    cache = {}
     for start, size in zip(np.cumsum([0, *sizes]), sizes):
         *output, cache = step(params, cache, clip[:, start : start + size])
         outputs.append(output)
@@ -75,9 +75,8 @@ def test_clip_decoded_in_pieces_is_the_clip_decoded_whole(params, sizes):
     whole = quick_jit(partial(decode_latents, vae))(params, latents)
     (pieces,) = run_pieces(quick_jit(partial(decode_piece, vae)), params, latents, sizes)
     assert whole.shape == (2, 17, 8, 12, 3)
-    assert (
-        relative(pieces, whole) <= 5e-6
-    )  # not bit for bit: which frames share a convolution changes the order of its sums
+    # Not bit for bit: which frames share a convolution changes the order of its sums.
+    assert relative(pieces, whole) <= 5e-6
 
 
 def test_clip_decoded_with_memory_for_a_piece_is_the_clip_decoded_whole(params):
@@ -86,14 +85,15 @@ def test_clip_decoded_with_memory_for_a_piece_is_the_clip_decoded_whole(params):
     """
     vae = VAE(CONFIG)
     latents = jax.random.normal(jax.random.key(2), (2, 6, 2, 3, CONFIG.z_dim))
-    whole, pieces = (
-        quick_jit(partial(decode_latents, vae, piece=piece))(params, latents) for piece in (None, 2)
-    )
+    whole = quick_jit(partial(decode_latents, vae))(params, latents)
+    pieces = quick_jit(partial(decode_latents, vae, piece=2))(params, latents)
     assert relative(pieces, whole) <= 5e-6
-    text = lambda piece: (
-        jax.jit(partial(decode_latents, vae, piece=piece)).lower(params, latents).as_text()
-    )
-    assert text(4) == text(None) != text(2)
+
+    def program(piece):
+        decode = jax.jit(partial(decode_latents, vae, piece=piece))
+        return decode.lower(params, latents).as_text()
+
+    assert program(4) == program(None) != program(2)
 
 
 @pytest.mark.parametrize("sizes", [(1, 4, 4), (5, 4)])
@@ -113,12 +113,10 @@ def test_cache_does_not_grow_with_the_clip(params):
 
 
 def test_piece_that_does_not_fill_latent_frames_is_refused(params):
-    with pytest.raises(
-        ValueError,
-        match="a piece of 4 frames does not fill latent frames: give 1 \\+ 4 \\* k frames at the beginning",
-    ):
+    message = r"a piece of 4 frames does not fill latent frames: give 1 \+ 4 \* k frames at the"
+    with pytest.raises(ValueError, match=message):
         encode_piece(VAE(CONFIG), params, {}, jnp.zeros((1, 4, 8, 8, 3)))
-    with pytest.raises(ValueError, match="give 0 \\+ 4 \\* k frames after the first piece"):
+    with pytest.raises(ValueError, match=r"give 0 \+ 4 \* k frames after the first piece"):
         encode_piece(VAE(CONFIG), params, {"encoder": {}}, jnp.zeros((1, 5, 8, 8, 3)))
 
 
@@ -150,38 +148,38 @@ def test_channel_norm_of_bfloat16_is_computed_in_float32():
 def test_every_form_of_convolution_and_its_gradient_is_that_of_one_3d_convolution(
     form, frames, step, taps
 ):
-    """What a CPU runs, and what a GPU runs; pairs of frames serve three taps of step one only."""
+    """Winograd's form serves three taps of step one only."""
     if form is winograd_in_time and (step, taps) != (1, 3):
         return
     x = jax.random.normal(jax.random.key(6), (2, frames, 4, 6, 5))
     kernel = jax.random.normal(jax.random.key(7), (taps, 3, 3, 5, 7))
     given = dict(strides=(step, 1, 1), padding=((0, 1), (1, 0)))
-    plain, ours = partial(conv3d, **given), partial(form, **given)
 
     @partial(quick_jit, static_argnums=0)
     def value_and_gradients(function, x, kernel):
         y, pull = jax.vjp(function, x, kernel)
         return y, *pull(jnp.cos(y))
 
-    results = value_and_gradients(ours, x, kernel), value_and_gradients(plain, x, kernel)
+    ours = value_and_gradients(partial(form, **given), x, kernel)
+    plain = value_and_gradients(partial(conv3d, **given), x, kernel)
     if frames < taps:
-        assert results[0][0].shape == results[1][0].shape == (2, 0, 3, 5, 7)
+        assert ours[0].shape == plain[0].shape == (2, 0, 3, 5, 7)
     else:
-        assert max(map(relative, *results)) < 5e-6
+        assert max(map(relative, ours, plain)) < 5e-6
 
 
 def test_upsampling_is_repetition_then_convolution():
     x = jax.random.normal(jax.random.key(8), (2, 3, 4, 5, 6))
-    kernel, bias = jax.random.normal(jax.random.key(9), (1, 3, 3, 6, 7)), jnp.arange(7.0)
+    kernel = jax.random.normal(jax.random.key(9), (1, 3, 3, 6, 7))
+    bias = jnp.arange(7.0)
 
     @quick_jit
-    def both(x, kernel, bias):
+    def repeat_and_convolve(x, kernel, bias):
         repeated = x.repeat(2, axis=2).repeat(2, axis=3)
-        return upsample_convolve(x, kernel, bias), convolve(
-            repeated, kernel, bias, padding=((1, 1), (1, 1))
-        )
+        return convolve(repeated, kernel, bias, padding=((1, 1), (1, 1)))
 
-    assert relative(*both(x, kernel, bias)) < 2e-6
+    ours = quick_jit(upsample_convolve)(x, kernel, bias)
+    assert relative(ours, repeat_and_convolve(x, kernel, bias)) < 2e-6
 
 
 def test_model_space_has_the_channels_of_the_configuration_standardised():
@@ -194,19 +192,19 @@ def test_model_space_has_the_channels_of_the_configuration_standardised():
 
 
 def test_posterior_sample_is_the_mean_and_noise_of_its_deviation():
-    mean, logvar, noise = (
-        jnp.full((1, 1, 1, 1, 1), value) for value in (1.0, 2 * np.log(3.0), -2.0)
-    )
+    values = (1.0, 2 * np.log(3.0), -2.0)
+    mean, logvar, noise = (jnp.full((1, 1, 1, 1, 1), value) for value in values)
     np.testing.assert_allclose(sample_posterior(mean, logvar, noise), -5.0, rtol=1e-6)
 
 
 def test_outputs_are_clamped(params):
-    wild = jax.tree.map(lambda leaf: 100.0 * leaf, params)
-    video, (_, logvar) = (
-        quick_jit(partial(VAE(CONFIG).apply, method=method))(
-            {"params": wild}, jnp.ones((1, 1, 8, 8, channels))
-        )
-        for method, channels in (("decode", CONFIG.z_dim), ("encode", 3))
-    )
+    large = jax.tree.map(lambda leaf: 100.0 * leaf, params)
+
+    def run(method, channels):
+        apply = quick_jit(partial(VAE(CONFIG).apply, method=method))
+        return apply({"params": large}, jnp.ones((1, 1, 8, 8, channels)))
+
+    video = run("decode", CONFIG.z_dim)
+    _, logvar = run("encode", 3)
     assert (video.min(), video.max()) == (-1.0, 1.0)
     assert (logvar.min(), logvar.max()) == (-30.0, 20.0)

@@ -4,8 +4,9 @@ import numpy as np
 
 
 def relative_error(ours, theirs) -> float:
-    """Largest deviation, relative to the largest reference value."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    """Largest deviation, relative to the largest value of ``theirs``."""
+    ours = np.asarray(ours, np.float64)
+    theirs = np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape, f"{ours.shape} is not {theirs.shape}"
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 

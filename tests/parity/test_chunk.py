@@ -18,9 +18,10 @@ from .compare import relative_error
 from .formula import Formula, torch_formula
 from .torch_pipeline import OPTIONS, make_pair, run_torch
 
-CHUNKS, SIZE = 3, (128, 128)
+CHUNKS = 3
+SIZE = (128, 128)
 GAINS = np.array([0.7, 0.9, -0.4, 0.2], np.float32)
-"""What the formula makes of two prompts and their negative prompts."""
+"""The formula's gains for two prompts and their negative prompts."""
 
 
 @pytest.mark.parametrize("variant", ["base", "mid", "distilled", "distilled, guided"])
@@ -29,7 +30,7 @@ def test_chunk_loop_equals_diffusers(variant, tmp_path, monkeypatch):
     steps: three chunks of two videos to 1e-5.
     """
     variant, _, guided = variant.partition(", ")
-    if guided:  # a distilled model obeys a guidance scale too
+    if guided:  # a distilled model follows a guidance scale, too
         monkeypatch.setitem(OPTIONS["distilled"], "guidance_scale", 2.0)
     theirs, ours = make_pair(variant, tmp_path)
     text = torch.from_numpy(GAINS)[:, None, None].expand(4, 3, 16)
@@ -42,14 +43,20 @@ def test_chunk_loop_equals_diffusers(variant, tmp_path, monkeypatch):
         config, batch=2, num_frames=33 * CHUNKS, height=SIZE[0], width=SIZE[1], **OPTIONS[variant]
     )
     T, H, W, C = request.latent_shape
-    random, grids = np.random.default_rng(0), stage_grids(H, W, config.scheduler.stages)
-    draw = lambda grid: random.standard_normal((2, T, *grid, C), np.float32)
+    random = np.random.default_rng(0)
+    grids = stage_grids(H, W, config.scheduler.stages)
+
+    def draw(grid):
+        return random.standard_normal((2, T, *grid, C), np.float32)
+
     noise = [ChunkNoise(draw((H, W)), tuple(map(draw, grids[1:]))) for _ in range(CHUNKS)]
     expected, _ = run_torch(theirs, variant, ["", ""], noise, *SIZE)
 
     gains = GAINS if request.plan.guided else GAINS[:2]
-    cache = TextCache(*(jnp.asarray(gains.reshape(1, -1, 1, 1, 1)),) * 2, None)
-    state, chunks = start_history((2, H, W, C), request.plan.history_sizes), []
+    text = jnp.asarray(gains.reshape(1, -1, 1, 1, 1))
+    cache = TextCache(text, text, None)
+    state = start_history((2, H, W, C), request.plan.history_sizes)
+    chunks = []
     for chunk in range(CHUNKS):
         plan = request.plan if chunk else request.first_plan
         options = dict(model=Formula(config.transformer), scheduler=config.scheduler, plan=plan)

@@ -24,50 +24,62 @@ from .compare import channels_first, channels_last, relative_error
 from .formula import Formula, torch_formula
 from .torch_pipeline import NEGATIVE, OPTIONS, PROMPTS, make_pair, run_torch
 
-CHUNKS, SIZE = 3, (64, 128)
+CHUNKS = 3
+SIZE = (64, 128)
 GAINS = np.array([0.7, -0.4], np.float32)
 RANGES = {"image": (0.2, 0.3), "video": (0.4, 0.7)}
-"""Far from one another, so that a range in the other's place is seen."""
+"""Far from each other, so that the test sees it if they are exchanged."""
 
 
 def make_start(kind, request):
-    """Arguments of ours, draws for them, and the same for Diffusers. A video has ``kind`` frames."""
-    random, B, cells = np.random.default_rng(0), request.batch, request.latent_shape[1:]
-    normal = lambda frames: random.standard_normal((B, frames, *cells), np.float32)
-    draw = lambda frames: (normal(frames), random.random(frames, np.float32), normal(frames))
-    ours = lambda posterior, sigma, noise: ClipNoise(posterior, np.tile(sigma, (B, 1)), noise)
-    anchor, pieces = draw(1), [draw(9) for _ in range(1 if kind == "image" else kind // 33)]
-    newest = (
-        slice(-1, None) if kind == "image" else slice(None)
-    )  # of an image's clip only the last frame is used
+    """Our conditioning, its noise, and the arguments for Diffusers. A video has ``kind`` frames."""
+    random = np.random.default_rng(0)
+    B = request.batch
+    cells = request.latent_shape[1:]
+
+    def normal(frames):
+        return random.standard_normal((B, frames, *cells), np.float32)
+
+    def draw(frames):
+        return normal(frames), random.random(frames, np.float32), normal(frames)
+
+    def ours(posterior, sigma, noise):
+        return ClipNoise(posterior, np.tile(sigma, (B, 1)), noise)
+
+    anchor = draw(1)
+    pieces = [draw(9) for _ in range(1 if kind == "image" else kind // 33)]
+    # Of an image's clip only the last frame is used.
+    newest = slice(-1, None) if kind == "image" else slice(None)
     draws = [channels_first(posterior) for posterior, _, _ in (anchor, *pieces)]
     for _, sigma, noise in (anchor, *pieces):
         draws += [torch.from_numpy(sigma[newest]), channels_first(noise[:, newest])]
 
-    name, frames = ("image", ()) if kind == "image" else ("video", (kind,))
-    pixels = (
-        random.integers(0, 256, (B, *frames, request.height // 8, request.width // 8, 3), np.uint8)
-        .repeat(8, -3)
-        .repeat(8, -2)
-    )
+    name = "image" if kind == "image" else "video"
+    frames = () if kind == "image" else (kind,)
+    shape = (B, *frames, request.height // 8, request.width // 8, 3)
+    pixels = random.integers(0, 256, shape, np.uint8).repeat(8, -3).repeat(8, -2)
     conditioning = {name: pixels, "image_noise": RANGES["image"], "video_noise": RANGES["video"]}
     noise = ConditioningNoise(ours(*anchor), tuple(ours(*piece) for piece in pieces[-3:]))
-    theirs = {
-        f"{name}_noise_sigma_{end}": value
-        for name, ends in RANGES.items()
-        for end, value in zip(("min", "max"), ends)
-    }
-    return conditioning, noise, dict(theirs, draws=draws, **{name: pixels.astype(np.float32) / 255})
+    theirs = {"draws": draws, name: pixels.astype(np.float32) / 255}
+    for kind_of_range, (least, greatest) in RANGES.items():
+        theirs[f"{kind_of_range}_noise_sigma_min"] = least
+        theirs[f"{kind_of_range}_noise_sigma_max"] = greatest
+    return conditioning, noise, theirs
 
 
 def make_noise(request, stages):
     """Noise of every chunk."""
-    random, (T, *grid, C) = np.random.default_rng(1), request.latent_shape
-    draw = lambda grid: random.standard_normal((request.batch, T, *grid, C), np.float32)
-    return [
-        ChunkNoise(draw(grid), tuple(map(draw, stage_grids(*grid, stages)[1:])))
-        for _ in range(CHUNKS)
-    ]
+    random = np.random.default_rng(1)
+    T, *grid, C = request.latent_shape
+
+    def draw(grid):
+        return random.standard_normal((request.batch, T, *grid, C), np.float32)
+
+    noise = []
+    for _ in range(CHUNKS):
+        latents = draw(grid)
+        noise.append(ChunkNoise(latents, tuple(map(draw, stage_grids(*grid, stages)[1:]))))
+    return noise
 
 
 @pytest.fixture(scope="module")
@@ -87,36 +99,30 @@ def test_start_is_that_of_diffusers(kind, pairs, monkeypatch):
     seen = {}
 
     def stop(*_, **inputs):
-        seen.update(
-            (part, channels_last(inputs[f"latents_history_{part}"]))
-            for part in ("short", "mid", "long")
-        )
+        for part in ("short", "mid", "long"):
+            seen[part] = channels_last(inputs[f"latents_history_{part}"])
         raise StopIteration
 
     monkeypatch.setattr(theirs.transformer, "forward", stop)
     with pytest.raises(StopIteration):
         run_torch(theirs, "base", PROMPTS, make_noise(request, 1), 32, 48, **options)
-    state = start_state(
-        ours.vae,
-        ours.params["vae"],
-        request,
-        make_conditioning(request, **conditioning),
-        lambda: noise,
-    )
+    conditioning = make_conditioning(request, **conditioning)
+    state = start_state(ours.vae, ours.params["vae"], request, conditioning, lambda: noise)
     history = split_history(state, request.plan.history_sizes)
-    join = lambda parts: np.concatenate([parts["short"], parts["mid"], parts["long"]], axis=1)
-    error = relative_error(join(history._asdict()), join(seen))
+    expected = np.concatenate([seen[part] for part in history._fields], axis=1)
+    error = relative_error(np.concatenate(history, axis=1), expected)
     print(f"{kind}: {error:.1e}")
     assert error <= 1e-5
 
 
 @pytest.mark.parametrize("variant", ["base", "mid", "distilled"])
 def test_chunk_loop_equals_diffusers(variant, pairs, monkeypatch):
-    """Which history and which anchor the chunks see after a start, with a formula in the place of
-    the network: three chunks to 1e-5.
+    """The history and the anchor that chunks see after a start, with a formula in the place of the
+    network: three chunks to 1e-5.
     """
     theirs, ours = pairs(variant)
-    config, scheduler = ours.config, ours.config.scheduler
+    config = ours.config
+    scheduler = config.scheduler
     request = make_request(
         config, num_frames=33 * CHUNKS, height=SIZE[0], width=SIZE[1], **OPTIONS[variant]
     )
@@ -128,7 +134,8 @@ def test_chunk_loop_equals_diffusers(variant, pairs, monkeypatch):
         theirs.vae, "decode", lambda latents, **_: (latents.new_zeros(1, 3, 33, 8, 8),)
     )
     gains = GAINS if request.plan.guided else GAINS[:1]
-    cache = TextCache(*(jnp.asarray(gains.reshape(1, -1, 1, 1, 1)),) * 2, None)
+    gains = jnp.asarray(gains.reshape(1, -1, 1, 1, 1))
+    cache = TextCache(gains, gains, None)
 
     for name, newest, skip in (
         ("image", 1, False),
@@ -136,12 +143,12 @@ def test_chunk_loop_equals_diffusers(variant, pairs, monkeypatch):
         ("video", 18, False),
         ("video", 18, True),
     ):
-        random, cells = np.random.default_rng(2), request.latent_shape[1:]
-        anchor, ring = (
-            random.standard_normal((1, frames, *cells), np.float32) for frames in (1, 19)
-        )
-        ring[:, : 19 - newest] = 0
-        given = channels_first(anchor), channels_first(ring[:, 19 - newest :])
+        random = np.random.default_rng(2)
+        cells = request.latent_shape[1:]
+        anchor = random.standard_normal((1, 1, *cells), np.float32)
+        window = random.standard_normal((1, 19, *cells), np.float32)
+        window[:, : 19 - newest] = 0
+        given = channels_first(anchor), channels_first(window[:, 19 - newest :])
         monkeypatch.setattr(theirs, f"prepare_{name}_latents", lambda *_, given=given, **__: given)
         options = {
             name: np.zeros((1, *SIZE, 3), np.float32),
@@ -150,7 +157,8 @@ def test_chunk_loop_equals_diffusers(variant, pairs, monkeypatch):
         }
         expected, _ = run_torch(theirs, variant, [""], noise, *SIZE, **options)
 
-        state, chunks = HistoryState(jnp.asarray(ring), jnp.asarray(anchor), jnp.ones((), bool)), []
+        state = HistoryState(jnp.asarray(window), jnp.asarray(anchor), jnp.ones((), bool))
+        chunks = []
         for chunk in range(CHUNKS):
             state = release_anchor(state) if skip and chunk == 1 else state
             static = dict(

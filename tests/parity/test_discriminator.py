@@ -14,6 +14,7 @@ SHAPE = (2, 9, 8, 12)
 
 def torch_head() -> nn.Sequential:
     """The published layers."""
+    # Kernel size, stride and padding.
     sizes = [
         ((3, 3, 3), 1, 1),
         ((4, 4, 4), 2, 1),
@@ -22,7 +23,8 @@ def torch_head() -> nn.Sequential:
         ((3, 3, 3), (2, 1, 1), 1),
         ((1, 3, 3), 1, (0, 1, 1)),
     ]
-    layers, channels = [], CHANNELS
+    layers = []
+    channels = CHANNELS
     for size, stride, padding in sizes:
         layers += [
             nn.Conv3d(channels, WIDTH, size, stride, padding),

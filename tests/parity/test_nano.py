@@ -1,4 +1,4 @@
-"""helios-nano, brought to Diffusers as a user would, makes there what it makes here."""
+"""helios-nano, converted to Diffusers as a user would, makes the same latents there."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ from .torch_pipeline import NEGATIVE, OPTIONS, run_torch
     ],
 )
 def test_a_chunk_equals_diffusers(folder, variant, pipeline, tmp_path):
-    """Latents for the same noise agree to 1e-3, with guidance at every step, as Diffusers has it."""
+    """Latents for the same noise agree to 1e-3, with guidance at every step, as in Diffusers."""
     checkpoint = nano.ASSETS / folder
     to_diffusers(checkpoint, tmp_path / "diffusers", progress=False)
     theirs = pipeline.from_pretrained(tmp_path / "diffusers", dtype=torch.float32)

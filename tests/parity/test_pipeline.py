@@ -1,4 +1,4 @@
-"""Whole pipelines make the video that PyTorch makes, from prompt to pixels."""
+"""Whole pipelines make the video of Diffusers, from prompt to pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from helios_jax.sampling.request import make_request
 from .compare import relative_error
 from .torch_pipeline import NEGATIVE, OPTIONS, PROMPTS, make_pair, psnr, run_torch
 
-CHUNKS, SIZE = 3, (128, 128)
+CHUNKS = 3
+SIZE = (128, 128)
 
 
 @pytest.mark.parametrize(("variant", "batch"), [("base", 1), ("mid", 1), ("distilled", 2)])
@@ -32,10 +33,9 @@ def test_three_chunks_equal_diffusers(variant, batch, tmp_path):
     error = relative_error(latents, expected_latents)
     assert error <= 1e-4
 
-    frames = np.concatenate(
-        [ours.decode(jnp.asarray(chunk), "float32") for chunk in np.split(latents, CHUNKS, axis=1)],
-        axis=1,
-    )
+    chunks = np.split(latents, CHUNKS, axis=1)
+    frames = [ours.decode(jnp.asarray(chunk), "float32") for chunk in chunks]
+    frames = np.concatenate(frames, axis=1)
     ratio = psnr(frames[:, : expected.shape[1]], expected)
     assert expected.std() >= 0.1
     assert ratio >= 60

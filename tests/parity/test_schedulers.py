@@ -21,16 +21,25 @@ DISTILLED = SchedulerConfig(solver="dmd", time_shift_type="linear")
 GAMMA = SchedulerConfig(gamma=0.5, stage_range=(0.0, 0.25, 0.6, 1.0))
 UNSHIFTED = SchedulerConfig(use_dynamic_shifting=False, shift=3.0)
 CONFIGS = {
-    "base": BASE, "mid": MID, "euler": EULER, "distilled": DISTILLED, "other gamma and range": GAMMA, "static shift": UNSHIFTED,
-}  # fmt: skip
+    "base": BASE,
+    "mid": MID,
+    "euler": EULER,
+    "distilled": DISTILLED,
+    "other gamma and range": GAMMA,
+    "static shift": UNSHIFTED,
+}
 
 
-def reference(config: SchedulerConfig):
+def diffusers_scheduler(config: SchedulerConfig):
     """The Diffusers scheduler of a configuration."""
     common = dict(
-        stages=config.stages, stage_range=list(config.stage_range), gamma=config.gamma, shift=config.shift,
-        use_dynamic_shifting=config.use_dynamic_shifting, time_shift_type=config.time_shift_type,
-    )  # fmt: skip
+        stages=config.stages,
+        stage_range=list(config.stage_range),
+        gamma=config.gamma,
+        shift=config.shift,
+        use_dynamic_shifting=config.use_dynamic_shifting,
+        time_shift_type=config.time_shift_type,
+    )
     if config.solver == "dmd":
         return HeliosDMDScheduler(**common)
     return HeliosScheduler(scheduler_type=config.solver, **common)
@@ -53,7 +62,7 @@ def set_timesteps(scheduler, config, stage, steps, tokens, amplify=False):
 def test_stage_tables_equal_diffusers(name):
     """Start, end and original sigmas, and each stage's timesteps, agree to 1e-9."""
     config = CONFIGS[name]
-    scheduler = reference(config)
+    scheduler = diffusers_scheduler(config)
     for stage, table in enumerate(stage_tables(config)):
         np.testing.assert_allclose(table.start_sigma, scheduler.start_sigmas[stage], rtol=1e-9)
         np.testing.assert_allclose(
@@ -67,35 +76,31 @@ def test_stage_tables_equal_diffusers(name):
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 50])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_schedules_equal_diffusers(name, steps):
-    """Sigmas and the timesteps the network is given agree to 1e-9 at every stage."""
+    """Sigmas and the network's timesteps agree to 1e-9 at every stage."""
     config = CONFIGS[name]
-    scheduler = reference(config)
+    scheduler = diffusers_scheduler(config)
     for stage, tokens in zip(range(config.stages), (540, 540, 2160)):
         set_timesteps(scheduler, config, stage, steps, tokens)
         ours = make_schedule(config, stage, steps, tokens)
         np.testing.assert_allclose(ours.sigmas, scheduler.sigmas, rtol=1e-9, atol=1e-15)
         expected = scheduler.timesteps.numpy()
-        np.testing.assert_allclose(
-            ours.timesteps, np.trunc(expected) if config.stages > 1 else expected, rtol=1e-9
-        )
+        if config.stages > 1:
+            expected = np.trunc(expected)
+        np.testing.assert_allclose(ours.timesteps, expected, rtol=1e-9)
 
 
 def test_first_distilled_chunk_doubles_the_steps():
     """An amplified chunk of m steps has the schedule of a chunk of 2m steps."""
-    scheduler = reference(DISTILLED)
+    scheduler = diffusers_scheduler(DISTILLED)
     for stage, tokens in enumerate((540, 540, 2160)):
         set_timesteps(scheduler, DISTILLED, stage, 2, tokens, amplify=True)
-        np.testing.assert_allclose(
-            make_schedule(DISTILLED, stage, 4, tokens).sigmas,
-            scheduler.sigmas,
-            rtol=1e-9,
-            atol=1e-15,
-        )
+        ours = make_schedule(DISTILLED, stage, 4, tokens)
+        np.testing.assert_allclose(ours.sigmas, scheduler.sigmas, rtol=1e-9, atol=1e-15)
 
 
 def test_released_distilled_timesteps():
-    """At 384 x 640 the released few-step model is given these timesteps (printed by
-    HeliosDMDScheduler with mu of 540, 540, 2160 tokens).
+    """The timesteps of the released few-step model at 384 x 640, printed by HeliosDMDScheduler with
+    mu of 540, 540, 2160 tokens.
     """
     tokens = [540, 2160, 8640]
     schedules = [
@@ -106,8 +111,8 @@ def test_released_distilled_timesteps():
 
 
 def test_shift_by_own_stage():
-    """The original implementation's convention shifts each stage by its own tokens: 0.65743603
-    instead of 0.45123993 at the last stage.
+    """The original implementation shifts each stage by its own tokens: 0.65743603 instead of
+    0.45123993 at the last stage.
     """
     config = SchedulerConfig(solver="dmd", time_shift_type="linear", shift_tokens="own_stage")
     schedule = make_schedule(config, 2, 2, shift_tokens(config, 2, [540, 2160, 8640]))
@@ -131,19 +136,25 @@ def trajectory(config, stage, steps, sample, drift):
 @pytest.mark.parametrize("name", ["base", "mid", "euler", "distilled"])
 def test_trajectories_equal_diffusers(name, steps):
     """On a toy velocity, whole trajectories of Euler, UniPC and DMD steps agree to 1e-5."""
-    config, drift = CONFIGS[name], np.float32(0.7)
+    config = CONFIGS[name]
+    drift = np.float32(0.7)
     sample = np.random.default_rng(0).standard_normal((1, 2, 4, 6, 3)).astype(np.float32)
     for stage in range(config.stages):
-        scheduler = reference(config)
+        scheduler = diffusers_scheduler(config)
         set_timesteps(scheduler, config, stage, steps, 540)
         x = start = torch.from_numpy(sample)
         for i, t in enumerate(scheduler.timesteps):
-            told = t.trunc() if config.stages > 1 else t
-            velocity = float(drift) * x + float(told) / 1000
-            extra = {} if config.solver != "dmd" else dict(
-                cur_sampling_step=i, dmd_noisy_tensor=start, dmd_sigmas=scheduler.sigmas, dmd_timesteps=scheduler.timesteps,
-                all_timesteps=scheduler.timesteps,
-            )  # fmt: skip
+            timestep = t.trunc() if config.stages > 1 else t
+            velocity = float(drift) * x + float(timestep) / 1000
+            extra = {}
+            if config.solver == "dmd":
+                extra = dict(
+                    cur_sampling_step=i,
+                    dmd_noisy_tensor=start,
+                    dmd_sigmas=scheduler.sigmas,
+                    dmd_timesteps=scheduler.timesteps,
+                    all_timesteps=scheduler.timesteps,
+                )
             x = scheduler.step(velocity, t, x, return_dict=False, **extra)[0]
         assert relative_error(trajectory(config, stage, steps, sample, drift), x) <= 1e-5
 

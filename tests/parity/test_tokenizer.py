@@ -1,4 +1,4 @@
-"""Token ids and cleaned prompts are those of transformers and diffusers."""
+"""Token ids are those of Transformers, cleaned prompts those of Diffusers."""
 
 import io
 
@@ -78,7 +78,7 @@ def whole_file(folder):
 )
 @pytest.mark.parametrize("max_length", [32, 226])
 def test_ids_match_on_awkward_text(write, read, max_length, tmp_path):
-    """Ids and lengths of raw and of cleaned prompts, padded and cut."""
+    """Ids and lengths of raw and of cleaned prompts, padded and truncated."""
     write(tmp_path)
     prompts = [*AWKWARD, *map(clean_prompt, AWKWARD), *TEXTS[:5]]
     theirs = read(tmp_path)(
@@ -91,5 +91,4 @@ def test_ids_match_on_awkward_text(write, read, max_length, tmp_path):
 
 @pytest.mark.parametrize("text", AWKWARD)
 def test_cleaning_matches(text):
-    """Cleaned prompts are diffusers'."""
     assert clean_prompt(text) == prompt_clean(text)

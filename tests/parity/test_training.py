@@ -28,9 +28,8 @@ from ..training.toy import toy_batch, toy_config, warm
 from .compare import channels_first
 from .torch_transformer import params_from_torch, random_transformer
 
-TRANSFORMER = dataclasses.replace(
-    toy.TRANSFORMER, num_layers=3
-)  # the least of which one is run by the scan
+# Of three layers, the fewest, one is run by the scan.
+TRANSFORMER = dataclasses.replace(toy.TRANSFORMER, num_layers=3)
 RECIPES = {
     "stage 1's": {},
     "adapters everywhere": {"trainable": TrainableConfig(rank=3, lora=".*")},
@@ -163,7 +162,8 @@ def test_losses_and_gradients_of_every_leaf_equal_pytorchs(objective, recipe):
     }
     worst = max(errors, key=errors.get)
     print(
-        f"{objective}, {recipe}: losses {loss_error:.1e}; gradients of {len(errors)} leaves {errors[worst]:.1e} ({worst})"
+        f"{objective}, {recipe}: losses {loss_error:.1e};"
+        f" gradients of {len(errors)} leaves {errors[worst]:.1e} ({worst})"
     )
     assert errors.keys() == trained.keys()
     assert loss_error <= 1e-5

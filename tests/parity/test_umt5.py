@@ -1,4 +1,4 @@
-"""The UMT5 encoder computes what transformers' computes."""
+"""The UMT5 encoder computes what that of Transformers does."""
 
 import copy
 
@@ -17,9 +17,9 @@ CONFIG = TextEncoderConfig(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layer
 
 
 @pytest.fixture(scope="module")
-def reference():
-    """A random encoder, drawn wider than it would be initialized so that attention is far from
-    uniform and the bias matters.
+def theirs():
+    """A random encoder of Transformers, with larger weights than at initialization, so that
+    attention is far from uniform and the bias matters.
     """
     torch.manual_seed(0)
     sizes = {
@@ -29,11 +29,8 @@ def reference():
     model = UMT5EncoderModel(UMT5Config(**sizes, attn_implementation="eager")).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            scale = (
-                1.0
-                if "norm" in name or "bias" in name or "shared" in name
-                else weight.shape[1] ** -0.5
-            )
+            is_table = any(part in name for part in ("norm", "bias", "shared"))
+            scale = 1.0 if is_table else weight.shape[1] ** -0.5
             weight.copy_(torch.randn_like(weight) * scale)
     return model
 
@@ -46,7 +43,7 @@ def prompts(length):
 
 
 def expected(model, ids, lengths):
-    """The reference's features, zeroed past each prompt's length, as float32."""
+    """The features of Transformers, zeroed past each prompt's length, as float32."""
     mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths)[:, None]
     with torch.no_grad():
         features = model(torch.from_numpy(ids).long(), attention_mask=mask.long()).last_hidden_state
@@ -62,36 +59,33 @@ def rms(x):
 
 
 @pytest.mark.parametrize("length", [21, 300])
-def test_features_match_with_padding_and_far_buckets(reference, length):
+def test_features_match_with_padding_and_far_buckets(theirs, length):
     """In float32, short and past the distance where the buckets end."""
     ids, lengths = prompts(length)
-    params = umt5_params_from_torch(reference.state_dict(), CONFIG)
+    params = umt5_params_from_torch(theirs.state_dict(), CONFIG)
     features, _ = encode_text(UMT5Encoder(CONFIG), params, ids, lengths)
-    assert relative_error(features[:, :length], expected(reference, ids, lengths)) <= 1e-5
+    assert relative_error(features[:, :length], expected(theirs, ids, lengths)) <= 1e-5
 
 
-def test_bfloat16_is_as_close_to_float32_as_the_reference_is(reference):
+def test_bfloat16_is_as_close_to_float32_as_that_of_transformers_is(theirs):
     """With bfloat16 weights and computation, our distance from these weights' float32 features is
-    no larger than transformers'.
+    no larger than that of Transformers.
     """
     ids, lengths = prompts(300)
-    rounded = copy.deepcopy(reference).to(torch.bfloat16)
-    theirs, exact = (
-        expected(rounded, ids, lengths),
-        expected(copy.deepcopy(rounded).float(), ids, lengths),
-    )
-    params = jax.tree.map(
-        lambda w: jnp.asarray(w, jnp.bfloat16), umt5_params_from_torch(rounded.state_dict(), CONFIG)
-    )
+    rounded = copy.deepcopy(theirs).to(torch.bfloat16)
+    features = expected(rounded, ids, lengths)
+    exact = expected(copy.deepcopy(rounded).float(), ids, lengths)
+    params = umt5_params_from_torch(rounded.state_dict(), CONFIG)
+    params = jax.tree.map(lambda w: jnp.asarray(w, jnp.bfloat16), params)
     ours, _ = encode_text(UMT5Encoder(CONFIG, jnp.bfloat16, jnp.bfloat16), params, ids, lengths)
     assert ours.dtype == jnp.bfloat16
-    assert rms(ours[:, :300].astype(jnp.float32) - exact) <= rms(theirs - exact) < 0.01 * rms(exact)
+    distance = rms(ours[:, :300].astype(jnp.float32) - exact)
+    assert distance <= rms(features - exact) < 0.01 * rms(exact)
 
 
-def test_buckets_match_at_every_distance(reference):
+def test_buckets_match_at_every_distance(theirs):
     """Distances up to 512 tokens both ways, the edges of buckets included."""
-    attention = reference.encoder.block[0].layer[0].SelfAttention
+    attention = theirs.encoder.block[0].layer[0].SelfAttention
     offset = torch.arange(512)[None, :] - torch.arange(512)[:, None]
-    np.testing.assert_array_equal(
-        relative_position_buckets(512, 32, 128), attention._relative_position_bucket(offset).numpy()
-    )
+    expected = attention._relative_position_bucket(offset).numpy()
+    np.testing.assert_array_equal(relative_position_buckets(512, 32, 128), expected)

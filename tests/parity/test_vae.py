@@ -1,4 +1,4 @@
-"""The VAE agrees with diffusers' AutoencoderKLWan on random weights."""
+"""The VAE agrees with Diffusers' AutoencoderKLWan on random weights."""
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,7 @@ RELEASED = VAEConfig()
 
 
 def make_pair(config):
-    """diffusers' module, and ours as a function (method, array): the same weights in both, every
-    one of them random.
-    """
+    """The module of Diffusers, and ours as a function (method, array), with random weights."""
     torch.manual_seed(0)
     theirs = AutoencoderKLWan(
         base_dim=config.base_dim,
@@ -35,15 +33,17 @@ def make_pair(config):
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     params = vae_params_from_torch(theirs.state_dict())
-    # at toy sizes the time goes to the compiler
-    run = jax.jit(
+    # At toy sizes the time goes to the compiler.
+    apply = jax.jit(
         VAE(config).apply,
         static_argnames="method",
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    return theirs, lambda method, x: run(
-        {"params": params}, jnp.asarray(channels_last(x)), method=method
-    )
+
+    def ours(method, x):
+        return apply({"params": params}, jnp.asarray(channels_last(x)), method=method)
+
+    return theirs, ours
 
 
 def channels_last(tensor):
@@ -61,7 +61,7 @@ def check_decode(config, shape):
     theirs, ours = make_pair(config)
     latents = torch.randn(shape[0], config.z_dim, *shape[1:])
     expected = theirs.decode(latents).sample
-    assert (expected.abs() < 1).float().mean() > 0.5  # or the clamp hides what went wrong before it
+    assert (expected.abs() < 1).float().mean() > 0.5  # or the clamp hides errors before it
     assert deviation(ours("decode", latents), expected) <= TOLERANCE
 
 

@@ -1,6 +1,4 @@
-"""Tiny random pipelines of Diffusers, run with given noise, and ours, converted from them as a user
-would.
-"""
+"""Tiny random pipelines of Diffusers, run with given noise, and ours, converted from them."""
 
 import contextlib
 from unittest import mock
@@ -52,19 +50,17 @@ def make_pair(variant: str, folder, seed: int = 0):
     model = random_transformer(seed, **TINY | dict(num_layers=2))
     torch.manual_seed(seed)
     train_tokenizer([*PROMPTS, NEGATIVE] * 20, vocab_size=100).save(folder / "tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    )
+    text_config = UMT5Config(**TEXT, feed_forward_proj="gated-gelu", dropout_rate=0.0)
     parts = dict(
-        tokenizer=PreTrainedTokenizerFast(
-            tokenizer_file=str(folder / "tokenizer.json"),
-            eos_token="</s>",
-            unk_token="<unk>",
-            pad_token="<pad>",
-        ),
-        vae=randomised(AutoencoderKLWan(**VAE, **STATISTICS).eval()),
-        text_encoder=randomised(
-            UMT5EncoderModel(
-                UMT5Config(**TEXT, feed_forward_proj="gated-gelu", dropout_rate=0.0)
-            ).eval()
-        ),
+        tokenizer=tokenizer,
+        vae=randomized(AutoencoderKLWan(**VAE, **STATISTICS).eval()),
+        text_encoder=randomized(UMT5EncoderModel(text_config).eval()),
         transformer=model,
     )
     shift = dict(
@@ -72,24 +68,21 @@ def make_pair(variant: str, folder, seed: int = 0):
         time_shift_type="linear" if variant == "distilled" else "exponential",
     )
     if variant == "base":
-        theirs = HeliosPipeline(
-            **parts, scheduler=HeliosScheduler(stages=1, stage_range=[0, 1], **shift)
-        )
+        scheduler = HeliosScheduler(stages=1, stage_range=[0, 1], **shift)
+        theirs = HeliosPipeline(**parts, scheduler=scheduler)
     elif variant == "mid":
-        theirs = HeliosPyramidPipeline(
-            **parts, scheduler=HeliosScheduler(**shift), is_cfg_zero_star=True
-        )
+        scheduler = HeliosScheduler(**shift)
+        theirs = HeliosPyramidPipeline(**parts, scheduler=scheduler, is_cfg_zero_star=True)
     else:
-        theirs = HeliosPyramidPipeline(
-            **parts, scheduler=HeliosDMDScheduler(**shift), is_distilled=True
-        )
+        scheduler = HeliosDMDScheduler(**shift)
+        theirs = HeliosPyramidPipeline(**parts, scheduler=scheduler, is_distilled=True)
     theirs.set_progress_bar_config(disable=True)
     theirs.save_pretrained(folder / "diffusers")
     from_torch(folder / "diffusers", folder / "ours", progress=False)
     return theirs, OurPipeline.from_checkpoint(folder / "ours")
 
 
-def randomised(module: torch.nn.Module):
+def randomized(module: torch.nn.Module):
     """Every parameter random, with variance kept from layer to layer."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -114,10 +107,14 @@ def run_torch(
     draws=(),
     **conditioning,
 ):
-    """Run a Diffusers pipeline on our noise: latents [B T H W C] in model space, and frames [B F Y
-    X 3] in [0, 1].
+    """Run a Diffusers pipeline on our noise.
 
-    ``conditioning`` are further arguments of the pipeline, and ``draws`` what it draws for them.
+    Args:
+      draws: tensors to use where the pipeline draws noise for its conditioning.
+      **conditioning: further arguments of the pipeline.
+
+    Returns:
+      Latents [B T H W C] in model space, and frames [B F Y X 3] in [0, 1].
     """
     options = OPTIONS[variant]
     unit = iter([channels_first(chunk.latents) for chunk in noise])
@@ -126,36 +123,50 @@ def run_torch(
     # The float32 Cholesky factor of the singular covariance does not exist: the finished noise is
     # injected instead.
     pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
-    forward, decode, decoded = pipeline.transformer.forward, pipeline.vae.decode, []
-    # CFG-Zero* takes a view that needs contiguous velocities, which the transformer does not
-    # return.
-    contiguous = lambda *args, **kwargs: tuple(out.contiguous() for out in forward(*args, **kwargs))
-    record = lambda latents, **kwargs: decoded.append(latents) or decode(latents, **kwargs)
-    pyramid = dict(
-        pyramid_num_inference_steps_list=list(options["steps"]),
-        is_amplify_first_chunk=variant == "distilled",
-    )
-    patch = mock.patch.object
+    forward = pipeline.transformer.forward
+    decode = pipeline.vae.decode
+    decoded = []
+
+    def contiguous(*args, **kwargs):
+        # CFG-Zero* takes a view that needs contiguous velocities, which the transformer does not
+        # return.
+        return tuple(out.contiguous() for out in forward(*args, **kwargs))
+
+    def record(latents, **kwargs):
+        decoded.append(latents)
+        return decode(latents, **kwargs)
+
+    if variant == "base":
+        steps = dict(num_inference_steps=options["steps"][0])
+    else:
+        steps = dict(
+            pyramid_num_inference_steps_list=list(options["steps"]),
+            is_amplify_first_chunk=variant == "distilled",
+        )
     with (
         injected(draws),
-        patch(pipeline.transformer, "forward", contiguous),
-        patch(pipeline.vae, "decode", record),
+        mock.patch.object(pipeline.transformer, "forward", contiguous),
+        mock.patch.object(pipeline.vae, "decode", record),
     ):
-        frames = pipeline(
-            prompt=prompts, negative_prompt=[NEGATIVE] * len(prompts), height=height, width=width, num_frames=33 * len(noise),
-            guidance_scale=options["guidance_scale"], output_type="np",
-            **(dict(num_inference_steps=options["steps"][0]) if variant == "base" else pyramid), **conditioning,
-        ).frames  # fmt: skip
-    mean, std = (
-        np.asarray(pipeline.vae.config[name], np.float32)
-        for name in ("latents_mean", "latents_std")
-    )
-    return (channels_last(torch.cat(decoded, dim=2)) - mean) / std, frames
+        output = pipeline(
+            prompt=prompts,
+            negative_prompt=[NEGATIVE] * len(prompts),
+            height=height,
+            width=width,
+            num_frames=33 * len(noise),
+            guidance_scale=options["guidance_scale"],
+            output_type="np",
+            **steps,
+            **conditioning,
+        )
+    mean = np.asarray(pipeline.vae.config.latents_mean, np.float32)
+    std = np.asarray(pipeline.vae.config.latents_std, np.float32)
+    return (channels_last(torch.cat(decoded, dim=2)) - mean) / std, output.frames
 
 
 @contextlib.contextmanager
 def injected(draws):
-    """Where Diffusers would draw noise, normal or uniform, it gets these tensors, in this order;
+    """Where Diffusers would draw noise, normal or uniform, it takes these tensors, in this order;
     another number or shape is an error.
     """
     left = iter(draws)
@@ -181,7 +192,5 @@ def injected(draws):
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Peak signal-to-noise ratio of frames in [0, 1], in dB."""
-    return float(
-        -10
-        * np.log10(np.mean((np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)) ** 2))
-    )
+    difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+    return float(-10 * np.log10(np.mean(difference**2)))

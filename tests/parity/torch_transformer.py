@@ -1,5 +1,6 @@
 """A random Helios transformer in PyTorch and the same parameters as our tree."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -8,13 +9,20 @@ from diffusers import HeliosTransformer3DModel
 from helios_jax.config import TransformerConfig
 
 TINY = dict(
-    num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=256, ffn_dim=32, num_layers=3,
+    num_attention_heads=2,
+    attention_head_dim=12,
+    in_channels=4,
+    out_channels=4,
+    text_dim=16,
+    freq_dim=256,
+    ffn_dim=32,
+    num_layers=3,
     rope_dim=(4, 4, 4),
-)  # fmt: skip
+)
 
 
 def random_transformer(seed: int = 0, **config) -> HeliosTransformer3DModel:
-    """A model whose every parameter, norms and biases too, is random enough to matter."""
+    """A model whose parameters all matter: norms and biases are random, too."""
     torch.manual_seed(seed)
     model = HeliosTransformer3DModel(**config).eval()
     with torch.no_grad():
@@ -30,20 +38,18 @@ def random_transformer(seed: int = 0, **config) -> HeliosTransformer3DModel:
 
 
 def config_from_torch(model: HeliosTransformer3DModel) -> TransformerConfig:
-    fields = TransformerConfig.__dataclass_fields__
-    return TransformerConfig(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in model.config.items()
-            if name in fields
-        }
-    )
+    fields = {}
+    for name, value in model.config.items():
+        if name in TransformerConfig.__dataclass_fields__:
+            fields[name] = tuple(value) if isinstance(value, list) else value
+    return TransformerConfig(**fields)
 
 
 def params_from_torch(model: HeliosTransformer3DModel) -> dict:
-    """The parameter tree, by a route of its own: it also checks the converter that ships."""
+    """The parameter tree, not by the library's converter, which it also checks."""
     cfg = config_from_torch(model)
-    D, heads = cfg.width, (cfg.num_attention_heads, cfg.attention_head_dim)
+    D = cfg.width
+    heads = (cfg.num_attention_heads, cfg.attention_head_dim)
     state = {name: _numpy(value) for name, value in model.state_dict().items()}
 
     def linear(name):
@@ -74,16 +80,15 @@ def params_from_torch(model: HeliosTransformer3DModel) -> dict:
     def block(i):
         name = f"blocks.{i}"
         query = linear(f"{name}.attn2.to_q")
+        cross_attention = attention(f"{name}.attn2", "kv", ("to_k", "to_v"))
+        cross_attention["q"] = {
+            "kernel": query["kernel"].reshape(D, *heads),
+            "bias": query["bias"].reshape(heads),
+        }
         tree = {
             "scale_shift_table": state[f"{name}.scale_shift_table"][0],
             "attn1": attention(f"{name}.attn1", "qkv", ("to_q", "to_k", "to_v")),
-            "attn2": attention(f"{name}.attn2", "kv", ("to_k", "to_v"))
-            | {
-                "q": {
-                    "kernel": query["kernel"].reshape(D, *heads),
-                    "bias": query["bias"].reshape(heads),
-                }
-            },
+            "attn2": cross_attention,
             "norm2": {"scale": state[f"{name}.norm2.weight"], "bias": state[f"{name}.norm2.bias"]},
             "ffn": {"up": linear(f"{name}.ffn.net.0.proj"), "down": linear(f"{name}.ffn.net.2")},
         }
@@ -91,19 +96,16 @@ def params_from_torch(model: HeliosTransformer3DModel) -> dict:
             tree["attn1"]["history_key_scale"] = state[f"{name}.attn1.history_key_scale"]
         return tree
 
+    def mlp(name):
+        parts = ("linear_1", "linear_2")
+        return {part: linear(f"condition_embedder.{name}.{part}") for part in parts}
+
     time_proj = linear("condition_embedder.time_proj")
-    tree = {
-        name: conv(name) for name in ("patch_embedding", "patch_short", "patch_mid", "patch_long")
-    }
+    patches = ("patch_embedding", "patch_short", "patch_mid", "patch_long")
+    tree = {name: conv(name) for name in patches}
     tree |= {
-        "time_embedder": {
-            name: linear(f"condition_embedder.time_embedder.{name}")
-            for name in ("linear_1", "linear_2")
-        },
-        "text_embedder": {
-            name: linear(f"condition_embedder.text_embedder.{name}")
-            for name in ("linear_1", "linear_2")
-        },
+        "time_embedder": mlp("time_embedder"),
+        "text_embedder": mlp("text_embedder"),
         "time_proj": {
             "kernel": time_proj["kernel"].reshape(D, 6, D),
             "bias": time_proj["bias"].reshape(6, D),
@@ -112,7 +114,7 @@ def params_from_torch(model: HeliosTransformer3DModel) -> dict:
         "proj_out": linear("proj_out"),
         "blocks": _stack([block(i) for i in range(cfg.num_layers)]),
     }
-    return _map(jnp.asarray, tree)
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -121,14 +123,5 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def _map(function, *trees):
-    return {
-        key: _map(function, *(t[key] for t in trees))
-        if isinstance(trees[0][key], dict)
-        else function(*(t[key] for t in trees))
-        for key in trees[0]
-    }
-
-
 def _stack(trees):
-    return _map(lambda *leaves: np.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -13,18 +13,18 @@ _VAE_NAMES = (
 
 
 def vae_params_from_torch(state_dict):
-    """The VAE's parameter tree: kernels [O, I, ...] become [..., I, O], and the ones of gamma's
-    shape go.
+    """The VAE's parameter tree: kernels [O, I, ...] become [..., I, O], and gamma loses its axes of
+    size 1.
     """
     flat = {}
     for name, tensor in state_dict.items():
         array = tensor.detach().cpu().float().numpy()
         for pattern, replacement in _VAE_NAMES:
             name = re.sub(pattern, replacement, name)
-        leaf = name.rsplit(".", 1)[-1]
-        flat[tuple(name.split("."))] = {
-            "kernel": lambda a: np.moveaxis(a, (0, 1), (-1, -2)),
-            "gamma": lambda a: a.reshape(-1),
-            "bias": lambda a: a,
-        }[leaf](array)
+        path = tuple(name.split("."))
+        if path[-1] == "kernel":
+            array = np.moveaxis(array, (0, 1), (-1, -2))
+        elif path[-1] == "gamma":
+            array = array.reshape(-1)
+        flat[path] = array
     return traverse_util.unflatten_dict(flat)

@@ -1,4 +1,4 @@
-"""Weights of transformers' UMT5EncoderModel as our parameters; plain, for tests only."""
+"""Weights of Transformers' UMT5EncoderModel as our parameters."""
 
 import numpy as np
 
@@ -13,12 +13,10 @@ def umt5_params_from_torch(state_dict, config: TextEncoderConfig):
         return state_dict[name].detach().float().numpy()
 
     def stack(name, convert=lambda w: w):
-        return np.stack(
-            [
-                convert(tensor(f"encoder.block.{i}.layer.{name}.weight"))
-                for i in range(config.num_layers)
-            ]
-        )
+        layers = []
+        for i in range(config.num_layers):
+            layers.append(convert(tensor(f"encoder.block.{i}.layer.{name}.weight")))
+        return np.stack(layers)
 
     qkv = [stack(f"0.SelfAttention.{n}", lambda w: w.T.reshape(-1, *heads)) for n in "qkv"]
     return {
