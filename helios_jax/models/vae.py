@@ -213,9 +213,7 @@ def encode_clip(
     Zeros for noise give the posterior's mean; one clip serves a batch of noise.
     """
     pixels = frames.astype(jnp.float32) / 127.5 - 1
-    mean, logvar = cast(
-        tuple[Array, Array], vae.apply({"params": params}, pixels, method="encode")
-    )
+    mean, logvar = cast(tuple[Array, Array], vae.apply({"params": params}, pixels, method="encode"))
     mean = jnp.broadcast_to(mean, noise.shape)
     logvar = jnp.broadcast_to(logvar, noise.shape)
     return to_model_space(vae.config, sample_posterior(mean, logvar, noise))

@@ -89,7 +89,8 @@ def error(ours, exact):
     """
 
     def worst(ours, exact):
-        ours, exact = ours.astype(jnp.float32), exact.astype(jnp.float32)
+        ours = ours.astype(jnp.float32)
+        exact = exact.astype(jnp.float32)
         return float(jnp.max(jnp.abs(ours - exact) / jnp.maximum(jnp.abs(exact), exact.std())))
 
     return max(jax.tree.leaves(jax.tree.map(worst, ours, exact)))

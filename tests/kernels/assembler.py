@@ -1,7 +1,7 @@
-"""What NVIDIA's assembler says of the Mosaic and Triton kernels of a program compiled for an H100.
+"""What NVIDIA's assembler reports of the Mosaic and Triton kernels of a program made for an H100.
 
-Neither compiler has a public name for its assembly, so this is the one file that knows where they
-can be made to leave it.
+Neither compiler has a public name for its assembly, so this is the one file that knows how to make
+them write it.
 """
 
 import contextlib
@@ -46,11 +46,9 @@ def compile_and_assemble(fn, *args):
         _triton_kernels() as triton_kernels,
     ):
         program = deviceless.compile_for(fn, *args)
-        kernels = [
-            kernel
-            for report in sorted(Path(folder).glob("*.ptxas"))
-            for kernel in _parse(report.read_text())
-        ]
+        kernels = []
+        for report in sorted(Path(folder).glob("*.ptxas")):
+            kernels += _parse(report.read_text())
         for assembly, shared_memory in triton_kernels:
             path = Path(folder, "triton.ptx")
             path.write_text(assembly)
@@ -73,14 +71,14 @@ def _parse(report: str) -> list[Assembled]:
 
 
 def _mosaic_reports(folder: str):
-    """Mosaic writes into this folder what the assembler says."""
+    """Make Mosaic write the assembler's reports into this folder."""
     return mock.patch.dict(os.environ, MOSAIC_GPU_DUMP_TO=folder, MOSAIC_GPU_DUMP_PTXAS="1")
 
 
 @contextlib.contextmanager
 def _triton_kernels() -> Iterator[list[tuple[str, int]]]:
-    """Assembly and shared memory of the kernels that jax-triton makes meanwhile; XLA would assemble
-    them when the program starts.
+    """Assembly and shared memory of the kernels that jax-triton compiles meanwhile, which XLA would
+    assemble only when the program starts.
     """
     made = []
     if importlib.util.find_spec("jax_triton") is None:

@@ -37,7 +37,8 @@ def test_other_dtypes_are_left_alone(dtype):
     of them.
     """
     with jax.enable_x64(True), jax.default_matmul_precision("bfloat16"):
-        x, kernel = normal(0, 6, 24).astype(dtype), normal(1, 24, 8).astype(dtype)
+        x = normal(0, 6, 24).astype(dtype)
+        kernel = normal(1, 24, 8).astype(dtype)
         found = matmul(x, kernel, 1)
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, jnp.tensordot(x, kernel, 1))

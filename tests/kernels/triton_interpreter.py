@@ -1,5 +1,5 @@
-"""Triton's interpreter, which runs kernels with numpy, in a process of its own: a process that
-compiles kernels cannot interpret them.
+"""Triton's interpreter, which runs kernels with numpy, in another process: a process that compiles
+kernels cannot interpret them.
 
 It truncates float32 to bfloat16 instead of rounding, and multiplies the bits of bfloat16 matrices:
 give it float32 and float16.
@@ -41,23 +41,44 @@ def interpret(*launches: Launch) -> list[tuple[np.ndarray, ...]]:
 
 
 class _Tensor:
-    """An array with those of a torch tensor's methods that the interpreter calls when it takes an
+    """An array with the methods of a torch tensor that the interpreter calls when it takes an
     argument and hands it back.
+
+    It is its own storage and its own copy on the host: nothing is moved.
     """
 
     device = "cpu"
 
     def __init__(self, array):
-        self.array, self.dtype = np.array(array, order="C"), array.dtype.name
+        self.array = np.array(array, order="C")
+        self.dtype = array.dtype.name
 
-    data_ptr = lambda self: self.array.ctypes.data
-    size = lambda self: self.array.shape
-    stride = lambda self: tuple(step // self.array.itemsize for step in self.array.strides)
-    storage_offset = lambda self: 0
-    # It is its own storage, and its own copy on the host: there is nothing to be moved.
-    untyped_storage = cpu = lambda self: self
-    new_empty = lambda self, size, device: self
-    set_ = copy_ = lambda self, *_: None
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+    def size(self):
+        return self.array.shape
+
+    def stride(self):
+        return tuple(step // self.array.itemsize for step in self.array.strides)
+
+    def storage_offset(self):
+        return 0
+
+    def untyped_storage(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def new_empty(self, size, device):
+        return self
+
+    def set_(self, *_):
+        return None
+
+    def copy_(self, *_):
+        return None
 
 
 def _run(kernel, grid, arrays, constants):

@@ -8,7 +8,8 @@ from torch import nn
 
 from helios_jax.models.discriminator import Head
 
-WIDTH, CHANNELS = 64, 5
+WIDTH = 64
+CHANNELS = 5
 SHAPE = (2, 9, 8, 12)
 
 

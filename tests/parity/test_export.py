@@ -1,5 +1,5 @@
-"""What was trained leaves as files that `diffusers` loads, or folded into a checkpoint, and
-computes there what it computes here.
+"""Trained parameters are exported as files that Diffusers loads, or merged into a checkpoint, and
+give the same velocities there.
 """
 
 import dataclasses
@@ -53,18 +53,12 @@ def make_trainable(params, recipe, rank=3):
     flat = flatten_dict(
         init_adapters(jax.random.key(0), params, adaptable(params, include), rank), sep="/"
     )
-    flat |= {
-        path: leaf
-        for path, leaf in flatten_dict(params, sep="/").items()
-        if any(name in path.split("/") for name in full)
-    }
-    return unflatten_dict(
-        {
-            path: jnp.asarray(generator.standard_normal(leaf.shape) * 0.2, jnp.float32)
-            for path, leaf in flat.items()
-        },
-        sep="/",
-    )
+    for path, leaf in flatten_dict(params, sep="/").items():
+        if set(full) & set(path.split("/")):
+            flat[path] = leaf
+    for path, leaf in flat.items():
+        flat[path] = jnp.asarray(generator.standard_normal(leaf.shape) * 0.2, jnp.float32)
+    return unflatten_dict(flat, sep="/")
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -77,8 +71,9 @@ def base(request, tmp_path_factory):
 
 
 def by_hand(params, trainable):
-    """The merged tree in float64, kernel by kernel, through matrices of torch's meaning."""
-    flat, trained = flatten_dict(params, sep="/"), flatten_dict(trainable, sep="/")
+    """The merged tree in float64, kernel by kernel."""
+    flat = flatten_dict(params, sep="/")
+    trained = flatten_dict(trainable, sep="/")
     merged = {path: np.asarray(trained.get(path, leaf), np.float64) for path, leaf in flat.items()}
     for path in trained:
         if not path.endswith("/lora_a"):
@@ -89,10 +84,8 @@ def by_hand(params, trainable):
         )
         layers = "l" if module.startswith("blocks/") else ""
         part = "p" if module.endswith(("qkv", "kv")) else ""
-        ins, outs = (
-            "abcde"[: a.ndim - 1 - len(layers + part)],
-            "xyz"[: b.ndim - 1 - len(layers + part)],
-        )
+        ins = "abcde"[: a.ndim - 1 - len(layers + part)]
+        outs = "xyz"[: b.ndim - 1 - len(layers + part)]
         merged[f"{module}/kernel"] += np.einsum(
             f"{layers}{ins}{part}r,{layers}{part}r{outs}->{layers}{ins}{part}{outs}", a, b
         )
@@ -118,12 +111,11 @@ def assert_close(found, expected, dtype):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_diffusers_computes_with_the_files_what_our_model_computes_with_the_tree(recipe, tmp_path):
     """Unmerged on both sides, to 1e-5 of the largest value; and the adapters do change it."""
-    model, given = random_transformer(**TINY | {"num_layers": 2}), inputs(1, batch=1)
-    config, params, timestep = (
-        config_from_torch(model),
-        params_from_torch(model),
-        np.array([385.1468], np.float32),
-    )
+    model = random_transformer(**TINY | {"num_layers": 2})
+    given = inputs(1, batch=1)
+    config = config_from_torch(model)
+    params = params_from_torch(model)
+    timestep = np.array([385.1468], np.float32)
     before = torch_velocity(model, timestep=timestep, **given)
     trainable = make_trainable(params, recipe)
     export_lora(tmp_path / "out", config, trainable)
@@ -200,7 +192,8 @@ def test_a_merged_checkpoint_is_the_base_plus_a_b_rounded_once(base, recipe, tmp
 
 
 def test_a_merged_checkpoint_is_whole_and_keeps_the_other_components_files(base, tmp_path):
-    ours, merged = base / "ours", tmp_path / "merged"
+    ours = base / "ours"
+    merged = tmp_path / "merged"
     params = load_params(ours, "transformer")
     trainable = make_trainable(params, "linears, and history patches in full")
     config = dataclasses.replace(
@@ -244,7 +237,8 @@ def test_history_scales_of_a_model_that_begins_to_amplify_are_added(base, tmp_pa
         merge_into_checkpoint(base / "ours", {}, tmp_path / "none", config=config)
 
 
-A, B = np.zeros((24, 3), np.float32), np.zeros((3, 16), np.float32)
+A = np.zeros((24, 3), np.float32)
+B = np.zeros((3, 16), np.float32)
 BAD_TREES = {
     "no place": ({"head": {"kernel": A}}, "head/kernel has no place"),
     "half": ({"proj_out": {"lora_a": A}}, "proj_out/lora_a is without the other factor"),

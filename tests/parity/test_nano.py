@@ -35,10 +35,8 @@ def test_a_chunk_equals_diffusers(folder, variant, pipeline, tmp_path):
         ours.config, sample=dataclasses.replace(ours.config.sample, guidance_interval=(0.0, 1.0))
     )
     options = dict(height=64, width=128, num_frames=33, **OPTIONS[variant])
-    scheduler, shape = (
-        ours.config.scheduler,
-        make_request(ours.config, batch=1, **options).latent_shape,
-    )
+    scheduler = ours.config.scheduler
+    shape = make_request(ours.config, batch=1, **options).latent_shape
     noise = [draw_chunk_noise(jax.random.key(0)[None], 0, shape, scheduler.stages, scheduler.gamma)]
     rows = theirs.text_encoder.config.max_sequence_length
     expected, _ = run_torch(

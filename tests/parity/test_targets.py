@@ -64,7 +64,9 @@ def test_flow_is_noise_and_data_blended_by_one_minus_the_place_in_the_table(inde
     """
     latents, draws = sample(index)
     [item] = flow_items(latents, draws, ONE_STAGE, TimestepConfig(), 0)
-    x, e, sigma = exact(latents), exact(draws.noise), (1000 - index) / 1000
+    x = exact(latents)
+    e = exact(draws.noise)
+    sigma = (1000 - index) / 1000
     assert_same(item.latents, (1 - sigma) * x + sigma * e)
     assert_same(item.velocity, e - x)
     assert_same(item.timestep, 1000 * sigma)
@@ -86,10 +88,8 @@ def test_dynamic_shift_is_that_of_the_number_of_tokens(kind, tokens, mu):
     """sigma <- mu sigma / (1 + (mu - 1) sigma), and the timestep with it; not unless it is asked
     for.
     """
-    scheduler, sigma = (
-        dataclasses.replace(ONE_STAGE, time_shift_type=kind),
-        np.arange(1000, 0, -1) / 1000,
-    )
+    scheduler = dataclasses.replace(ONE_STAGE, time_shift_type=kind)
+    sigma = np.arange(1000, 0, -1) / 1000
     shifted, timesteps = flow_table(scheduler, TimestepConfig(dynamic_shift=True), tokens)
     np.testing.assert_allclose(shifted, mu * sigma / (1 + (mu - 1) * sigma), rtol=1e-7)
     np.testing.assert_allclose(timesteps, 1000 * shifted, rtol=1e-12)
@@ -131,7 +131,8 @@ def enlarged(x):
 
 def points(latents, noise):
     """Start and end point of each level."""
-    data, noises = pyramid(exact(latents), 1), pyramid(exact(noise), 2)
+    data = pyramid(exact(latents), 1)
+    noises = pyramid(exact(noise), 2)
     found = []
     for level, (x, n) in enumerate(zip(data, noises)):
         start = (
@@ -145,13 +146,15 @@ def test_each_pyramid_item_is_its_levels_start_and_end_point_blended():
     """y = s start + (1 - s) end with s = .999 (1 - j / 1000), the level's own timestep, and the
     answer start - end; as many as are counted.
     """
-    indices, levels = (0, 7, 993, 500, 999), (0, 1, 1, 1, 2)
+    indices = (0, 7, 993, 500, 999)
+    levels = (0, 1, 1, 1, 2)
     latents, draws = sample(*indices)
     items = pyramid_items(latents, draws, PYRAMID, TimestepConfig(), (1, 3, 1))
     ends = points(latents, draws.noise)
     for item, level, j in zip(items, levels, indices, strict=True):
         start, end = ends[level]
-        s, (first, last) = 0.999 * (1 - j / 1000), TIMES[level]
+        s = 0.999 * (1 - j / 1000)
+        first, last = TIMES[level]
         assert_same(item.latents, s * start + (1 - s) * end)
         assert_same(item.velocity, start - end)
         assert float(item.timestep) == pytest.approx(first + (last - first) * j / 999, rel=1e-6)

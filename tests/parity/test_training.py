@@ -52,7 +52,8 @@ def effective(trained, config):
     """The torch tensors that training replaces, by name, from leaves in our axes: whole, or what an
     adapter ``A B`` adds to them.
     """
-    whole, added = {}, {}
+    whole = {}
+    added = {}
     for slot in transformer_slots(config):
         if slot.path in trained:
             whole[slot.name] = in_torchs_axes(trained[slot.path][slot.index], slot)
@@ -60,7 +61,8 @@ def effective(trained, config):
         if slot.path != module and f"{module}/lora_a" in trained:
             # Factors have the axes of layers and parts, but those of inputs or outputs only.
             picked = tuple(at for at in slot.index if isinstance(at, int))
-            a, b = trained[f"{module}/lora_a"][slot.index], trained[f"{module}/lora_b"][picked]
+            a = trained[f"{module}/lora_a"][slot.index]
+            b = trained[f"{module}/lora_b"][picked]
             added[slot.name] = in_torchs_axes(
                 a.reshape(-1, a.shape[-1]) @ b.reshape(len(b), -1), slot
             )
