@@ -1,7 +1,11 @@
-"""What is behind the objects of a clip: of every kind of background in every place and under every
-pan, the one that fits most pixels.
+"""Reading the background of a clip, and the camera's pan.
+
+Every kind of background is fitted in every phase and under every pan; the one that fits most pixels
+is taken.
 """
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,22 +15,26 @@ from helios_jax.world.drawing import profile
 from helios_jax.world.scenes import BACKGROUND_COLORS, BACKGROUNDS, CAMERAS, Background, pan
 
 CAP = 60.0
-"""A pixel that is farther off than this, in RGB, belongs to something else and counts no more than
-this.
-"""
+"""Distance in RGB beyond which a pixel belongs to an object; it counts no more than this."""
 ROUNDS = 4
 """Of reweighting."""
-ROUGH, FINE = (3, 5), (5, 3)
-"""How many frames are looked at, and every which row and column of them: an odd number, so that the
-edges of patterns do not all fall between.
-"""
+ROUGH = (3, 5)
+"""Frames of the first fit, and the stride of their rows and columns.
+
+Strides are odd, so that the edges of patterns do not all fall between."""
+FINE = (5, 3)
+"""The same of the second fit."""
 SIMPLER = 2.0
-"""By how much two colours must fit better than one before they are believed."""
+"""How much better two colours must fit than one."""
 
 
 class Behind(NamedTuple):
-    """A background that was read: its description, the camera's pan, and its picture without the
-    objects.
+    """A background that was read.
+
+    Attributes:
+      background: its description.
+      camera: the pan.
+      picture: of it, without the objects.
     """
 
     background: Background
@@ -35,7 +43,13 @@ class Behind(NamedTuple):
 
 
 class _Guess(NamedTuple):
-    """Phases are those of the first frame, in periods."""
+    """A background to be fitted.
+
+    Attributes:
+      kind, axis: of the pattern.
+      camera: the pan; empty for a gradient that goes from end to end of a still frame.
+      phase_x, phase_y: of the first frame, in periods.
+    """
 
     kind: str
     axis: str
@@ -51,50 +65,55 @@ def read_background(frames: Float[np.ndarray, "F Y X 3"], times: Float[np.ndarra
       frames: RGB from 0 to 255.
       times: of the frames, in seconds.
     """
-    best = []
-    for kind, axes in BACKGROUNDS.items():
-        guesses = [guess for axis in axes for guess in _guesses(kind, axis)]
-        guess = guesses[np.argmin(_fit(guesses, frames, times, *ROUGH)[0])]
-        guesses = _refined(guess)
-        costs, colors = _fit(guesses, frames, times, *FINE)
-        choice = np.argmin(costs)
-        best.append((costs[choice] + SIMPLER * (kind != "plain"), guesses[choice], colors[choice]))
-    _, guess, colors = min(best, key=lambda each: each[0])
-    names = [
-        min(BACKGROUND_COLORS, key=lambda name: np.linalg.norm(color - BACKGROUND_COLORS[name]))
-        for color in colors
-    ]
-    share = _share(guess, times - times[0], frames.shape[1:3])[..., None]
+    fits = [_fit_kind(kind, frames, times) for kind in BACKGROUNDS]
+    _, guess, colors = min(fits, key=lambda fit: fit[0])
+    names = [_nearest_color(color) for color in colors]
     background = Background(
         guess.kind,
         tuple(names[: 1 if guess.kind == "plain" else 2]),
         guess.axis,
         float(guess.phase_x if guess.axis != "y" else guess.phase_y),
     )
-    return Behind(background, guess.camera or "still", colors[0] + share * (colors[1] - colors[0]))
+    share = _share(guess, times - times[0], frames.shape[1:3])[..., None]
+    picture = colors[0] + share * (colors[1] - colors[0])
+    return Behind(background, guess.camera or "still", picture)
+
+
+def _fit_kind(
+    kind: str, frames: Float[np.ndarray, "F Y X 3"], times: Float[np.ndarray, "F"]
+) -> tuple[float, _Guess, Float[np.ndarray, "2 3"]]:
+    """The best background of a kind: its cost, itself, and its two colours."""
+    guesses = []
+    for axis in BACKGROUNDS[kind]:
+        guesses += _guesses(kind, axis)
+    rough, _ = _fit(guesses, frames, times, *ROUGH)
+    guesses = _refined(guesses[np.argmin(rough)])
+    costs, colors = _fit(guesses, frames, times, *FINE)
+    best = np.argmin(costs)
+    cost = float(costs[best] + SIMPLER * (kind != "plain"))
+    return cost, guesses[best], colors[best]
+
+
+def _nearest_color(color: Float[np.ndarray, "3"]) -> str:
+    return min(BACKGROUND_COLORS, key=lambda name: np.linalg.norm(color - BACKGROUND_COLORS[name]))
 
 
 def _guesses(kind: str, axis: str) -> list[_Guess]:
-    """All pans that can be seen and a grid of phases; half a period later the colours have changed
-    places, which the fit takes care of.
+    """All pans that can be seen, with a grid of phases over half a period.
+
+    Half a period later the colours have changed places, and the fit finds the colours.
     """
     if kind == "plain":
         return [_Guess(kind, axis, "still", 0.0, 0.0)]
-    seen = [
-        name
-        for name, (x, y) in CAMERAS.items()
-        if not (axis == "x" and y) and not (axis == "y" and x)
-    ]
-    steps = np.arange(8 if kind == "checker" else 16) / (16 if kind == "checker" else 32)
-    places = [
-        (x, y)
-        for x in (steps if axis != "y" else (0.0,))
-        for y in (steps if axis != "x" else (0.0,))
-    ]
-    guesses = [_Guess(kind, axis, camera, x, y) for camera in seen for x, y in places]
-    return (
-        [*guesses, _Guess("gradient", axis, "", 0.0, 0.0)] if kind == "gradient" else guesses
-    )  # "": still, and from end to end
+    steps = np.arange(8) / 16 if kind == "checker" else np.arange(16) / 32
+    phases = list(_grid(axis, steps))
+    guesses = []
+    for camera, (x, y) in CAMERAS.items():
+        if not (axis == "x" and y) and not (axis == "y" and x):
+            guesses += [_Guess(kind, axis, camera, *phase) for phase in phases]
+    if kind == "gradient":
+        guesses.append(_Guess(kind, axis, "", 0.0, 0.0))
+    return guesses
 
 
 def _refined(guess: _Guess) -> list[_Guess]:
@@ -102,32 +121,32 @@ def _refined(guess: _Guess) -> list[_Guess]:
     if guess.kind == "plain" or not guess.camera:
         return [guess]
     steps = np.arange(-4, 5) / (128 if guess.kind == "checker" else 256)
-    near_x, near_y = (steps if guess.axis != other else (0.0,) for other in ("y", "x"))
     return [
         guess._replace(phase_x=guess.phase_x + x, phase_y=guess.phase_y + y)
-        for x in near_x
-        for y in near_y
+        for x, y in _grid(guess.axis, steps)
     ]
+
+
+def _grid(axis: str, steps: Float[np.ndarray, "n"]) -> Iterator[tuple[float, float]]:
+    """Steps along the axes on which a pattern varies."""
+    along_x = steps if axis != "y" else (0.0,)
+    along_y = steps if axis != "x" else (0.0,)
+    yield from itertools.product(along_x, along_y)
 
 
 def _share(
     guess: _Guess, times: Float[np.ndarray, "F"], size: tuple[int, int], stride: int = 1
 ) -> Float[np.ndarray, "F Y X"]:
     """The second colour's share of each pixel; with a stride, of some rows and columns."""
+    height, width = size
     moved = pan(guess.camera or "still", times)
-    unit = min(size)
-    along = [
-        profile(
-            Background(guess.kind, ("", ""), guess.axis, phase),
-            axis,
-            size[1 - i],
-            unit,
-            moved[:, i],
-            not guess.camera,
-        )[:, ::stride]
-        for axis, phase, i in (("y", guess.phase_y, 1), ("x", guess.phase_x, 0))
-    ]
-    y, x = along[0][:, :, None].astype(np.float32), along[1][:, None].astype(np.float32)
+    still = not guess.camera
+    row = Background(guess.kind, ("", ""), guess.axis, guess.phase_y)
+    column = Background(guess.kind, ("", ""), guess.axis, guess.phase_x)
+    along_y = profile(row, "y", height, min(size), moved[:, 1], still)[:, ::stride]
+    along_x = profile(column, "x", width, min(size), moved[:, 0], still)[:, ::stride]
+    y = along_y[:, :, None].astype(np.float32)
+    x = along_x[:, None].astype(np.float32)
     return y + x - 2 * y * x
 
 
@@ -138,31 +157,34 @@ def _fit(
     count: int,
     stride: int,
 ) -> tuple[Float[np.ndarray, "guesses"], Float[np.ndarray, "guesses 2 3"]]:
-    """How badly each guess fits with the colours that suit it best, and those colours: least
-    squares, reweighted towards what most pixels say.
+    """Fit the two colours of each guess by iteratively reweighted least squares.
+
+    Args:
+      guesses: to be fitted.
+      frames, times: the clip.
+      count: frames that are looked at.
+      stride: of their rows and columns.
+
+    Returns:
+      The mean distance of the pixels from each guess, at most :data:`CAP` each, and its colours.
     """
     few = np.unique(np.linspace(0, len(frames) - 1, count).astype(int))
     pixels = frames[few, ::stride, ::stride].reshape(-1, 3)
-    share = np.stack(
-        [
-            _share(guess, times[few] - times[0], frames.shape[1:3], stride).reshape(-1)
-            for guess in guesses
-        ]
-    )
+    elapsed = times[few] - times[0]
+    shares = [_share(guess, elapsed, frames.shape[1:3], stride).reshape(-1) for guess in guesses]
+    share = np.stack(shares)
     weight = np.ones_like(share)
     for _ in range(ROUNDS):
         second = weight * share
-        sums = weight.sum(-1), second.sum(-1), np.einsum("gp,gp->g", second, share)
-        matrix = np.array([[sums[0], sums[1]], [sums[1], sums[2]]]).transpose(
-            2, 0, 1
-        ) + 1e-3 * np.eye(2)
-        low, slope = (
-            np.linalg.solve(matrix, np.stack([weight @ pixels, second @ pixels], axis=1))
-            .astype(np.float32)
-            .transpose(1, 0, 2)
+        ones = weight.sum(-1)
+        cross = second.sum(-1)
+        squares = np.einsum("gp,gp->g", second, share)
+        matrix = np.array([[ones, cross], [cross, squares]]).transpose(2, 0, 1) + 1e-3 * np.eye(2)
+        right = np.stack([weight @ pixels, second @ pixels], axis=1)
+        low, slope = np.linalg.solve(matrix, right).astype(np.float32).transpose(1, 0, 2)
+        squared = sum(
+            (pixels[:, c] - low[:, c, None] - share * slope[:, c, None]) ** 2 for c in range(3)
         )
-        distance = np.sqrt(
-            sum((pixels[:, c] - low[:, c, None] - share * slope[:, c, None]) ** 2 for c in range(3))
-        )
+        distance = np.sqrt(squared)
         weight = np.where(distance < CAP, 1 / np.maximum(distance, 4), 1e-3).astype(np.float32)
     return np.minimum(distance, CAP).mean(-1), np.stack([low, low + slope], axis=1)

@@ -1,8 +1,13 @@
-"""Captions of scenes: exactly true, and worded in many ways."""
+"""Captions of scenes: exactly true, in many wordings."""
+
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from helios_jax.world.scenes import DIRECTIONS, SPINS, Background, Object, Scene
+
+T = TypeVar("T")
 
 WORDS = {
     "circle": ("circle", "disc"),
@@ -32,7 +37,7 @@ WORDS = {
     "counterclockwise": ("counterclockwise", "anticlockwise"),
     "pulse": ("grows and shrinks", "swells and shrinks", "pulses in size"),
 }
-"""What a value can be called; a value that is not here has one name, its own."""
+"""Words for a value; a value that is not here has one word, its own."""
 TRAVEL = ("moves", "glides", "travels", "slides")
 SPIN = ("spins", "turns", "rotates")
 CAMERA_STILL = (
@@ -67,24 +72,24 @@ JOINTS = (" and ", ", and ", " while ")
 
 
 def caption(scene: Scene, seed: int = 0) -> str:
-    """Say in words what a scene shows: its objects in any order, each with size, colour, shape,
-    motion and speed; the background; the camera.
+    """One or more sentences that say what a scene shows.
+
+    They name the objects in any order, each with size, colour, shape, motion and speed, the
+    background, and the camera's motion.
 
     Args:
-      scene: what is described.
-      seed: chooses the wording.
-
-    Returns:
-      One or more sentences.
+      scene: to be described.
+      seed: of the wording.
     """
     rng = np.random.default_rng([seed, 1])
     clauses = [_clause(scene.objects[i], rng) for i in rng.permutation(len(scene.objects))]
-    background, camera = _background(scene.background, rng), _camera(scene.camera, rng)
+    background = _background(scene.background, rng)
+    camera = _camera(scene.camera, rng)
     over = _pick(("on", "against", "in front of", "over"), rng)
     joint = _pick(JOINTS, rng)
-    together = (
-        joint.join([", ".join(clauses[:-1]), clauses[-1]]) if len(clauses) > 1 else clauses[0]
-    )
+    together = clauses[0]
+    if len(clauses) > 1:
+        together = joint.join([", ".join(clauses[:-1]), clauses[-1]])
     apart = " ".join(_sentence(clause) for clause in clauses)
     return _pick(
         (
@@ -98,7 +103,7 @@ def caption(scene: Scene, seed: int = 0) -> str:
     )
 
 
-def _pick(values: tuple[str, ...], rng: np.random.Generator) -> str:
+def _pick(values: Sequence[T], rng: np.random.Generator) -> T:
     return values[rng.integers(len(values))]
 
 
@@ -112,23 +117,30 @@ def _sentence(text: str) -> str:
 
 def _clause(thing: Object, rng: np.random.Generator) -> str:
     """A noun with its adjectives, its motion and its speed."""
-    size, color, shape, speed = (
-        _word(value, rng) for value in (thing.size, thing.color, thing.shape, thing.speed)
-    )
+    # The order of these draws decides the wording.
+    size = _word(thing.size, rng)
+    color = _word(thing.color, rng)
+    shape = _word(thing.shape, rng)
+    speed = _word(thing.speed, rng)
+    verb = ""
     way = _word(thing.motion, rng)
     if thing.motion in DIRECTIONS:
         verb = _pick(TRAVEL, rng)
     elif thing.motion in SPINS:
         verb = _pick(SPIN, rng)
-    else:
-        verb, way = way, ""
-    move = [verb, way, speed] if speed == "fast" else _pick_order(verb, way, speed, rng)
-    return f"a {size} {color} {shape} {' '.join(part for part in move if part)}"
+    move = _order(verb, way, speed, rng)
+    return f"a {size} {color} {shape} {' '.join(move)}"
 
 
-def _pick_order(verb: str, way: str, speed: str, rng: np.random.Generator) -> list[str]:
-    orders = [verb, way, speed], [speed, verb, way], [verb, speed, way]
-    return orders[rng.integers(3 if way else 2)]
+def _order(verb: str, way: str, speed: str, rng: np.random.Generator) -> list[str]:
+    """Verb, way and speed in an order that English allows; the way may hold the verb."""
+    if not verb:
+        if speed == "fast":
+            return [way, speed]
+        return _pick(([way, speed], [speed, way]), rng)
+    if speed == "fast":
+        return [verb, way, speed]
+    return _pick(([verb, way, speed], [speed, verb, way], [verb, speed, way]), rng)
 
 
 def _background(background: Background, rng: np.random.Generator) -> str:

@@ -1,5 +1,7 @@
-"""Drawing scenes: each pixel holds how much of it an outline covers (from its signed distance) and
-the exact average of the background over it.
+"""Drawing scenes, without jagged edges.
+
+A pixel shows the exact average of the background over it, and an object by the share of it that the
+outline covers, which follows from the outline's signed distance.
 """
 
 import numpy as np
@@ -18,57 +20,47 @@ from helios_jax.world.scenes import (
 )
 
 PERIOD = 0.5
-"""Of stripes and checkers, in units: two stripes, or two squares."""
-PIECE = 16
-"""Frames drawn at once."""
+"""Period of stripes and checkers, in units: two stripes, or two squares."""
+FRAMES_AT_ONCE = 16
+"""Frames that are drawn at once."""
 SMALLEST = 16
-"""Pixels of the shorter side."""
+"""Least pixels of the shorter side."""
 
 
 def _spikes(count: int, inner: float, outer: float) -> Float[np.ndarray, "points 2"]:
-    """A star with its first spike upward; with ``inner`` = cos(pi / count) * ``outer``, a regular
-    polygon.
+    """A star with its first spike upward.
+
+    With ``inner = cos(pi / count) * outer`` it is a regular polygon.
     """
     turn = np.arange(2 * count) * np.pi / count
     reach = np.where(np.arange(2 * count) % 2, inner, outer)
     return np.stack([reach * np.sin(turn), -reach * np.cos(turn)], axis=-1)
 
 
+_CROSS = (
+    *((-3, -1), (-1, -1), (-1, -3), (1, -3), (1, -1), (3, -1)),
+    *((3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1)),
+)
 OUTLINES = {
     "square": 0.86 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]),
     "triangle": _spikes(3, 0.6, 1.2),
     "diamond": np.array([(0, -1.25), (0.75, 0), (0, 1.25), (-0.75, 0)]),
     "star": _spikes(5, 0.52, 1.2),
-    "cross": np.array(
-        [
-            (-3, -1),
-            (-1, -1),
-            (-1, -3),
-            (1, -3),
-            (1, -1),
-            (3, -1),
-            (3, 1),
-            (1, 1),
-            (1, 3),
-            (-1, 3),
-            (-1, 1),
-            (-3, 1),
-        ]
-    )
-    * 0.37,
+    "cross": 0.37 * np.array(_CROSS),
 }
 """Corners of the shapes that are polygons, upright, for a radius of 1."""
 HOLE = 0.55
 """Radius of a ring's hole."""
 BOUND = 1.25
-"""No shape reaches farther."""
+"""Distance from the middle beyond which no shape reaches."""
 
 
 def signed_distance(
     shape: str, x: Float[np.ndarray, "*P"], y: Float[np.ndarray, "*P"]
 ) -> Float[np.ndarray, "*P"]:
-    """Distance to the outline of an upright shape of radius 1 around the origin, negative inside; y
-    is downward.
+    """Distance to the outline of an upright shape of radius 1 around the origin.
+
+    It is negative inside; y is downward.
     """
     if shape in OUTLINES:
         return _polygon_distance(OUTLINES[shape].astype(x.dtype), x, y)
@@ -79,12 +71,15 @@ def signed_distance(
 def _polygon_distance(
     corners: Float[np.ndarray, "points 2"], x: Float[np.ndarray, "*P"], y: Float[np.ndarray, "*P"]
 ) -> Float[np.ndarray, "*P"]:
-    """The nearest edge's distance; a point is inside if a ray from it crosses an odd number of
-    edges.
+    """The nearest edge's distance.
+
+    A point is inside if a ray from it crosses an odd number of edges.
     """
-    squared, inside = np.full_like(x, np.inf), np.zeros(x.shape, bool)
+    squared = np.full_like(x, np.inf)
+    inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0)):
-        px, py, ex, ey = x - ax, y - ay, bx - ax, by - ay
+        px, py = x - ax, y - ay  # from the edge's first corner
+        ex, ey = bx - ax, by - ay
         along = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
         squared = np.minimum(squared, (px - along * ex) ** 2 + (py - along * ey) ** 2)
         if ey:
@@ -95,8 +90,7 @@ def _polygon_distance(
 def render(
     scene: Scene, num_frames: int, height: int, width: int, fps: int | float = 24, start: int = 0
 ) -> UInt8[np.ndarray, "F Y X 3"]:
-    """Frames ``start`` to ``start + num_frames`` of the endless clip of a scene; any window can be
-    drawn alone.
+    """Frames ``start`` to ``start + num_frames`` of the endless clip of a scene.
 
     Args:
       scene: see :func:`~helios_jax.world.scenes.sample_scene`.
@@ -114,8 +108,8 @@ def render(
             f"least {SMALLEST}"
         )
     frames = np.empty((num_frames, height, width, 3), np.uint8)
-    for first in range(0, num_frames, PIECE):
-        part = frames[first : first + PIECE]
+    for first in range(0, num_frames, FRAMES_AT_ONCE):
+        part = frames[first : first + FRAMES_AT_ONCE]
         times = (start + first + np.arange(len(part))) / fps
         canvas = _draw_background(scene, times, height, width)
         for thing in scene.objects:
@@ -128,19 +122,15 @@ def _draw_background(
     scene: Scene, times: Float[np.ndarray, "F"], height: int, width: int
 ) -> Float[np.ndarray, "F Y X 3"]:
     moved = pan(scene.camera, times)
-    background, still = scene.background, scene.camera == "still"
-    along_y, along_x = (
-        profile(background, axis, size, min(height, width), moved[:, i], still)
-        for axis, size, i in (("y", height, 1), ("x", width, 0))
-    )
-    along_y, along_x = along_y[:, :, None], along_x[:, None]
-    share = (
-        along_y + along_x - 2 * along_y * along_x
-    )  # of the second colour: where one of the two profiles shows it, but not where both do
-    low, high = (
-        np.array(BACKGROUND_COLORS[name], np.float32)
-        for name in (background.colors[0], background.colors[-1])
-    )
+    background = scene.background
+    unit = min(height, width)
+    still = scene.camera == "still"
+    along_y = profile(background, "y", height, unit, moved[:, 1], still)[:, :, None]
+    along_x = profile(background, "x", width, unit, moved[:, 0], still)[:, None]
+    # The second colour is where one of the two profiles shows it, but not where both do.
+    share = along_y + along_x - 2 * along_y * along_x
+    low = np.array(BACKGROUND_COLORS[background.colors[0]], np.float32)
+    high = np.array(BACKGROUND_COLORS[background.colors[-1]], np.float32)
     return low + share.astype(np.float32)[..., None] * (high - low)
 
 
@@ -152,36 +142,40 @@ def profile(
     moved: Float[np.ndarray, "F"],
     still: bool,
 ) -> Float[np.ndarray, "F size"]:
-    """The second colour's share along one axis. The shares y and x of the two axes make up y + x -
-    2 y x of a pixel.
+    """The second colour's share along one axis.
+
+    The shares y and x along the two axes make up ``y + x - 2 y x`` of a pixel.
 
     Args:
-      background: its colours play no part.
+      background: its colours are not used.
       axis: "x" or "y".
       size: pixels along this axis.
       unit: pixels of the frame's shorter side.
       moved: how far the camera has gone along this axis, in units.
-      still: whether a gradient goes from end to end once, as it does where the camera never moves,
-        or there and back.
+      still: whether the camera stays; a gradient then goes from end to end once. Under a pan it
+        goes there and back, so that both colours are always in sight.
     """
     if background.kind == "plain" or background.axis not in ("", axis):
         return np.zeros((len(moved), size))
     place = (np.arange(size) + 0.5) / unit + moved[:, None]
     if background.kind == "gradient":
-        # from end to end, or there and back where the camera moves: both colours are in sight at
-        # any time
         cycles = place * unit / size / (2 if still else 1) + background.phase
         return 1 - np.abs(1 - 2 * (cycles % 1))
-    # the average over a pixel is the difference of the integral at its sides
-    integral = lambda cycles: cycles // 1 / 2 + np.maximum(cycles % 1 - 0.5, 0)
-    cycles, pixel = place / PERIOD + background.phase, 1 / unit / PERIOD
-    return (integral(cycles + pixel / 2) - integral(cycles - pixel / 2)) / pixel
+    cycles = place / PERIOD + background.phase
+    pixel = 1 / unit / PERIOD
+    # The average over a pixel is the difference of the integral at its sides.
+    return (_square_integral(cycles + pixel / 2) - _square_integral(cycles - pixel / 2)) / pixel
+
+
+def _square_integral(cycles: Float[np.ndarray, "*P"]) -> Float[np.ndarray, "*P"]:
+    """Integral of the square wave that is 0 in the first half of each cycle and 1 in the second."""
+    return cycles // 1 / 2 + np.maximum(cycles % 1 - 0.5, 0)
 
 
 def _draw_object(
     canvas: Float[np.ndarray, "F Y X 3"], thing: Object, camera: str, times: Float[np.ndarray, "F"]
 ) -> None:
-    """Blend an object in, in a square around it that wraps round the frame."""
+    """Blend an object in, in a square around it that wraps around the frame."""
     height, width = canvas.shape[1:3]
     unit = min(height, width)
     middle = unit * centre(thing, times, camera, (width / unit, height / unit))
@@ -190,12 +184,13 @@ def _draw_object(
     corner = np.floor(middle).astype(int) - half
     cells = corner[:, None] + np.arange(2 * half + 1)[:, None]  # [F, cells, 2]
     scaled = ((cells + 0.5 - middle[:, None]) / size[:, None, None]).astype(np.float32)
-    x, y = scaled[:, None, :, 0], scaled[:, :, None, 1]
+    right = scaled[:, None, :, 0]
+    down = scaled[:, :, None, 1]
     turn = angle(thing, times).astype(np.float32)[:, None, None]
-    x, y = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    cover = np.clip(
-        0.5 - signed_distance(thing.shape, x, y) * size.astype(np.float32)[:, None, None], 0, 1
-    )[..., None]
+    x = right * np.cos(turn) + down * np.sin(turn)
+    y = down * np.cos(turn) - right * np.sin(turn)
+    distance = signed_distance(thing.shape, x, y) * size.astype(np.float32)[:, None, None]
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
     where = (
         np.arange(len(times))[:, None, None],
         cells[:, :, None, 1] % height,

@@ -1,9 +1,8 @@
-"""Scenes of the procedural world: what there is to say about a clip, how scenes are drawn from a
-seed, and where everything is at a time.
+"""Scenes of the procedural world: their attributes, how they are sampled, and how they move.
 
-Places are fractions of the frame. Lengths and speeds count in units of the frame's shorter side, so
-a scene has the same look at any size. Objects live on a torus: what leaves the frame comes in on
-the other side, so that every motion goes on for ever and a caption stays true to the last frame.
+Places are fractions of the frame. Lengths and speeds are in units of the frame's shorter side, so a
+scene looks the same at any size. Objects move on a torus: what leaves the frame comes in on the
+other side, so every motion goes on for ever and a caption stays true to the last frame.
 """
 
 from typing import NamedTuple
@@ -50,22 +49,25 @@ MOTION_KINDS = {
     "pulse": ("pulse",),
 }
 MOTIONS = tuple(motion for kind in MOTION_KINDS.values() for motion in kind)
+_MOTIONS_WITHOUT_SPINS = tuple(motion for motion in MOTIONS if motion not in SPINS)
 
 
 class Edition(NamedTuple):
-    """How large and how fast things are. Editions share their words: of one seed they show the same
-    objects before the same backgrounds, in other sizes, at other places and speeds.
+    """How large and how fast objects are.
+
+    Editions share their captions: of one seed they show the same objects before the same
+    backgrounds, in other sizes, at other places and speeds.
 
     Attributes:
       sizes: radius by size.
       travel_speed: of objects that keep to a direction; units a second.
       spin_speed: radians a second.
-      bounce_rate: there and back so many times a second.
+      bounce_rate: bounces there and back a second.
       bounce_reach: how far a bouncing object goes from the middle of its path.
-      pulse_rate: growths a second.
-      pulse_depth: of the radius's logarithm; 0.22 is from 80 % to 125 %.
-      frames: width and height, in units, of the frames in which objects are put so that they are
-        whole at first and meet least.
+      pulse_rate: pulses a second.
+      pulse_depth: amplitude of the radius's logarithm; 0.22 is from 80 % to 125 %.
+      frames: width and height, in units, of the frames that places are chosen for: in these,
+        objects are whole at first and overlap least.
     """
 
     sizes: dict[str, float]
@@ -122,12 +124,12 @@ CAMERAS = {
     "up": (0.0, -1.0),
     "down": (0.0, 1.0),
 }
-"""Where the camera pans to; everything in front of it goes the other way."""
+"""Where the camera pans to; the scene moves the other way."""
 PAN_SPEED = 0.15
 """Units a second; slower than any object, so that objects keep their directions in the frame."""
 
 CONTRAST = 90.0
-"""Least distance in RGB between an object and everything that its background shows."""
+"""Least distance in RGB between an object and every colour of its background."""
 
 HELD_OUT_COLORS = {
     "circle": "purple",
@@ -206,7 +208,7 @@ def is_held_out(thing: Object) -> bool:
 
 
 def can_spin(shape: str) -> bool:
-    """Whether turning it can be seen."""
+    """Whether a shape looks different when it is turned."""
     return shape not in ("circle", "ring")
 
 
@@ -239,66 +241,57 @@ def _choose(rng: np.random.Generator, values: tuple) -> str:
 
 
 def _sample_objects(rng: np.random.Generator, split: str) -> list[Object]:
-    """One to three objects of different colours, of three at most one large; nowhere yet, and of no
-    edition.
+    """One to three objects of different colours, without places or an edition.
+
+    At most one of three is large. Of held-out scenes, the first that is drawn is held out.
     """
-    objects = []
+    objects: list[Object] = []
     count = int(rng.integers(1, 4))
     while len(objects) < count:
-        shape = _choose(rng, SHAPES)
-        motions = (
-            MOTIONS
-            if can_spin(shape)
-            else tuple(motion for motion in MOTIONS if motion not in SPINS)
-        )
-        size = (
-            "small"
-            if count == 3 and any(other.size == "large" for other in objects)
-            else _choose(rng, SIZES)
-        )
-        thing = Object(
-            shape,
-            _choose(rng, tuple(COLORS)),
-            size,
-            _choose(rng, motions),
-            _choose(rng, SPEEDS),
-            (0.0, 0.0),
-            rng.random(),
-        )
-        wanted = not objects if split == "heldout" else False
-        if (
-            any(other.color == thing.color for other in objects)
-            or (split == "train" and is_held_out(thing))
-            or (wanted and not is_held_out(thing))
-        ):
-            continue
-        objects.append(thing)
+        only_small = count == 3 and any(other.size == "large" for other in objects)
+        thing = _sample_object(rng, only_small)
+        repeated = any(other.color == thing.color for other in objects)
+        if split == "train":
+            fits = not is_held_out(thing)
+        else:
+            fits = bool(objects) or is_held_out(thing)
+        if fits and not repeated:
+            objects.append(thing)
     return [objects[i] for i in rng.permutation(count)]
 
 
+def _sample_object(rng: np.random.Generator, only_small: bool) -> Object:
+    # The order of these draws decides the scene.
+    shape = _choose(rng, SHAPES)
+    size = "small" if only_small else _choose(rng, SIZES)
+    color = _choose(rng, tuple(COLORS))
+    motion = _choose(rng, MOTIONS if can_spin(shape) else _MOTIONS_WITHOUT_SPINS)
+    speed = _choose(rng, SPEEDS)
+    return Object(shape, color, size, motion, speed, (0.0, 0.0), rng.random())
+
+
 def _sample_background(rng: np.random.Generator, camera: str, colors: list[str]) -> Background:
-    """One that stands off from the objects; under a pan it varies along the way of the camera."""
+    """A background that contrasts with the objects; if the camera pans, it varies along its way."""
     while True:
         kind = _choose(rng, tuple(BACKGROUNDS))
-        names = tuple(
-            rng.permutation(list(BACKGROUND_COLORS))[: 1 if kind == "plain" else 2].tolist()
-        )
+        count = 1 if kind == "plain" else 2
+        names = tuple(rng.permutation(list(BACKGROUND_COLORS))[:count].tolist())
         axis = _choose(rng, BACKGROUNDS[kind])
         if axis and camera != "still":
             axis = "x" if CAMERAS[camera][0] else "y"
         moving_gradient = kind == "gradient" and camera != "still"
         phase = rng.random() if kind in ("stripes", "checker") or moving_gradient else 0.0
         shown = np.linspace(BACKGROUND_COLORS[names[0]], BACKGROUND_COLORS[names[-1]], 17)
-        if (
-            min(np.linalg.norm(shown - COLORS[color], axis=-1).min() for color in colors)
-            >= CONTRAST
-        ):
+        distances = [np.linalg.norm(shown - COLORS[color], axis=-1).min() for color in colors]
+        if min(distances) >= CONTRAST:
             return Background(kind, names, axis, phase)
 
 
 def _margin(thing: Object) -> Float[np.ndarray, "2"]:
-    """How far from the frame's sides an object starts, so that it is whole at first, and for good
-    if it stays or keeps along a side; in the middle where there is no such place.
+    """How far from the frame's sides an object starts, as fractions of the frame.
+
+    It is whole at first, and always if it stays or moves along a side. An object that is too large
+    for that starts in the middle.
     """
     edition = EDITIONS[thing.edition]
     growth = np.exp(edition.pulse_depth) if thing.motion == "pulse" else 1.0
@@ -308,8 +301,9 @@ def _margin(thing: Object) -> Float[np.ndarray, "2"]:
 
 
 def _place(rng: np.random.Generator, objects: list[Object], tries: int = 32) -> tuple[Object, ...]:
-    """Put objects where they meet least: the best of some random arrangements, looked at for a
-    minute in each of the edition's frames.
+    """Put objects where they overlap least.
+
+    This is the best of some random arrangements, over a minute in each of the edition's frames.
     """
     edition = EDITIONS[objects[0].edition]
     low = np.stack([_margin(thing) for thing in objects])
@@ -330,28 +324,27 @@ def _place(rng: np.random.Generator, objects: list[Object], tries: int = 32) -> 
 
 
 def shift(thing: Object, times: Float[np.ndarray, "F"]) -> Float[np.ndarray, "F 2"]:
-    """How far an object has gone from its place at ``times`` in seconds, in units (x, y), the
-    camera left out of account.
+    """How far an object has gone from its place, in units (x, y), without the camera's pan.
+
+    Args:
+      thing: the object.
+      times: in seconds.
     """
     edition = EDITIONS[thing.edition]
     if thing.motion in DIRECTIONS:
-        return times[:, None] * (
-            edition.travel_speed[thing.speed] * np.array(DIRECTIONS[thing.motion])
-        )
+        velocity = edition.travel_speed[thing.speed] * np.array(DIRECTIONS[thing.motion])
+        return times[:, None] * velocity
     cycles = (edition.bounce_rate[thing.speed] * times + thing.phase) % 1
-    return (
-        edition.bounce_reach
-        * (np.abs(4 * cycles - 2) - 1)[:, None]
-        * np.array(BOUNCES.get(thing.motion, (0.0, 0.0)))
-    )
+    wave = (np.abs(4 * cycles - 2) - 1)[:, None]
+    return edition.bounce_reach * wave * np.array(BOUNCES.get(thing.motion, (0.0, 0.0)))
 
 
 def centre(
     thing: Object, times: Float[np.ndarray, "F"], camera: str, extent: tuple[float, float]
 ) -> Float[np.ndarray, "F 2"]:
-    """Where an object is in a frame that is ``extent`` = (x, y) units wide and high, in units."""
-    extent = np.array(extent)
-    return (np.array(thing.place) * extent + shift(thing, times) - pan(camera, times)) % extent
+    """Where an object is, in units, in a frame that is ``extent`` units wide and high."""
+    size = np.array(extent)
+    return (np.array(thing.place) * size + shift(thing, times) - pan(camera, times)) % size
 
 
 def pan(camera: str, times: Float[np.ndarray, "F"]) -> Float[np.ndarray, "F 2"]:
@@ -360,19 +353,16 @@ def pan(camera: str, times: Float[np.ndarray, "F"]) -> Float[np.ndarray, "F 2"]:
 
 
 def angle(thing: Object, times: Float[np.ndarray, "F"]) -> Float[np.ndarray, "F"]:
-    """How far an object is turned clockwise, in radians. What does not spin stands upright."""
+    """How far an object is turned clockwise, in radians; 0 if it does not spin."""
     if thing.motion not in SPINS:
         return np.zeros_like(times)
-    return (
-        SPINS[thing.motion] * EDITIONS[thing.edition].spin_speed[thing.speed] * times
-        + 2 * np.pi * thing.phase
-    )
+    speed = SPINS[thing.motion] * EDITIONS[thing.edition].spin_speed[thing.speed]
+    return speed * times + 2 * np.pi * thing.phase
 
 
 def radius(thing: Object, times: Float[np.ndarray, "F"]) -> Float[np.ndarray, "F"]:
     """The radius, in units."""
     edition = EDITIONS[thing.edition]
     depth = edition.pulse_depth if thing.motion == "pulse" else 0.0
-    return edition.sizes[thing.size] * np.exp(
-        depth * np.sin(2 * np.pi * (edition.pulse_rate[thing.speed] * times + thing.phase))
-    )
+    cycles = edition.pulse_rate[thing.speed] * times + thing.phase
+    return edition.sizes[thing.size] * np.exp(depth * np.sin(2 * np.pi * cycles))

@@ -77,7 +77,8 @@ def test_batch_holds_what_its_records_say(folder):
         assert batch.sample.dtype == np.uint32
         for row in range(2):
             entry = data.source.entries[batch.sample[row, 1]]
-            number, length = int(entry.id.rpartition("-")[2]), batch.length[row]
+            number = int(entry.id.rpartition("-")[2])
+            length = batch.length[row]
             assert (entry.height, entry.width, entry.tokens) == (H, W, length)
             np.testing.assert_array_equal(batch.text[row, :length].astype(np.float32), number + 1)
             np.testing.assert_array_equal(batch.text[row, length:].astype(np.float32), 0)
