@@ -3,14 +3,15 @@
   helios-jax nano-course --out runs/nano-course
   helios-jax nano-course --out runs/nano-course --list
 
-VAE, text encoder, stills, sections, out as a Wan 2.1 and back, Base, Mid, its trajectories and
-Distilled. The same command goes on where it was stopped: parts that are finished are skipped, and
-the one that was interrupted goes on by itself. SIGTERM and Ctrl-C save and leave.
+VAE, text encoder, stills, sections, out as a Wan 2.1 and back, Base, Mid, its trajectories,
+Distilled, and what a judge reads in the videos of the three. The same command goes on where it was
+stopped: parts that are finished are skipped, and the one that was interrupted goes on by itself.
+SIGTERM and Ctrl-C save and leave.
 
 The folder has data/, runs/ (a run each, with its metrics.jsonl), checkpoints/, release/ (what
-ships, bfloat16), logs/ (what each part printed) and course.jsonl: a line whenever a part ends, with
-its seconds of wall clock and of processor time. --list adds them up, in core-hours. curves.json
-has what was measured on the way, of all runs.
+ships, bfloat16), results/ (what a judge reads in its videos), logs/ (what each part printed) and
+course.jsonl: a line whenever a part ends, with its seconds of wall clock and of processor time.
+--list adds them up, in core-hours. curves.json has what was measured on the way, of all runs.
 
 On CPUs that multiply bfloat16, matrix products have bfloat16 factors, unless
 JAX_DEFAULT_MATMUL_PRECISION says otherwise: a step of stills takes 0.20 s of a core instead of
@@ -128,6 +129,9 @@ def course() -> list[Part]:
         release("base", "nano-base"),
         release("mid", "nano-mid"),
         release("distilled", "nano"),
+        evaluate("nano-base"),
+        evaluate("nano-mid"),
+        evaluate("nano"),
     ]
 
 
@@ -155,6 +159,12 @@ def release(run: str, out: str) -> Part:
     """What a run made, as it ships."""
     arguments = ("export", f"--run=runs/{run}", f"--out=release/{out}", "--overwrite")
     return Part(f"release-{run}", (*arguments, "--dtype=bfloat16"))
+
+
+def evaluate(model: str) -> Part:
+    """What a judge reads in the videos of a model that ships."""
+    arguments = ("evaluate", f"--checkpoint=release/{model}", f"--out=results/{model}")
+    return Part(f"evaluate-{model}", (*arguments, "--edition=2", "--prompts=128"))
 
 
 def encode(name: str, count: int, seed: int, frames: int, split: str = "train") -> Part:
@@ -188,7 +198,8 @@ def run_parts(parts: Sequence[Part], folder: Path) -> None:
     Raises:
       CourseError: if a part fails.
     """
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    for name in ("logs", "results"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     finished = {line["part"] for line in read_ledger(folder) if line["finished"]}
     stopped: list[int] = []
     child: list[subprocess.Popen] = []
