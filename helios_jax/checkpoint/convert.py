@@ -226,10 +226,9 @@ def _torch_names(
     """The content of ``torch.json``; ``tied`` are the names under which the source had the text
     encoder's embedding.
     """
-    names = {
-        component: {name: DTYPE_NAMES[tensor.dtype] for name, tensor in held.items()}
-        for component, held in tensors.items()
-    }
+    names = {}
+    for component, held in tensors.items():
+        names[component] = {name: DTYPE_NAMES[tensor.dtype] for name, tensor in held.items()}
     embedding = names["text_encoder"].pop(TIED[0])
     return names | {"text_encoder": dict.fromkeys(tied, embedding) | names["text_encoder"]}
 
@@ -255,8 +254,11 @@ def _read_stored(leaf: StoredLeaf, slot: Slot, dtype: np.dtype) -> np.ndarray:
 
 def _count(tensors: Mapping[str, Mapping[str, TorchTensor]]) -> tuple[int, int]:
     """How many tensors, of how many bytes."""
-    count = sum(len(held) for held in tensors.values())
-    size = sum(sum(tensor.nbytes for tensor in held.values()) for held in tensors.values())
+    count = 0
+    size = 0
+    for held in tensors.values():
+        count += len(held)
+        size += sum(tensor.nbytes for tensor in held.values())
     return count, size
 
 

@@ -6,7 +6,6 @@ tables below), or unknown: an unknown option that is switched on is an error, si
 the model.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +27,14 @@ from helios_jax.config import (
 )
 from helios_jax.models.tokenizer import SPECIAL_TOKENS
 
-Section = TypeVar("Section")
+Section = TypeVar(
+    "Section",
+    HeliosConfig,
+    TransformerConfig,
+    VAEConfig,
+    TextEncoderConfig,
+    SchedulerConfig,
+)
 
 PIPELINE = "model_index.json"
 """The file that makes a folder a Diffusers pipeline."""
@@ -72,7 +78,9 @@ DMD_ONLY_KEYS = ("prediction_type", "use_flow_sigmas")
 OUR_OWN = {
     TransformerConfig: RUNTIME_FIELDS,
     VAEConfig: (),
-    TextEncoderConfig: (),  # UMT5Config keeps what it does not know: max_sequence_length, which Diffusers' pipelines are told when called
+    # UMT5Config keeps what it does not know: max_sequence_length, which Diffusers' pipelines are
+    # told when they are called.
+    TextEncoderConfig: (),
     SchedulerConfig: ("solver", "shift_tokens"),
 }
 """Fields of ours that PyTorch's configurations do not keep."""
@@ -106,8 +114,13 @@ know: written only if unusual.
 """
 
 HISTORY_FIELDS = (
-    "rope_dim", "guidance_cross_attn", "zero_history_timestep", "is_amplify_history", "history_scale_mode", "has_multi_term_memory_patch",
-)  # fmt: skip
+    "rope_dim",
+    "guidance_cross_attn",
+    "zero_history_timestep",
+    "is_amplify_history",
+    "history_scale_mode",
+    "has_multi_term_memory_patch",
+)
 """Keys of Helios' transformer that Wan's does not have."""
 
 BASE_SCHEDULER = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
@@ -125,16 +138,16 @@ def read_config(folder: Path, pipeline: Mapping[str, Any]) -> HeliosConfig:
       CheckpointError: if a file is missing, or asks for something that is not supported, naming the
         file and the key.
     """
-    transformer, defaults = folder / "transformer/config.json", {}
+    transformer = folder / "transformer/config.json"
+    defaults: dict[str, Any] = {}
     if pipeline.get("_class_name") == "WanPipeline":
         scheduler = BASE_SCHEDULER
-        defaults = {
-            "rope_dim": wan.rope_dim(
-                read_json(transformer).get(
-                    "attention_head_dim", TransformerConfig.attention_head_dim
-                )
-            )
-        }
+        head_dim = read_json(transformer).get(
+            "attention_head_dim", TransformerConfig.attention_head_dim
+        )
+        if type(head_dim) is not int:
+            raise CheckpointError(f"{transformer}: attention_head_dim={head_dim!r} is no integer")
+        defaults["rope_dim"] = wan.rope_dim(head_dim)
     else:
         scheduler = _read_scheduler(folder / "scheduler/scheduler_config.json")
     return checked(
@@ -174,12 +187,14 @@ def write_configs(folder: Path, config: HeliosConfig) -> None:
     """Write ``model_index.json`` and the components' configurations, for Diffusers and Transformers
     to load; the tokenizer is there already.
     """
-    distilled, pyramid = config.scheduler.solver == "dmd", config.scheduler.stages > 1
-    pipeline = {
-        "_class_name": "HeliosPyramidPipeline" if pyramid or distilled else "HeliosPipeline"
-    }
-    if pyramid or distilled:
-        pipeline |= {"is_cfg_zero_star": config.sample.cfg_zero_star, "is_distilled": distilled}
+    distilled = config.scheduler.solver == "dmd"
+    pipeline: dict[str, Any] = {"_class_name": "HeliosPipeline"}
+    if distilled or config.scheduler.stages > 1:
+        pipeline = {
+            "_class_name": "HeliosPyramidPipeline",
+            "is_cfg_zero_star": config.sample.cfg_zero_star,
+            "is_distilled": distilled,
+        }
     fixed = {
         key: value
         for key, value in FIXED[SchedulerConfig].items()
@@ -228,9 +243,13 @@ def write_wan_configs(folder: Path, config: HeliosConfig) -> None:
 
 
 def _write(
-    folder: Path, config: HeliosConfig, pipeline: dict, scheduler: dict, transformer: dict
+    folder: Path,
+    config: HeliosConfig,
+    pipeline: dict[str, Any],
+    scheduler: dict[str, Any],
+    transformer: dict[str, Any],
 ) -> None:
-    """The files of a pipeline, with what all have in common."""
+    """Write the files of a pipeline: those given, and what both kinds have in common."""
     components = {
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
@@ -258,8 +277,8 @@ def _write(
 
 
 def _tokenizer_class(path: Path) -> str:
-    """The tokenizer's own idea of its class; where it has none, it is written down to be read as it
-    stands.
+    """The class that a tokenizer's configuration names. Where there is no configuration, write one
+    with which ``tokenizer.json`` is read as it stands.
     """
     if not path.is_file():
         write_json(path, _TOKENIZER)
@@ -279,7 +298,7 @@ def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) 
 def _section(
     path: Path, section: type[Section], values: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Section:
-    fields = {field.name for field in dataclasses.fields(section)} - {*OUR_OWN[section]}
+    fields = section.__dataclass_fields__.keys() - {*OUR_OWN[section]}
     kept = dict(defaults)
     for key, value in values.items():
         if key in fields:
@@ -296,7 +315,8 @@ def _section(
             and value
         ):
             raise CheckpointError(
-                f"{path}: unknown option {key}={value!r}, which may change the model: it is not supported"
+                f"{path}: unknown option {key}={value!r}, which may change the model: it is not "
+                "supported"
             )
     return checked(path, from_dict, section, kept)
 
@@ -308,15 +328,15 @@ def _read_vae(path: Path) -> VAEConfig:
     config = _section(path, VAEConfig, values, {})
     if decoder not in (None, config.base_dim):
         raise CheckpointError(
-            f"{path}: decoder_base_dim={decoder} is not supported, only that of the encoder, {config.base_dim}, is"
+            f"{path}: decoder_base_dim={decoder} is not supported, only that of the encoder, "
+            f"{config.base_dim}, is"
         )
-    for name, factor in {
-        "temporal": config.temporal_factor,
-        "spatial": config.spatial_factor,
-    }.items():
+    factors = {"temporal": config.temporal_factor, "spatial": config.spatial_factor}
+    for name, factor in factors.items():
         if stated[name] not in (None, factor):
             raise CheckpointError(
-                f"{path}: scale_factor_{name}={stated[name]} does not fit its blocks, which give {factor}"
+                f"{path}: scale_factor_{name}={stated[name]} does not fit its blocks, which give "
+                f"{factor}"
             )
     return config
 
@@ -330,13 +350,14 @@ def _read_scheduler(path: Path) -> SchedulerConfig:
         own = {"solver": values.get("scheduler_type", "unipc"), "time_shift_type": "exponential"}
     else:
         raise CheckpointError(
-            f"{path}: _class_name={kind!r} is not a Helios scheduler (HeliosScheduler or HeliosDMDScheduler)"
+            f"{path}: _class_name={kind!r} is not a Helios scheduler (HeliosScheduler or "
+            "HeliosDMDScheduler)"
         )
     return _section(path, SchedulerConfig, values, SCHEDULER_DEFAULTS | own)
 
 
 def checked(where: Path, make: Callable[..., Section], *args: Any, **kwargs: Any) -> Section:
-    """A configuration from ``make``, whose ConfigError becomes a CheckpointError that says where."""
+    """``make(*args, **kwargs)``; its ConfigError becomes a CheckpointError that says where."""
     try:
         return make(*args, **kwargs)
     except ConfigError as error:

@@ -43,7 +43,8 @@ from helios_jax.checkpoint.files import (
     write_digests,
     write_json,
 )
-from helios_jax.checkpoint.layout import Slot, leaves
+from helios_jax.checkpoint.finite import is_finite
+from helios_jax.checkpoint.layout import Index, Slot, leaves
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.config import ConfigError, HeliosConfig, from_dict, to_dict
 from helios_jax.models.tokenizer import Tokenizer
@@ -159,8 +160,8 @@ def load_params(
       component: ``"transformer"``, ``"vae"`` or ``"text_encoder"``.
       dtypes: dtype of each leaf given its path (``"blocks/attn1/qkv/kernel"``), converted while
         reading; None keeps what is stored.
-      verify: check each leaf's files against their digests before they are used. Sizes are checked
-        in any case.
+      verify: check each leaf's files against their digests before they are used, and refuse NaN
+        and infinite values. Sizes are checked in any case.
       sharding: where to place the leaves: one sharding for all or a function of the leaf's path;
         each device reads its own part. None: the default device.
       progress: told the bytes of each leaf that is in place.
@@ -170,7 +171,7 @@ def load_params(
 
     Raises:
       CheckpointError: if the component is absent, or a file is missing, truncated or altered
-        (naming it).
+        (naming it), or leaves hold values that are not finite (naming them).
     """
     checkpoint = open_checkpoint(path)
     files = checkpoint.files
@@ -182,9 +183,10 @@ def load_params(
             files.check(files.under(component))
         raise
     loaded = {}
+    broken = []
     with ThreadPoolExecutor() as threads:
-        names = dict.fromkeys(name for leaf in stored.values() for name in leaf.files)
-        checks = {name: threads.submit(files.alteration, name) for name in names if verify}
+        names = files.under(component) if verify else []
+        checks = {name: threads.submit(files.alteration, name) for name in names}
         try:
             for leaf_path, leaf in stored.items():
                 if verify:
@@ -192,10 +194,17 @@ def load_params(
                     raise_problems([problem for problem in found if problem])
                 dtype = leaf.dtype if dtypes is None else np.dtype(dtypes(leaf_path))
                 place = sharding(leaf_path) if callable(sharding) else sharding
-                loaded[leaf_path] = _place(leaf, dtype, place)
+                array, whole = _place(leaf, dtype, place, check_finite=verify)
+                loaded[leaf_path] = array
+                broken += [] if whole else [leaf_path]
                 progress(loaded[leaf_path].nbytes)
         finally:
             threads.shutdown(cancel_futures=True)
+    if broken:
+        raise CheckpointError(
+            f"{component} of {files.root} has NaN or infinite values in {', '.join(broken)}: its "
+            "training broke down, or its conversion; --noverify (verify=False) loads it all the same"
+        )
     return unflatten_dict(loaded, sep="/")
 
 
@@ -364,15 +373,27 @@ def write_tokenizer(root: Path, tokenizer: Any) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def _place(leaf: StoredLeaf, dtype: np.dtype, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    """A leaf on the devices. Each part is copied out of the file, so that no array of JAX is a view
-    of it.
+def _place(
+    leaf: StoredLeaf,
+    dtype: np.dtype,
+    sharding: jax.sharding.Sharding | None,
+    check_finite: bool,
+) -> tuple[jax.Array, bool]:
+    """A leaf on the devices, and whether all its values are finite (True if not checked).
+
+    Each part is copied out of the file, so that no array of JAX is a view of it.
     """
+    finite = []
+
+    def read(index: Index) -> np.ndarray:
+        values = np.array(leaf.read(index), dtype)
+        finite.append(not check_finite or is_finite(values))
+        return values
+
     if sharding is None:
-        return jnp.asarray(np.array(leaf.read(()), dtype))
-    return jax.make_array_from_callback(
-        leaf.shape, sharding, lambda index: np.array(leaf.read(index or ()), dtype)
-    )
+        return jnp.asarray(read(())), all(finite)
+    array = jax.make_array_from_callback(leaf.shape, sharding, lambda index: read(index or ()))
+    return array, all(finite)
 
 
 def _leave_out(

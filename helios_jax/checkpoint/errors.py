@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint, in one line."""
+"""The error that says in one line what is wrong with a checkpoint."""
 
 import re
 from collections import defaultdict
@@ -32,21 +32,19 @@ def check_tensors(
       CheckpointError: naming every missing, unexpected and misshaped tensor at once. Equal names of
         successive layers are written as ``blocks.{0-39}.norm2.weight``.
     """
-    missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
+    missing = expected.keys() - found.keys()
+    unexpected = found.keys() - expected.keys()
     wrong = {
         name: f" is {list(found[name])}, not {list(shape)}"
         for name, shape in expected.items()
         if found.get(name, shape) != shape
     }
-    problems = [
-        f"{label}: {', '.join(summarise(names))}"
-        for label, names in (
-            ("missing", dict.fromkeys(missing, "")),
-            ("unexpected", dict.fromkeys(unexpected, "")),
-            ("of another shape", wrong),
-        )
-        if names
-    ]
+    kinds = {
+        "missing": dict.fromkeys(missing, ""),
+        "unexpected": dict.fromkeys(unexpected, ""),
+        "of another shape": wrong,
+    }
+    problems = [f"{kind}: {', '.join(summarise(names))}" for kind, names in kinds.items() if names]
     if problems:
         cause = likely_cause(missing, unexpected)
         message = (
@@ -64,10 +62,13 @@ def summarise(names: Mapping[str, str]) -> list[str]:
         number = re.search(r"(?<=\.)\d+(?=\.)", name)
         pattern = name if number is None else f"{name[: number.start()]}{{}}{name[number.end() :]}"
         groups[pattern, remark].append(-1 if number is None else int(number.group()))
-    return [
-        (pattern if numbers == [-1] else pattern.replace("{}", _ranges(sorted(numbers)))) + remark
-        for (pattern, remark), numbers in sorted(groups.items())
-    ]
+    entries = []
+    for (pattern, remark), numbers in sorted(groups.items()):
+        name = pattern
+        if numbers != [-1]:
+            name = pattern.replace("{}", _ranges(sorted(numbers)))
+        entries.append(name + remark)
+    return entries
 
 
 def _ranges(numbers: list[int]) -> str:

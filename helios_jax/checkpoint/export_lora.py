@@ -34,7 +34,8 @@ from helios_jax.models.lora import adapter_shapes
 from helios_jax.types import Array, Params
 
 FACTORS = ("lora_a", "lora_b")
-LORA, PARTIAL = "pytorch_lora_weights.safetensors", "transformer_partial.safetensors"
+LORA = "pytorch_lora_weights.safetensors"
+PARTIAL = "transformer_partial.safetensors"
 
 Leaf = Array | np.ndarray
 Leaves = Mapping[str, Leaf]

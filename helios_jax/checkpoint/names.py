@@ -25,18 +25,18 @@ def component_slots(config: HeliosConfig, component: str) -> list[Slot]:
 
 def transformer_slots(config: TransformerConfig) -> list[Slot]:
     """``HeliosTransformer3DModel``: 21 tensors and 27 a block (28 with ``history_key_scale``)."""
-    D, F, C = config.width, config.ffn_dim, config.in_channels
+    D = config.width
+    F = config.ffn_dim
+    C = config.in_channels
     heads = (config.num_attention_heads, config.attention_head_dim)
     patch = config.patch_size
     embedder = "condition_embedder"
 
     def attention(name: str, joined: dict[str, tuple[str, tuple[int, int] | None]]) -> list[Slot]:
         path = f"blocks/{name}"
-        projections = [
-            slot
-            for torch, (ours, part) in joined.items()
-            for slot in linear(f"{name}.{torch}", f"{path}/{ours}", (D,), heads, part)
-        ]
+        projections = []
+        for torch, (ours, part) in joined.items():
+            projections += linear(f"{name}.{torch}", f"{path}/{ours}", (D,), heads, part)
         return [
             *projections,
             *linear(f"{name}.to_out.0", f"{path}/out", heads, (D,)),
@@ -83,7 +83,8 @@ def vae_slots(config: VAEConfig) -> list[Slot]:
     """``AutoencoderKLWan``, Wan 2.1. Our path is the torch name with list indices joined on:
     ``resnets.0.conv1`` is ``resnets_0/conv1``.
     """
-    stages, latent = config.dim_mult, config.z_dim
+    stages = config.dim_mult
+    latent = config.z_dim
 
     def convolution(name: str, *shape: int) -> list[Slot]:
         return conv(name, _vae_path(name), *shape)
@@ -115,21 +116,21 @@ def vae_slots(config: VAEConfig) -> list[Slot]:
         return convolution(f"{name}.resample.1", outs, ins, 3, 3) + time
 
     widths = [config.base_dim * factor for factor in stages]
-    down, width, blocks = [], config.base_dim, 0
+    down = []
+    width = config.base_dim
+    blocks = 0
     for stage, outs in enumerate(widths):
         for _ in range(config.num_res_blocks):
             down += residual(f"encoder.down_blocks.{blocks}", width, outs)
-            width, blocks = outs, blocks + 1
+            width = outs
+            blocks += 1
         if stage < len(stages) - 1:
-            down += resample(
-                f"encoder.down_blocks.{blocks}",
-                width,
-                width,
-                width if config.temperal_downsample[stage] else None,
-            )
+            time_outs = width if config.temperal_downsample[stage] else None
+            down += resample(f"encoder.down_blocks.{blocks}", width, width, time_outs)
             blocks += 1
 
-    up, width = [], widths[-1]
+    up = []
+    width = widths[-1]
     for stage, outs in enumerate(reversed(widths)):
         name = f"decoder.up_blocks.{stage}"
         for resnet in range(config.num_res_blocks + 1):
@@ -164,9 +165,11 @@ def _vae_path(name: str) -> str:
 
 def text_encoder_slots(config: TextEncoderConfig) -> list[Slot]:
     """``UMT5EncoderModel``: the embedding, ten tensors a layer, the final norm."""
-    D, F = config.d_model, config.d_ff
+    D = config.d_model
+    F = config.d_ff
     heads = (config.num_heads, config.d_kv)
-    attention, ffn = "layer.0.SelfAttention", "layer.1.DenseReluDense"
+    attention = "layer.0.SelfAttention"
+    ffn = "layer.1.DenseReluDense"
     bias = "relative_attention_bias"
     layer = [
         *linear(f"{attention}.q", "blocks/attention/qkv", (D,), heads, (0, 3), bias=False),

@@ -24,15 +24,12 @@ def digests(leaves: Mapping[str, Any]) -> list[dict[str, str]]:
     """For each leaf, the sha256 of each part that a device holds, by the part's place
     (``"0:4,8:16"``); equal in all processes.
     """
-    parts, rows = [], []
+    parts: list[Any] = []
+    places_of_leaves: list[tuple[int, str]] = []
     for number, leaf in enumerate(leaves.values()):
         if isinstance(leaf, jax.Array):
-            places = sorted(
-                {
-                    _place(index, leaf.shape)
-                    for index in leaf.sharding.devices_indices_map(leaf.shape).values()
-                }
-            )
+            indices = leaf.sharding.devices_indices_map(leaf.shape).values()
+            places = sorted({_place(index, leaf.shape) for index in indices})
             held = {
                 _place(shard.index, leaf.shape): shard.data
                 for shard in leaf.addressable_shards
@@ -41,20 +38,17 @@ def digests(leaves: Mapping[str, Any]) -> list[dict[str, str]]:
         else:
             places = [_place((), np.shape(leaf))]
             held = dict.fromkeys(places, leaf) if jax.process_index() == 0 else {}
-        rows += [(number, place) for place in places]
+        places_of_leaves += [(number, place) for place in places]
         parts += [held.get(place) for place in places]
     with ThreadPoolExecutor() as threads:
-        table = list(
-            threads.map(lambda part: "" if part is None else sha256(np.asarray(part)), parts)
-        )
+        table = list(threads.map(_digest_of_part, parts))
     if jax.process_count() > 1:
+        # Each part has one owner and is zero elsewhere, so that the sum is its digest.
         mine = np.array([list(bytes.fromhex(digest or "00" * 32)) for digest in table], np.uint8)
-        table = [
-            bytes(row).hex()
-            for row in multihost_utils.process_allgather(mine).sum(0, dtype=np.uint8)
-        ]
+        everyones = multihost_utils.process_allgather(mine)
+        table = [bytes(row).hex() for row in everyones.sum(0, dtype=np.uint8)]
     found: list[dict[str, str]] = [{} for _ in leaves]
-    for (number, place), digest in zip(rows, table):
+    for (number, place), digest in zip(places_of_leaves, table):
         found[number][place] = digest
     return found
 
@@ -74,26 +68,32 @@ def altered_leaves(
             sha256(values[_index(place)]) != digest for place, digest in recorded[name].items()
         )
 
-    one_after_the_other = (
-        jax.process_count() > 1
-    )  # processes gather leaves together, so in the same order
-    with ThreadPoolExecutor(1 if one_after_the_other else None) as threads:
+    # Processes gather a leaf together, so in the same order.
+    max_workers = 1 if jax.process_count() > 1 else None
+    with ThreadPoolExecutor(max_workers) as threads:
         return [name for name, altered in zip(leaves, threads.map(is_altered, leaves)) if altered]
 
 
 def sha256(values: np.ndarray | np.generic | bytes) -> str:
     """The digest of an array's values in C order, or of bytes."""
-    if not isinstance(values, bytes):
-        values = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-    return hashlib.sha256(values).hexdigest()
+    if isinstance(values, bytes):
+        return hashlib.sha256(values).hexdigest()
+    content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return hashlib.sha256(content.data).hexdigest()
+
+
+def _digest_of_part(part: Any) -> str:
+    """The digest of a part, empty for one that another process holds."""
+    return "" if part is None else sha256(np.asarray(part))
 
 
 def _place(index: Index, shape: tuple[int, ...]) -> str:
     """``"0:4,8:16"``: where a part begins and ends along each axis."""
-    index = index or tuple(slice(None) for _ in shape)
-    return ",".join(
-        f"{start}:{stop}" for start, stop, _ in (at.indices(size) for at, size in zip(index, shape))
-    )
+    axes = []
+    for at, size in zip(index or [slice(None)] * len(shape), shape):
+        start, stop, _ = at.indices(size)
+        axes.append(f"{start}:{stop}")
+    return ",".join(axes)
 
 
 def _index(place: str) -> Index:

@@ -56,7 +56,8 @@ CAUSES = (
     (
         "unexpected",
         r"[qkv]_loras\.",
-        "q_loras, k_loras and v_loras are artefacts of training with restrict_lora: use the merged release",
+        "q_loras, k_loras and v_loras are artefacts of training with restrict_lora: use the merged "
+        "release",
     ),
     (
         "unexpected",
@@ -95,17 +96,27 @@ CAUSES = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A folder of PyTorch weights, every tensor present and of the right shape."""
+    """A folder of PyTorch weights, every tensor present and of the right shape.
+
+    Attributes:
+      config: what its configurations say.
+      tensors: by component and name.
+      tied: which of :data:`TIED` the text encoder's files hold; ``tensors`` has the first in any
+        case.
+      tokenizer: its folder.
+    """
 
     config: HeliosConfig
     tensors: Components
     tied: tuple[str, ...]
-    """Which of :data:`TIED` the text encoder's files hold; ``tensors`` has the first in any case."""
     tokenizer: Path
 
 
 def read_source(
-    folder: Path, init_from_wan: bool = False, lora: Path | None = None, partial: Path | None = None
+    folder: Path,
+    init_from_wan: bool = False,
+    lora: Path | None = None,
+    partial: Path | None = None,
 ) -> Source:
     """Read a Diffusers folder of Helios, or a Wan 2.1 folder of Diffusers or of the original
     release.
@@ -124,7 +135,7 @@ def read_source(
     pipeline_file = folder / PIPELINE
     original = not pipeline_file.exists() and (folder / WAN_FILES["vae"]).exists()
     if not original and not pipeline_file.exists():
-        raise CheckpointError(f"{folder} {_what_it_is_instead(folder)}")
+        raise CheckpointError(f"{folder} {_describe_other_folder(folder)}")
     pipeline = {"_class_name": "WanPipeline"} if original else read_json(pipeline_file)
     kind = str(pipeline.get("_class_name"))
     if kind not in ("WanPipeline", "HeliosPipeline", "HeliosPyramidPipeline"):
@@ -199,30 +210,25 @@ def _original_transformer(path: Path) -> TransformerConfig:
     values = read_json(path)
     if values.get("model_type", "t2v") != "t2v":
         raise CheckpointError(
-            f"{path}: model_type={values['model_type']!r}; Helios starts from the text-to-video model, 't2v'"
+            f"{path}: model_type={values['model_type']!r}; Helios starts from the text-to-video "
+            "model, 't2v'"
         )
     try:
-        same = {name: values[name] for name in ("freq_dim", "ffn_dim", "num_layers", "eps")}
-        heads, channels = (
-            values["num_heads"],
-            {"in_channels": values["in_dim"], "out_channels": values["out_dim"]},
-        )
+        fields = {name: values[name] for name in ("freq_dim", "ffn_dim", "num_layers", "eps")}
+        fields |= {"in_channels": values["in_dim"], "out_channels": values["out_dim"]}
+        heads = values["num_heads"]
         head_dim = values["dim"] // heads
+        fields |= {
+            "num_attention_heads": heads,
+            "attention_head_dim": head_dim,
+            "rope_dim": wan.rope_dim(head_dim),
+            "text_dim": values.get("text_dim", 4096),
+        }
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{path} is not the config.json of a Wan 2.1 model ({type(error).__name__}: {error})"
         ) from error
-    split = {
-        "num_attention_heads": heads,
-        "attention_head_dim": head_dim,
-        "rope_dim": wan.rope_dim(head_dim),
-    }
-    return checked(
-        path,
-        from_dict,
-        TransformerConfig,
-        {**same, **channels, **split, "text_dim": values.get("text_dim", 4096)},
-    )
+    return checked(path, from_dict, TransformerConfig, fields)
 
 
 def _original_text_encoder(folder: Path, tensors: Mapping[str, TorchTensor]) -> TextEncoderConfig:
@@ -254,13 +260,13 @@ def _size(folder: Path, tensors: Mapping[str, TorchTensor], name: str, axis: int
 
 def _without_tied_copy(folder: Path, tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:
     """The text encoder with its embedding under the first of :data:`TIED` only."""
-    shared, copy = (tensors.get(name) for name in TIED)
-    if shared and copy and not _equal(shared, copy):
+    embeddings = [tensors[name] for name in TIED if name in tensors]
+    if len(embeddings) == 2 and not _equal(*embeddings):
         raise CheckpointError(
             f"{folder}: {' and '.join(TIED)} differ; they should be one embedding"
         )
     rest = {name: tensor for name, tensor in tensors.items() if name not in TIED}
-    return rest if not (shared or copy) else {TIED[0]: shared or copy, **rest}
+    return {TIED[0]: embeddings[0], **rest} if embeddings else rest
 
 
 def _equal(one: TorchTensor, other: TorchTensor) -> bool:
@@ -273,7 +279,7 @@ def _equal(one: TorchTensor, other: TorchTensor) -> bool:
 
 
 def _with_history_scale(config: HeliosConfig, tensors: Mapping[str, TorchTensor]) -> HeliosConfig:
-    """Switch on ``is_amplify_history`` if a partial file brought the scales."""
+    """``config`` with ``is_amplify_history`` switched on if a partial file brought the scales."""
     scale = tensors.get("blocks.0.attn1.history_key_scale")
     if scale is None or config.transformer.is_amplify_history:
         return config
@@ -292,6 +298,7 @@ def _check(
     config: HeliosConfig,
     without: str = r"$^",
 ) -> None:
+    """Compare tensors with the name tables, less the names that ``without`` matches."""
     for component, found in tensors.items():
         expected = {
             slot.name: slot.shape
@@ -308,20 +315,26 @@ def _check(
 
 def _likely_cause(missing: set[str], unexpected: set[str]) -> str | None:
     names = {"missing": missing, "unexpected": unexpected}
-    return next(
-        (
-            cause
-            for kind, pattern, cause in CAUSES
-            if any(re.search(pattern, name) for name in names[kind])
-        ),
-        None,
-    )
+    for kind, pattern, cause in CAUSES:
+        if any(re.search(pattern, name) for name in names[kind]):
+            return cause
+    return None
 
 
-def _what_it_is_instead(folder: Path) -> str:
+def _describe_other_folder(folder: Path) -> str:
+    """What a folder is that is not a pipeline of PyTorch weights."""
     if (folder / DIGESTS).exists():
-        return "is a helios-jax checkpoint already: pass --to_diffusers to turn it into a Diffusers folder"
+        return (
+            "is a helios-jax checkpoint already: pass --to_diffusers to turn it into a Diffusers "
+            "folder"
+        )
+    vae = WAN_FILES["vae"]
     if (folder / "config.json").exists():
         kind = read_json(folder / "config.json").get("_class_name", "component")
-        return f"holds one {kind} only: give the folder of the whole pipeline, which has {PIPELINE} (or {WAN_FILES['vae']})"
-    return f"is neither a Diffusers folder (no {PIPELINE}) nor an original Wan 2.1 folder (no {WAN_FILES['vae']})"
+        return (
+            f"holds one {kind} only: give the folder of the whole pipeline, which has {PIPELINE} "
+            f"(or {vae})"
+        )
+    return (
+        f"is neither a Diffusers folder (no {PIPELINE}) nor an original Wan 2.1 folder (no {vae})"
+    )

@@ -10,18 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.checkpoint.pth import Unpickler, View, load_pickle
+from helios_jax.checkpoint.pickles import Functions, Global, PickledObject
+from helios_jax.checkpoint.pth import View, load_pickle
 from helios_jax.checkpoint.safetensors_files import TorchTensor
-
-
-class Module:
-    """Stands for an object of any class that an archive defines."""
-
-    attributes: dict[str, Any]
-
-    def __setstate__(self, state: Any) -> None:
-        self.attributes = state if isinstance(state, dict) else {}
-
 
 NESTED = ("state_dict", "model")
 """Entries of a dictionary under which training scripts put the tensors."""
@@ -37,11 +28,11 @@ def read_archive(path: Path) -> dict[str, TorchTensor]:
     Raises:
       CheckpointError: as :func:`~helios_jax.checkpoint.pth.read_pth`, or if there are no tensors.
     """
-    content = load_pickle(path, _FUNCTIONS, _ScriptUnpickler)
+    content = load_pickle(path, _FUNCTIONS, _is_module)
     for key in NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if isinstance(content, Module):
+    if isinstance(content, PickledObject):
         found = dict(_tensors(path, content, "", ()))
     elif isinstance(content, Mapping):
         items = ((str(name), value) for name, value in content.items())
@@ -53,20 +44,16 @@ def read_archive(path: Path) -> dict[str, TorchTensor]:
     return found
 
 
-class _ScriptUnpickler(Unpickler):
-    """Knows the archive's own classes too."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "__torch__":
-            return Module
-        return super().find_class(module, name)
+def _is_module(name: Global) -> bool:
+    """Whether a class is one that the archive's own code defines."""
+    return name.module.split(".")[0] == "__torch__"
 
 
 def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-_FUNCTIONS = {
+_FUNCTIONS: Functions = {
     ("torch.jit._pickle", name): _first
     for name in (
         "build_intlist",
@@ -79,12 +66,13 @@ _FUNCTIONS = {
 
 
 def _tensors(
-    path: Path, module: Module, prefix: str, parents: tuple[int, ...]
+    path: Path, module: PickledObject, prefix: str, parents: tuple[int, ...]
 ) -> Iterator[tuple[str, TorchTensor]]:
     if id(module) in parents:
         raise CheckpointError(f"{path} is damaged: its module {prefix} contains itself")
-    for name, value in module.attributes.items():
+    attributes = module.state if isinstance(module.state, dict) else {}
+    for name, value in attributes.items():
         if isinstance(value, View):
             yield f"{prefix}{name}", value.tensor()
-        elif isinstance(value, Module):
+        elif isinstance(value, PickledObject):
             yield from _tensors(path, value, f"{prefix}{name}.", (*parents, id(module)))

@@ -4,6 +4,7 @@ Sources: the Wan 2.1 repository's module names; Helios initialises its history p
 patch embedding (paper, section 3).
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -65,9 +66,9 @@ VAE: Rules = (
     (r"\.downsamples\.", ".down_blocks."),
     # The decoder's one list is three residual blocks and an upsampling for each stage.
     *(
-        (rf"\.upsamples\.{4 * stage + block}\.", f".up_blocks.{stage}.resnets.{block}.")
-        for stage in range(4)
-        for block in range(3)
+        (rf"\.upsamples\.{number}\.", f".up_blocks.{number // 4}.resnets.{number % 4}.")
+        for number in range(15)
+        if number % 4 < 3
     ),
     *(
         (rf"\.upsamples\.{4 * stage + 3}\.", f".up_blocks.{stage}.upsamplers.0.")
@@ -114,7 +115,9 @@ def renamed(tensors: Mapping[str, TorchTensor], rules: Rules) -> dict[str, Torch
 
 
 def rope_dim(head_dim: int) -> tuple[int, int, int]:
-    """How Wan splits a head's channels among time, rows and columns; its configurations do not say."""
+    """How Wan splits a head's channels among time, rows and columns, which its configurations do
+    not say.
+    """
     side = 2 * (head_dim // 6)
     return head_dim - 2 * side, side, side
 
@@ -126,14 +129,13 @@ def with_history_patches(tensors: Mapping[str, TorchTensor]) -> dict[str, TorchT
     many cells in each direction; each repeats the kernel's elements that often and divides by how
     many there now are for one: it gives an enlarged picture the small picture's tokens.
     """
-    weight, bias = tensors["patch_embedding.weight"], tensors["patch_embedding.bias"]
+    weight = tensors["patch_embedding.weight"]
     added = {}
     for name, factor in {"patch_short": 1, "patch_mid": 2, "patch_long": 4}.items():
         shape = (*weight.shape[:2], *(factor * size for size in weight.shape[2:]))
-        added[f"{name}.weight"] = TorchTensor(
-            weight.dtype, shape, lambda factor=factor: _enlarged(weight.read(), factor)
-        )
-        added[f"{name}.bias"] = bias
+        read = functools.partial(_enlarged, weight, factor)
+        added[f"{name}.weight"] = TorchTensor(weight.dtype, shape, read)
+        added[f"{name}.bias"] = tensors["patch_embedding.bias"]
     return {**tensors, **added}
 
 
@@ -146,7 +148,11 @@ def without_history(
             yield name.replace("norm_out.scale_shift_table", "scale_shift_table"), tensor
 
 
-def _enlarged(weight: np.ndarray, factor: int) -> np.ndarray:
+def _enlarged(kernel: TorchTensor, factor: int) -> np.ndarray:
+    """A kernel whose elements are repeated ``factor`` times along each axis of time and space, and
+    divided by how many there now are for one.
+    """
+    weight = kernel.read()
     for axis in (2, 3, 4):
         weight = np.repeat(weight, factor, axis)
     return weight / np.asarray(factor**3, weight.dtype)

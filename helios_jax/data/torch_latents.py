@@ -25,26 +25,14 @@ from helios_jax.data.records import Record
 SHAPES = {"vae_latent": ("S", "C", "T", "H", "W"), "prompt_embed": ("n", "E")}
 
 
-class _Ignored:
-    """Stands for an image: takes any arguments and keeps nothing."""
-
-    def __new__(cls, *_: Any) -> "_Ignored":
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_IMAGES = (
-    "Image.Image",
-    "PngImagePlugin.PngImageFile",
-    "JpegImagePlugin.JpegImageFile",
-    "ImagePalette.ImagePalette",
-)
-_INERT = {("_codecs", "encode"): _Ignored}  # the oldest pickle protocols write bytes by it
-for _image in _IMAGES:
-    _module, _name = _image.split(".")
-    _INERT[f"PIL.{_module}", _name] = _Ignored
+# Images are left out; the oldest pickle protocols write their bytes by `_codecs.encode`.
+_IGNORED = {
+    ("PIL.Image", "Image"),
+    ("PIL.PngImagePlugin", "PngImageFile"),
+    ("PIL.JpegImagePlugin", "JpegImageFile"),
+    ("PIL.ImagePalette", "ImagePalette"),
+    ("_codecs", "encode"),
+}
 
 
 def read_torch_latents(path: Path, dtype: np.dtype) -> Record:
@@ -58,7 +46,7 @@ def read_torch_latents(path: Path, dtype: np.dtype) -> Record:
       RecordError: if the file is damaged, or holds something else.
     """
     try:
-        content = read_dictionary(path, _INERT)
+        content = read_dictionary(path, _IGNORED)
     except CheckpointError as error:
         raise RecordError(str(error)) from error
     latents, text = (_tensor(path, content, name) for name in SHAPES)

@@ -20,6 +20,7 @@ from helios_jax.checkpoint import (
     save,
 )
 from helios_jax.checkpoint.files import write_digests
+from helios_jax.checkpoint.finite import is_finite
 from helios_jax.checkpoint.names import COMPONENTS
 from helios_jax.models.tokenizer import toy_tokenizer
 
@@ -151,6 +152,35 @@ def test_a_file_beside_those_of_the_checkpoint_is_not_read(copy):
     (copy / "digests.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"has no tokenizer/tokenizer\.json that its digests"):
         load_tokenizer(copy)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused_unless_asked_for(tmp_path, params, value):
+    flat = flatten_dict(params["vae"], sep="/")
+    broken = dict(flat)
+    for path in ("quant_conv/bias", "decoder/conv_in/kernel"):
+        broken[path] = flat[path].copy()
+        broken[path].reshape(-1)[-1] = value
+    save(tmp_path / "broken", CONFIG, {"vae": unflatten_dict(broken, sep="/")})
+    with pytest.raises(
+        CheckpointError, match=r"NaN or infinite values in .*quant_conv/bias.*--noverify"
+    ) as error:
+        load_params(tmp_path / "broken", "vae")
+    assert "decoder/conv_in/kernel" in str(error.value)
+    assert_equal_trees(load_params(tmp_path / "broken", "vae", verify=False), broken)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, jnp.bfloat16, np.int32])
+def test_values_are_finite_up_to_the_largest(dtype):
+    values = np.ones(100_000, dtype)
+    if dtype != np.int32:
+        values[:2] = jnp.finfo(dtype).max, jnp.finfo(dtype).min
+    assert is_finite(values)
+    for place in (0, 70_000, 99_999) if dtype != np.int32 else ():
+        for value in (np.nan, np.inf, -np.inf):
+            damaged = values.copy()
+            damaged[place] = value
+            assert not is_finite(damaged.reshape(100, 1000))
 
 
 def test_damage_to_another_component_does_not_matter(copy, params):
