@@ -721,7 +721,7 @@ def state_path(path: str | None = None) -> str:
 
 def decode_file(config: HeliosConfig) -> None:
     """Decode saved latents; of the checkpoint, only the VAE is loaded."""
-    latents, _ = media.load_latents(DECODE.value)
+    latents, _ = media.load_latents(DECODE.value, VERIFY.value)
     paths = media.numbered(OUT.value, len(latents))
     for path in paths:
         media.check_output(path, OVERWRITE.value)

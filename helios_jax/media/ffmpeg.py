@@ -1,5 +1,5 @@
-"""ffmpeg, which comes with imageio-ffmpeg: how it is found, and what is said to it alike wherever
-video is written.
+"""ffmpeg, which comes with imageio-ffmpeg: how it is found, and the options that every use of it
+shares.
 """
 
 import os
@@ -12,9 +12,32 @@ from helios_jax.errors import HeliosError
 
 # crf 18 is where H.264 is commonly taken to be free of visible loss (imageio's usual quality is crf
 # 25, at less than half the bytes): what is looked at, or rated, should be the model. The matrix is
-# the one ffmpeg converts RGB with; said aloud, every player undoes the same one.
+# the one ffmpeg converts RGB with; since it is stated, every player undoes the same one.
 H264 = "-c:v libx264 -crf 18 -pix_fmt yuv420p -colorspace smpte170m"
 """Options of every mp4."""
+
+DEMUXERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "mxf", "nut", "ivf", "gif",
+    "apng", "yuv4mpegpipe", "h264", "hevc", "obu", "m4v", "mpegvideo",
+)  # fmt: skip
+"""Containers that ffmpeg may open, by its names. None of them is a list of other files, a device or
+an address.
+"""
+
+DECODERS = (
+    "h264", "hevc", "av1", "libdav1d", "libaom-av1", "vp8", "vp9", "libvpx", "libvpx-vp9", "mpeg4",
+    "mpeg1video", "mpeg2video", "msmpeg4v2", "msmpeg4v3", "h263", "flv", "wmv1", "wmv2", "wmv3",
+    "vc1", "theora", "prores", "dnxhd", "mjpeg", "ffv1", "huffyuv", "ffvhuff", "utvideo",
+    "rawvideo", "gif", "apng", "png", "qtrle", "cinepak", "dvvideo",
+)  # fmt: skip
+"""Codecs that ffmpeg may decode, by its names."""
+
+READ_ONE_FILE = (
+    "-protocol_whitelist", "file,pipe",
+    "-format_whitelist", ",".join(DEMUXERS),
+    "-codec_whitelist", ",".join(DECODERS),
+)  # fmt: skip
+"""Options before ``-i`` that keep ffmpeg to one file of a known kind."""
 
 
 class MediaError(HeliosError, ValueError):
@@ -39,13 +62,18 @@ def frame_rate(fps: int | float | Fraction) -> Fraction:
 
 
 def raw_frames(size: tuple[int, int], rate: Fraction) -> list[str]:
-    """Options that make ffmpeg read RGB frames of ``size`` (width, height) from its standard input."""
+    """Options with which ffmpeg reads RGB frames of ``size`` (width, height) from its standard
+    input.
+    """
     return f"-f rawvideo -pix_fmt rgb24 -s {size[0]}x{size[1]} -r {rate} -i -".split()
 
 
 def check_frames(frames: np.ndarray, even: bool) -> None:
-    """Refuse what is not ``[F, Y, X, 3]`` uint8, and with ``even`` frames with an odd side, which
-    H.264's halved chroma does not take.
+    """Refuse what is not ``[F, Y, X, 3]`` uint8.
+
+    Args:
+      frames: what was given.
+      even: refuse odd sides, too, which H.264's halved chroma does not take.
 
     Raises:
       MediaError: saying which.
@@ -56,5 +84,6 @@ def check_frames(frames: np.ndarray, even: bool) -> None:
         )
     if even and len(frames) and (frames.shape[1] % 2 or frames.shape[2] % 2):
         raise MediaError(
-            f"an mp4 needs even sides, not {frames.shape[2]}x{frames.shape[1]} pixels; write a folder of PNG images instead"
+            f"an mp4 needs even sides, not {frames.shape[2]}x{frames.shape[1]} pixels; write a "
+            "folder of PNG images instead"
         )

@@ -1,4 +1,4 @@
-"""Bringing a picture of any shape to the size that the model is asked for; images and videos alike."""
+"""Bringing an image, or a frame of a video, to the size that the model is asked for."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -7,7 +7,7 @@ from PIL import Image
 from helios_jax.media.ffmpeg import MediaError
 
 FITS = {
-    "crop": "fill the frame and cut off what sticks out, left and right or above and below alike",
+    "crop": "fill the frame and cut off what sticks out, on both sides alike",
     "stretch": "change the proportions, as the PyTorch implementation does",
     "pad": "show all of it, between black bars",
 }
@@ -17,9 +17,8 @@ FITS = {
 def check_fit(fit: str) -> None:
     """Raise :class:`MediaError` unless ``fit`` is one of :data:`FITS`."""
     if fit not in FITS:
-        raise MediaError(
-            f"fit={fit!r} must be one of {', '.join(f'{name} ({does})' for name, does in FITS.items())}"
-        )
+        known = ", ".join(f"{name} ({does})" for name, does in FITS.items())
+        raise MediaError(f"fit={fit!r} must be one of {known}")
 
 
 def fit_image(
@@ -37,16 +36,16 @@ def fit_image(
     """
     w, h = image.size
     wider = w * height > h * width
-    kept, inner = (w, h), (width, height)
+    kept: tuple[float, float] = (w, h)
+    inner = (width, height)
     if fit == "crop":
         kept = (h * width / height, h) if wider else (w, w * height / width)
+    elif fit == "pad" and wider:
+        inner = (width, max(1, round(h * width / w)))
     elif fit == "pad":
-        inner = (
-            (width, max(1, round(h * width / w)))
-            if wider
-            else (max(1, round(w * height / h)), height)
-        )
-    left, top = (w - kept[0]) / 2, (h - kept[1]) / 2
+        inner = (max(1, round(w * height / h)), height)
+    left = (w - kept[0]) / 2
+    top = (h - kept[1]) / 2
     picture = image.resize(
         inner, Image.Resampling.LANCZOS, (left, top, left + kept[0], top + kept[1])
     )

@@ -1,4 +1,4 @@
-"""Reading an image that a video begins with."""
+"""Reading the image that a video begins with."""
 
 import os
 import warnings
@@ -10,16 +10,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from helios_jax.media.ffmpeg import MediaError
 from helios_jax.media.fit import check_fit, fit_image
 
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+"""What Pillow may open. It knows some forty formats more, one of which starts Ghostscript."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held."""
+
 
 def read_image(
     path: str | os.PathLike, height: int, width: int, fit: str = "crop"
 ) -> tuple[UInt8[np.ndarray, "Y X 3"], str]:
-    """Read an image in any format that Pillow knows, upright, as 8-bit RGB of the size asked for;
-    of an animation the first frame.
+    """Read a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF image, upright, as 8-bit RGB of the size asked
+    for; of an animation the first frame.
 
-    What is transparent becomes white: most images that have transparent parts are made for, and
-      looked at on, white pages. Colour profiles
-    are not applied, nor are they by the PyTorch implementation.
+    What is transparent becomes white: most images that have transparent parts are made for white
+    pages. Colour profiles are not applied, nor are they by Diffusers.
 
     Args:
       path: the file.
@@ -36,20 +41,19 @@ def read_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata, and sizes that are large but still read
-            with Image.open(path) as file:
+            with Image.open(path, formats=FORMATS) as file:
                 upright = ImageOps.exif_transpose(file)
                 image, notes = _to_rgb(upright)
-                if file.getexif().get(0x0112, 1) != 1:
+                if file.getexif().get(ORIENTATION, 1) != 1:
                     notes = ["turned upright", *notes]
                 kind = file.format
     except UnidentifiedImageError as error:
         raise MediaError(
-            f"{path}: not an image, or in a format that is not known; save it as PNG or JPEG"
+            f"{path}: not an image, or in a format that is not read; save it as PNG or JPEG"
         ) from error
     except Image.DecompressionBombError as error:
-        raise MediaError(
-            f"{path}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
-        ) from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow warns of half as many
+        raise MediaError(f"{path}: more than {most} pixels; make it smaller") from error
     except OSError as error:
         raise MediaError(f"{path}: {error.strerror or f'damaged image: {error}'}") from error
     except Exception as error:  # decoders meet damage with whatever error it leads to
@@ -61,9 +65,8 @@ def read_image(
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """8-bit RGB of any mode, and what there is to say about it."""
     notes = []
-    if image.mode == "I" or image.mode.startswith(
-        "I;16"
-    ):  # Pillow's own conversion would clip at 255
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip at 255.
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError(

@@ -39,8 +39,14 @@ def save_latents(
         )
 
 
-def load_latents(path: str | os.PathLike) -> tuple[Float[np.ndarray, "B T H W C"], dict[str, str]]:
+def load_latents(
+    path: str | os.PathLike, verify: bool = True
+) -> tuple[Float[np.ndarray, "B T H W C"], dict[str, str]]:
     """Read what :func:`save_latents` wrote.
+
+    Args:
+      path: the file.
+      verify: refuse NaN and infinite values, which would become a grey video.
 
     Returns:
       The latents, float32, and their metadata.
@@ -50,11 +56,19 @@ def load_latents(path: str | os.PathLike) -> tuple[Float[np.ndarray, "B T H W C"
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            latents, metadata = file.get_tensor("latents"), file.metadata()
-    except (OSError, safetensors.SafetensorError) as error:
+            latents = file.get_tensor("latents")
+            metadata = file.metadata()
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
         raise MediaError(f"{path}: not a file of latents: {error}") from error
-    if latents.dtype != np.float32 or latents.ndim != 5:
+    if latents.dtype != np.float32 or latents.ndim != 5 or not latents.size:
         raise MediaError(
-            f"{path}: latents must be float32 [B, T, H, W, C], not {latents.dtype} {list(latents.shape)}"
+            f"{path}: latents must be float32 [B, T, H, W, C], not {latents.dtype} "
+            f"{list(latents.shape)}"
+        )
+    if verify and not np.isfinite(latents).all():
+        count = latents.size - np.count_nonzero(np.isfinite(latents))
+        raise MediaError(
+            f"{path}: {count} of {latents.size} values are NaN or infinite: the file is damaged, "
+            "or was sampled from broken weights; --noverify (verify=False) decodes it all the same"
         )
     return latents, metadata or {}

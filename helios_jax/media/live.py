@@ -1,5 +1,5 @@
-"""Video that can be watched while it is made: an mp4 that grows by whole chunks, in a file, a named
-pipe, or standard output.
+"""Writing video that can be watched while it is made: an mp4 that grows by whole chunks, in a file,
+a named pipe, or standard output.
 
 A fragmented mp4 is a header (boxes ``ftyp`` and ``moov``) and any number of fragments (``moof``,
 then ``mdat``) that each say when they begin. Every chunk is encoded by an ffmpeg of its own, so
@@ -14,7 +14,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import IO
 
 import numpy as np
@@ -32,7 +32,10 @@ from helios_jax.media.output import check_output, is_pipe, output_kind
 # Without B-frames a frame is decoded when it is shown, and chunks fit together without gaps.
 # Sampling waits for the encoder: hence the preset. `frag_custom` begins a fragment only when told
 # to, which is never: what the encoder takes for a cut between scenes would begin one otherwise.
-ENCODER = f"{H264} -preset veryfast -bf 0 -movflags +empty_moov+default_base_moof+frag_custom+skip_trailer -f mp4 -"
+ENCODER = (
+    f"{H264} -preset veryfast -bf 0 "
+    "-movflags +empty_moov+default_base_moof+frag_custom+skip_trailer -f mp4 -"
+)
 TICKS = 512
 """Ticks of the file's clock in a frame, times the denominator of the frame rate."""
 
@@ -40,7 +43,7 @@ TICKS = 512
 @contextlib.contextmanager
 def open_live_writer(
     path: str | os.PathLike, fps: int | float, keep_frames: int = 0
-) -> Iterator["LiveWriter"]:
+) -> Generator["LiveWriter"]:
     """Open an mp4 that has every chunk in it as soon as ``write`` returns, even if the ``with``
     block fails later.
 
@@ -90,8 +93,11 @@ class LiveWriter:
 
     def __init__(self, path: str | os.PathLike, fps: int | float, stack: contextlib.ExitStack):
         self.num_frames = 0
-        self._path, self._rate, self._stack = path, frame_rate(fps), stack
-        self._file = self._header = None
+        self._path = path
+        self._rate = frame_rate(fps)
+        self._stack = stack
+        self._file: IO[bytes] | None = None
+        self._header: bytes | None = None
         self._chunks = 0
 
     def write(self, frames: np.ndarray) -> None:
@@ -109,19 +115,17 @@ class LiveWriter:
             return
         video = self._encode(frames)
         first = _find(video, b"moof") - 8
-        header, fragment = bytes(video[:first]), video[first:]
+        header = bytes(video[:first])
+        fragment = video[first:]
         if self._header not in (None, header):
             raise MediaError(
-                f"{self._path}: frames of {frames.shape[2]}x{frames.shape[1]} at {self._rate} fps do not go on with what is there: "
-                "it has another size or rate, or was made by another ffmpeg"
+                f"{self._path}: frames of {frames.shape[2]}x{frames.shape[1]} at {self._rate} fps "
+                "do not go on with what is there: it has another size or rate, or was made by "
+                "another ffmpeg"
             )
         struct.pack_into(">I", fragment, _find(fragment, b"moof", b"mfhd") + 4, self._chunks + 1)
-        struct.pack_into(
-            ">Q",
-            fragment,
-            _find(fragment, b"moof", b"traf", b"tfdt") + 4,
-            self.num_frames * TICKS * self._rate.denominator,
-        )
+        begin = self.num_frames * TICKS * self._rate.denominator
+        struct.pack_into(">Q", fragment, _find(fragment, b"moof", b"traf", b"tfdt") + 4, begin)
         self._append(fragment if self._header else header + fragment)
         self._header = header
         self._chunks += 1
@@ -135,12 +139,15 @@ class LiveWriter:
         counts = [frames for frames, _ in chunks]
         if keep_frames not in counts:
             raise MediaError(
-                f"{self._path}: cannot keep {keep_frames} frames: its whole chunks end after {counts or 'no'} frames"
+                f"{self._path}: cannot keep {keep_frames} frames: its whole chunks end after "
+                f"{counts or 'no'} frames"
             )
-        self._chunks, self.num_frames = counts.index(keep_frames) + 1, keep_frames
-        self._file = self._open("r+b")
-        self._file.truncate(chunks[self._chunks - 1][1])
-        self._file.seek(0, os.SEEK_END)
+        self._chunks = counts.index(keep_frames) + 1
+        self.num_frames = keep_frames
+        file = self._open("r+b")
+        file.truncate(chunks[self._chunks - 1][1])
+        file.seek(0, os.SEEK_END)
+        self._file = file
 
     def _encode(self, frames: np.ndarray) -> bytearray:
         """A whole mp4 of these frames alone."""
@@ -151,7 +158,8 @@ class LiveWriter:
         if done.returncode:
             message = " ".join(done.stderr.decode(errors="replace").split())
             raise MediaError(
-                f"{self._path}: ffmpeg stopped with status {done.returncode}: {message or 'it gave no reason'}"
+                f"{self._path}: ffmpeg stopped with status {done.returncode}: "
+                f"{message or 'it gave no reason'}"
             )
         return bytearray(done.stdout)
 
@@ -166,7 +174,7 @@ class LiveWriter:
             raise MediaError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _open(self, mode: str) -> IO[bytes]:
-        """Without a buffer, which would want to be emptied once more after an error."""
+        """Open the file without a buffer, which would be written once more after an error."""
         try:
             if os.fspath(self._path) == "-":
                 return open(sys.stdout.fileno(), mode, buffering=0, closefd=False)
@@ -184,32 +192,39 @@ def _read_chunks(path: str | os.PathLike) -> tuple[bytes, list[tuple[int, int]]]
             boxes = list(_boxes(data, 0, len(data)))
             if [kind for kind, _, _ in boxes[:2]] != [b"ftyp", b"moov"]:
                 raise ValueError("no header")
-            frames, chunks = 0, []
-            for (kind, start, end), (_, _, chunk_end) in zip(boxes[2::2], boxes[3::2]):
-                if kind != b"moof":
+            frames = 0
+            chunks = []
+            for (kind, start, end), (last, _, chunk_end) in zip(boxes[2::2], boxes[3::2]):
+                if (kind, last) != (b"moof", b"mdat"):
                     raise ValueError("not in fragments")
-                frames += struct.unpack_from(
-                    ">I",
-                    data,
-                    start - 8 + _find(data[start - 8 : end], b"moof", b"traf", b"trun") + 4,
-                )[0]
+                fragment = data[start - 8 : end]
+                place = _find(fragment, b"moof", b"traf", b"trun") + 4
+                frames += struct.unpack_from(">I", fragment, place)[0]
                 chunks.append((frames, chunk_end))
             return data[: boxes[1][2]], chunks
     except OSError as error:
         raise MediaError(f"{path}: {error.strerror}") from error
-    except ValueError as error:  # an empty file cannot be mapped
+    except (ValueError, struct.error) as error:  # an empty file cannot be mapped
         raise MediaError(f"{path}: not a video that was written live: {error}") from error
 
 
 def _find(data: bytes | bytearray, *kinds: bytes) -> int:
-    """Where the content of the first box of a kind begins that lies in the first box of another,
-    and so on.
+    """Where the content of a box begins, which is found by the kinds of the boxes around it, from
+    the outermost in.
+
+    Raises:
+      ValueError: if there is no such box.
     """
-    start, end = 0, len(data)
+    start = 0
+    end = len(data)
     for wanted in kinds:
-        start, end = next(
-            (begin, stop) for kind, begin, stop in _boxes(data, start, end) if kind == wanted
-        )
+        for kind, begin, stop in _boxes(data, start, end):
+            if kind == wanted:
+                start = begin
+                end = stop
+                break
+        else:
+            raise ValueError(f"no {wanted.decode()}")
     return start
 
 

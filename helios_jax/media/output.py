@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from helios_jax.media.ffmpeg import MediaError, find_ffmpeg
@@ -19,7 +19,7 @@ KINDS = {
 """What can be written, by the suffix of the path."""
 
 PARTIAL = ".partial-"
-"""How the names of the hidden folders begin in which results are made."""
+"""How the names of the hidden folders begin in which results are prepared."""
 
 
 def is_pipe(path: str | os.PathLike) -> bool:
@@ -87,8 +87,8 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
 
 
 def numbered(path: str | os.PathLike, count: int) -> list[str]:
-    """The paths of ``count`` results: ``path`` itself for one, else ``clip.mp4`` as ``clip_0.mp4``,
-    ``clip_1.mp4`` and so on.
+    """The paths of ``count`` results: ``path`` itself for one; ``clip_0.mp4``, ``clip_1.mp4`` and
+    so on for several of ``clip.mp4``.
 
     Raises:
       MediaError: if ``path`` is a pipe, which takes one.
@@ -98,14 +98,15 @@ def numbered(path: str | os.PathLike, count: int) -> list[str]:
         return [name]
     if is_pipe(path):
         raise MediaError(f"{name} takes one video, not {count}")
-    stem, suffix = (
-        (name.rstrip(os.sep), os.sep) if name.endswith(os.sep) else os.path.splitext(name)
-    )
+    stem, suffix = os.path.splitext(name)
+    if name.endswith(os.sep):
+        stem = name.rstrip(os.sep)
+        suffix = os.sep
     return [f"{stem}_{i}{suffix}" for i in range(count)]
 
 
 @contextlib.contextmanager
-def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
+def staged(target: Path, overwrite: bool = False) -> Generator[Path]:
     """A path to write a file or a folder to, beside ``target``; it becomes ``target`` when the
     block ends, and is removed if the block fails.
     """
@@ -133,5 +134,6 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     others = sorted(name for name in names if not re.fullmatch(r"\d{5,}\.png", name))
     if others:
         raise MediaError(
-            f"{folder} is not overwritten: it holds more than numbered PNG images, {others[0]} for one; name another folder"
+            f"{folder} is not overwritten: it holds more than numbered PNG images, {others[0]} for "
+            "one; name another folder"
         )

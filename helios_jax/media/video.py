@@ -5,8 +5,9 @@ does not grow with the video.
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import IO, NoReturn
 
 import numpy as np
 
@@ -25,7 +26,8 @@ ENCODERS = {
     ".mp4": ("", f"{H264} -movflags +faststart"),
     ".gif": (
         "",
-        "-filter_complex split[a][b];[a]palettegen=stats_mode=single[palette];[b][palette]paletteuse=new=1 -loop 0",
+        "-filter_complex split[a][b];[a]palettegen=stats_mode=single[palette];"
+        "[b][palette]paletteuse=new=1 -loop 0",
     ),
     "": ("/%05d.png", "-c:v png -start_number 0"),
 }
@@ -35,7 +37,7 @@ ENCODERS = {
 @contextlib.contextmanager
 def open_video_writer(
     path: str | os.PathLike, fps: int | float, overwrite: bool = False
-) -> Iterator["VideoWriter"]:
+) -> Generator["VideoWriter"]:
     """Open a video for writing; it appears, whole, when the ``with`` block ends, and not at all if
     the block fails.
 
@@ -56,9 +58,8 @@ def open_video_writer(
         raise MediaError(f"{path}: a pipe cannot be given a whole file at the end; write it live")
     if kind not in ENCODERS:
         raise MediaError(f"{path}: {kind} files hold no video; name .mp4, .gif, or a folder")
-    fastest = (
-        50 if kind == ".gif" else 1000
-    )  # browsers slow down a GIF whose delays are shorter than two hundredths
+    # Browsers slow down a GIF whose delays are shorter than two hundredths.
+    fastest = 50 if kind == ".gif" else 1000
     if not 0 < fps <= fastest:
         raise MediaError(f"{path}: fps={fps} must be above 0 and at most {fastest}")
     check_output(path, overwrite)
@@ -75,9 +76,11 @@ class VideoWriter:
     """Sends frames to ffmpeg. Made by :func:`open_video_writer`."""
 
     def __init__(self, path: Path, kind: str, fps: int | float):
-        self._path, self._kind, self._fps = path, kind, fps
-        self._size = None
-        self._process = None
+        self._path = path
+        self._kind = kind
+        self._fps = fps
+        self._size: tuple[int, int] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._log = path.with_name("ffmpeg.log")
 
     def write(self, frames: np.ndarray) -> None:
@@ -93,25 +96,25 @@ class VideoWriter:
         if not len(frames):
             return
         size = frames.shape[2], frames.shape[1]
-        if self._process is None:
-            self._start(size)
-        if size != self._size:
+        process = self._process or self._start(size)
+        if self._size and size != self._size:
             raise MediaError(
-                f"frames of {size[0]}x{size[1]} pixels after frames of {self._size[0]}x{self._size[1]}; a video has one size"
+                f"frames of {size[0]}x{size[1]} pixels after frames of "
+                f"{self._size[0]}x{self._size[1]}; a video has one size"
             )
         try:
-            self._process.stdin.write(frames.tobytes())
+            _stdin(process).write(frames.tobytes())
         except BrokenPipeError:
-            self._raise()
+            self._raise(process)
 
     def finish(self) -> None:
         """Wait until everything is encoded."""
         if self._process is None:
             raise MediaError("no frame was written")
         with contextlib.suppress(BrokenPipeError):  # the exit status tells more
-            self._process.stdin.close()
+            _stdin(self._process).close()
         if self._process.wait():
-            self._raise()
+            self._raise(self._process)
 
     def kill(self) -> None:
         """End ffmpeg if it still runs."""
@@ -119,9 +122,10 @@ class VideoWriter:
             self._process.kill()
             self._process.wait()
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+                _stdin(self._process).close()
 
-    def _start(self, size: tuple[int, int]) -> None:
+    def _start(self, size: tuple[int, int]) -> subprocess.Popen[bytes]:
+        """Start ffmpeg for frames of a size, (width, height)."""
         if not self._kind:
             self._path.mkdir()
         tail, options = ENCODERS[self._kind]
@@ -140,10 +144,16 @@ class VideoWriter:
                 command, cwd=self._path.parent, stdin=subprocess.PIPE, stderr=log
             )
         self._size = size
+        return self._process
 
-    def _raise(self) -> None:
-        status, message = (
-            self._process.wait(),
-            " ".join(self._log.read_text(errors="replace").split()),
-        )
+    def _raise(self, process: subprocess.Popen[bytes]) -> NoReturn:
+        """Raise what ffmpeg, which has stopped, says."""
+        status = process.wait()
+        message = " ".join(self._log.read_text(errors="replace").split())
         raise MediaError(f"ffmpeg stopped with status {status}: {message or 'it gave no reason'}")
+
+
+def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    """The pipe into a process that was started with one."""
+    assert process.stdin is not None
+    return process.stdin

@@ -1,5 +1,5 @@
-"""Reading videos: the beginning and the end of one that another goes on from, or all of one that is
-learned from, however long it is.
+"""Reading videos of any length: the beginning and the end of one that another goes on from, or all
+of one that is learned from.
 """
 
 import contextlib
@@ -8,15 +8,15 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from helios_jax.media.ffmpeg import MediaError, find_ffmpeg, frame_rate
+from helios_jax.media.ffmpeg import READ_ONE_FILE, MediaError, find_ffmpeg, frame_rate
 from helios_jax.media.fit import check_fit, fit_image
 
 # By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with
@@ -24,11 +24,11 @@ from helios_jax.media.fit import check_fit, fit_image
 # seen.
 TO_RGB = "scale=iw*sar:ih:flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
 
-# To the range of ordinary screens. White of graphics and faces stands at 203 nits (ITU-R BT.2408):
-# what is well below keeps its brightness, what is above is pressed together.
+# To the range of ordinary screens. White of graphics and faces is at 203 nits (ITU-R BT.2408): what
+# is well below keeps its brightness, what is above is compressed.
 TONE_MAP = (
-    "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
-    "zscale=t=bt709:m=bt709:r=limited,format=yuv444p,"
+    "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
+    "tonemap=mobius:desat=0,zscale=t=bt709:m=bt709:r=limited,format=yuv444p,"
 )
 HIGH_RANGE = "smpte2084|arib-std-b67"
 """The transfer functions of high dynamic range, PQ and HLG."""
@@ -69,12 +69,12 @@ def read_video(
     piece: int = 33,
     pieces: int = 3,
 ) -> VideoInput:
-    """Read a video in any format that ffmpeg knows, upright, as 8-bit RGB of the size and rate
-    asked for.
+    """Read a video upright, as 8-bit RGB of the size and rate asked for.
 
     It is decoded twice: once to count its frames, which also shows whether it is whole, and once
-      for the frames that are kept. So neither memory
-    nor what is spent on resizing grows with its length.
+    for the frames that are kept. So neither memory nor the time of resizing grows with its length.
+    What may be in the file: :data:`~helios_jax.media.ffmpeg.DEMUXERS`,
+    :data:`~helios_jax.media.ffmpeg.DECODERS`.
 
     Args:
       path: a file; sound is left alone.
@@ -141,14 +141,11 @@ def read_pieces(
     count = num_frames // piece if most is None else min(num_frames // piece, most)
 
     def pieces() -> Iterator[np.ndarray]:
-        with contextlib.closing(
-            _frames(path, rate, 0, bool(re.search(HIGH_RANGE, stream)))
-        ) as frames:
+        tone_map = bool(re.search(HIGH_RANGE, stream))
+        with contextlib.closing(_frames(path, rate, 0, tone_map)) as frames:
             for i in range(count):
-                fitted = [
-                    fit_image(frame, height, width, fit)[0]
-                    for frame in itertools.islice(frames, piece)
-                ]
+                here = itertools.islice(frames, piece)
+                fitted = [fit_image(frame, height, width, fit)[0] for frame in here]
                 _check_count(path, i * piece + len(fitted), (i + 1) * piece)
                 yield np.stack(fitted)
 
@@ -167,26 +164,28 @@ def _probe(
         )
     rate = frame_rate(fps)
     log = _decode_once(path, rate)
-    counts = re.findall(r"(\d+) frames in, (\d+) frames out", log)
-    source_frames, num_frames = (sum(int(pair[i]) for pair in counts) for i in range(2))
+    source_frames = 0
+    num_frames = 0
+    for frames_in, frames_out in re.findall(r"(\d+) frames in, (\d+) frames out", log):
+        source_frames += int(frames_in)
+        num_frames += int(frames_out)
     if num_frames < least:
         raise TooShortError(
-            f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {least} are needed, {float(least / rate):.3g} seconds"
+            f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {least} are "
+            f"needed, {float(least / rate):.3g} seconds"
         )
-    return (
-        re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)[1],
-        rate,
-        source_frames,
-        num_frames,
-    )
+    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)
+    if stream is None:
+        raise MediaError(f"{path}: has no video in it")
+    return stream[1], rate, source_frames, num_frames
 
 
 def _check_count(path: str | os.PathLike, found: int, wanted: int) -> None:
     """Refuse a second reading that does not give what the first counted."""
     if found != wanted:
         raise MediaError(
-            f"{path}: read again, {found} frames came instead of {wanted}; the file changes meanwhile, or its size does on the way: "
-            "give a copy, made by ffmpeg -i FILE copy.mp4"
+            f"{path}: read again, {found} frames came instead of {wanted}; the file changes "
+            "meanwhile, or its size does on the way: give a copy, made by ffmpeg -i FILE copy.mp4"
         )
 
 
@@ -200,16 +199,15 @@ def _decode_once(path: str | os.PathLike, rate: Fraction) -> str:
 
 def _frames(
     path: str | os.PathLike, rate: Fraction, start: int, tone_map: bool
-) -> Iterator[Image.Image]:
+) -> Generator[Image.Image]:
     """Frame 0 and those from ``start`` on, one at a time and in their own size."""
     filters = f"fps={rate},select='eq(n,0)+gte(n,{start})',{TONE_MAP if tone_map else ''}{TO_RGB}"
     command = _command(path, filters, "-fps_mode passthrough -c:v ppm -f image2pipe -")
     with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-            while header := re.fullmatch(
-                rb"P6\n(\d+) (\d+)\n255\n", b"".join(process.stdout.readline() for _ in range(3))
-            ):
-                width, height = map(int, header.groups())
+            assert process.stdout is not None
+            while size := _ppm_size(process.stdout):
+                width, height = size
                 pixels = process.stdout.read(3 * width * height)
                 if len(pixels) == 3 * width * height:
                     yield Image.frombytes("RGB", (width, height), pixels)
@@ -217,14 +215,24 @@ def _frames(
         _check(path, process.returncode, log.read().decode(errors="replace"))
 
 
+def _ppm_size(stream: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height in the header of a PPM image; None at the end of the stream."""
+    lines = [stream.readline() for _ in range(3)]
+    header = re.fullmatch(rb"P6\n(\d+) (\d+)\n255\n", b"".join(lines))
+    return (int(header[1]), int(header[2])) if header else None
+
+
 def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
-    """Decode the first video that is not a cover, and stop at damage. ``file:`` keeps a name from
-    being taken for an option or an address.
+    """Decode the first video that is not a cover, and stop at damage.
+
+    ``file:`` keeps a name from being taken for an option or an address; the lists keep ffmpeg from
+    opening anything but one file of a known kind.
     """
     options = ["-hide_banner", "-nostdin", "-nostats", "-v", "level+verbose", "-xerror"]
     return [
         find_ffmpeg(path),
         *options,
+        *READ_ONE_FILE,
         "-i",
         f"file:{os.path.abspath(path)}",
         "-map",
@@ -236,31 +244,31 @@ def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
 
 
 def _check(path: str | os.PathLike, status: int, log: str) -> None:
-    """Refuse what ffmpeg stumbled over."""
+    """Raise what ffmpeg says is wrong with a file."""
     if "matches no streams" in log:
         raise MediaError(f"{path}: has no video in it")
+    if status and "not on whitelist" in log:
+        raise MediaError(
+            f"{path}: not a video, or in a format that is not read; save it as mp4, by ffmpeg -i "
+            "FILE copy.mp4"
+        )
     if status or DAMAGE in log:
         errors = [
             line.split("] ")[-1].strip()
             for line in log.splitlines()
             if "[error]" in line or "[fatal]" in line
         ]
-        raise MediaError(
-            f"{path}: damaged, cut short, or not a video: {errors[0] if errors else f'ffmpeg gave status {status}'}"
-        )
+        reason = errors[0] if errors else f"ffmpeg gave status {status}"
+        raise MediaError(f"{path}: damaged, cut short, or not a video: {reason}")
 
 
 def _describe(stream: str, rate: Fraction, source_frames: int, num_frames: int) -> str:
     """The codec, and what became of the frames."""
     source_rate = re.search(r"([\d.]+k?) fps", stream)
-    source_rate, wanted_rate = (
-        source_rate[1] if source_rate else "an unknown number of",
-        f"{float(rate):.4g}",
-    )
-    if (source_rate, source_frames) == (wanted_rate, num_frames):
-        frames = f"{num_frames} frames at {wanted_rate} fps"
+    there = source_rate[1] if source_rate else "an unknown number of"
+    here = f"{float(rate):.4g}"
+    if (there, source_frames) == (here, num_frames):
+        frames = f"{num_frames} frames at {here} fps"
     else:
-        frames = (
-            f"{source_rate} fps resampled to {wanted_rate}: {source_frames} frames -> {num_frames}"
-        )
+        frames = f"{there} fps resampled to {here}: {source_frames} frames -> {num_frames}"
     return f"{stream.split()[0].rstrip(',')} video, {frames}"

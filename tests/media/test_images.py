@@ -17,7 +17,7 @@ def read(path, height=45, width=61, fit="stretch"):
     return read_image(path, height, width, fit)[0]
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.ppm", "a.webp"])
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp"])
 def test_formats_without_loss_keep_every_pixel(tmp_path, name):
     """A size that fits is not resampled."""
     Image.fromarray(PICTURE).save(tmp_path / name, lossless=True)
@@ -42,7 +42,7 @@ def test_grey_and_black_and_white(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "line.png")[..., 1], 255 * (grey > 99))
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.pgm"])
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
 def test_16_bits(tmp_path, name):
     """Scaled to 8, not clipped at 255: 65535 is white, 32768 a middle grey."""
     grey = 257 * PICTURE[..., 0].astype(np.uint16)
@@ -227,3 +227,38 @@ def test_unknown_fit_is_refused(tmp_path):
     """With what there is to choose from."""
     with pytest.raises(MediaError, match=r"fit='zoom' must be one of crop \(.*stretch \(.*pad \("):
         read(tmp_path / "a.png", fit="zoom")
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 8 8
+%%EndComments
+(started) = showpage
+%%EOF
+"""
+
+
+def test_an_eps_starts_no_ghostscript(tmp_path, monkeypatch):
+    """Not even one that is called a PNG."""
+    interpreter = tmp_path / "gs"
+    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name in ("a.eps", "a.png"):
+        (tmp_path / name).write_bytes(EPS)
+        with pytest.raises(MediaError, match="in a format that is not read; save it as PNG"):
+            read(tmp_path / name)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("suffix", ["ppm", "tga", "ico", "pcx", "sgi", "dds", "jp2", "pdf"])
+def test_other_formats_of_pillow_are_not_opened(tmp_path, suffix):
+    Image.fromarray(PICTURE).save(tmp_path / f"a.{suffix}")
+    with pytest.raises(MediaError, match="in a format that is not read") as error:
+        read(tmp_path / f"a.{suffix}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.avif", "a.gif", "a.bmp", "a.tiff"])
+def test_every_format_that_is_named_is_read(tmp_path, name):
+    Image.fromarray(PICTURE).save(tmp_path / name)
+    assert read(tmp_path / name).shape == PICTURE.shape

@@ -58,3 +58,15 @@ def test_whoever_may_read_new_files_may_read_latents(tmp_path):
     (tmp_path / "plain").touch()
     save_latents(tmp_path / "clip.safetensors", np.zeros((1, 1, 2, 2, 3), np.float32))
     assert (tmp_path / "clip.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_latents_that_are_not_finite_are_refused_unless_asked_for(tmp_path, value):
+    latents = np.zeros((1, 9, 2, 2, 4), np.float32)
+    latents[0, 3, 1, 0, 2] = value
+    save_latents(tmp_path / "a.safetensors", latents)
+    with pytest.raises(MediaError, match=r"1 of 144 values are NaN or infinite.*--noverify"):
+        load_latents(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(
+        load_latents(tmp_path / "a.safetensors", verify=False)[0], latents
+    )

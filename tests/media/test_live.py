@@ -1,4 +1,4 @@
-"""A live file can be watched while it grows, survives whatever ends the run, and can be continued."""
+"""A live file can be watched while it grows, survives what ends the run, and can be continued."""
 
 import os
 import re
@@ -61,7 +61,7 @@ def write(path, chunks, fps=24, **options):
 
 
 def test_every_chunk_is_there_when_it_is_written(tmp_path):
-    """The growing file plays up to its last frame after each chunk, while the writer is still open."""
+    """The growing file plays up to its last frame while the writer is still open."""
     path = tmp_path / "a.mp4"
     with open_live_writer(path, 24) as writer:
         for chunk in range(4):

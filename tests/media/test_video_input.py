@@ -356,3 +356,63 @@ def test_pieces_from_the_beginning(tmp_path):
     )
     with pytest.raises(TooShortError, match="at least 99 are needed"):
         read_pieces(path, HEIGHT, WIDTH, 24, least=99)
+
+
+LISTS = {
+    "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nclip.mp4\n#EXT-X-ENDLIST\n",
+    "a.ffconcat": "ffconcat version 1.0\nfile clip.mp4\n",
+    "a.mp4": "ffconcat version 1.0\nfile clip.mp4\n",
+    "a.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n",
+    "a.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
+    "a.imf": '<?xml version="1.0"?><AssetMap xmlns="http://www.smpte-ra.org/schemas/429-9/2007/AM"/>',
+    "a.txt": "a text, which ffmpeg draws as a terminal would\n" * 100,
+    "a.srt": "1\n00:00:00,000 --> 00:00:01,000\nwords\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_files_and_texts_are_no_videos(tmp_path, name):
+    """Playlists and their kin name other files and addresses, none of which is opened."""
+    make(tmp_path / "clip.mp4", counting(40))
+    (tmp_path / name).write_text(LISTS[name])
+    with pytest.raises(MediaError, match=f"{name}: (not a video|damaged|has no video)") as error:
+        read_video(tmp_path / name, HEIGHT, WIDTH, 24)
+    assert "\n" not in str(error.value)
+
+
+def test_a_still_image_is_no_video(tmp_path):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a0001.png")
+    for name in ("a0001.png", "a%04d.png"):
+        with pytest.raises(MediaError, match=r"in a format that is not read|No such file"):
+            read_video(tmp_path / name, HEIGHT, WIDTH, 24)
+
+
+def test_a_codec_that_is_not_listed_is_not_decoded(tmp_path):
+    make(tmp_path / "a.avi", counting(40), 24, "-c:v", "asv1")
+    with pytest.raises(MediaError, match="in a format that is not read"):
+        read_video(tmp_path / "a.avi", HEIGHT, WIDTH, 24)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        ("mp4", "libx264"),
+        ("mp4", "libx265"),
+        ("mov", "prores"),
+        ("mkv", "ffv1"),
+        ("webm", "libvpx-vp9"),
+        ("webm", "libvpx"),
+        ("avi", "mjpeg"),
+        ("avi", "mpeg4"),
+        ("ts", "mpeg2video"),
+        ("mpg", "mpeg1video"),
+        ("flv", "flv"),
+        ("ogv", "libtheora"),
+        ("wmv", "wmv2"),
+        ("gif", "gif"),
+        ("apng", "apng"),
+    ],
+)
+def test_containers_and_codecs_that_people_have_are_read(tmp_path, suffix, codec):
+    path = make(tmp_path / f"a.{suffix}", counting(40), 24, "-c:v", codec)
+    assert read_video(path, HEIGHT, WIDTH, 24).num_frames >= 33
