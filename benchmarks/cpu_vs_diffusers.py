@@ -1,38 +1,40 @@
-"""helios-jax beside PyTorch (diffusers) on a CPU: the same random weights, prompts and noise, in
-one run.
+"""helios-jax beside PyTorch (diffusers) on a CPU: the same weights, prompts and noise in one run.
 
-  python benchmarks/cpu_vs_diffusers.py                                # all variants; about ten minutes on two cores
+  python benchmarks/cpu_vs_diffusers.py                   # all variants; ten minutes on two cores
   python benchmarks/cpu_vs_diffusers.py --variants=distilled --repeats=3
-  python benchmarks/cpu_vs_diffusers.py --out=/tmp/quick               # writes /tmp/quick.json and /tmp/quick.md
+  python benchmarks/cpu_vs_diffusers.py --out=/tmp/quick  # writes /tmp/quick.json and /tmp/quick.md
 
 A pipeline folder of random weights (transformer of 61 M parameters with the released head size, VAE
 a third of the released width, UMT5 of the small model's size) is saved by diffusers and converted
 to a helios-jax checkpoint, as a user converts a release. Each system then runs in a process of its
-own, float32, as many threads as cores; the two take turns, A B A B, and the table holds medians.
-Both files are written anew after each row, so an interrupted run leaves what it measured.
+own, float32, with as many threads as cores; the two take turns, A B A B, and the table holds
+medians. Both files are written anew after each row, so an interrupted run leaves what it measured.
 
 On a busy machine, one core and CPU time still compare (with more cores, PyTorch's threads wait for
 one another busily, and its times explode):
 
-  taskset -c 0 python benchmarks/cpu_vs_diffusers.py
-  --out=benchmarks/results/cpu_vs_diffusers_one_core
+  taskset -c 0 python benchmarks/cpu_vs_diffusers.py --out=/tmp/one_core
 
 Rows:
-  request            prompt to frames in host memory, everything warm; its outputs are compared,
-  frames in [0, 1] chunk              all transformer calls of one chunk; for helios-jax the whole
-  chunk program: solver, pyramid and history included forward, stage k   one transformer call at
-  pyramid stage k, as each sampler makes it: helios-jax has the text's and the history's parts ready
+
+  request            prompt to frames in host memory, everything warm; the outputs that are
+                     compared are frames in [0, 1]
+  chunk              all transformer calls of one chunk; for helios-jax the whole chunk program,
+                     with solver, pyramid and history
+  forward, stage k   one transformer call at pyramid stage k, as each sampler makes it: helios-jax
+                     has the text's and the history's parts ready
   forward, alone     the last of them with nothing prepared: all text rows, history patches and
-  rotations computed inside text, vae decode   one prompt; one chunk matmul             2048 x 2048
-  x 2048, the rate the other rows are held against
+                     rotations are computed inside
+  text, vae decode   one prompt; one chunk
+  matmul             2048 x 2048 x 2048, the rate that the other rows are compared with
 
 GFLOP counts the multiplications of matrix products, convolutions and attention that PyTorch runs
-for a row, times two; rates of both systems divide it by their seconds, so work that helios-jax does
-not do counts as if it were done.
+for a row, times two. The rates of both systems divide it by their seconds, so work that helios-jax
+does not do counts as if it were done.
 
 One departure from diffusers as released: block noise is injected, since its Cholesky factor does
-not exist in float32, and the initial noise too, to compare outputs. Velocities are made contiguous
-for CFG-Zero*.
+not exist in float32, and so is the initial noise, so that outputs can be compared. Velocities are
+made contiguous for CFG-Zero*.
 """
 
 import contextlib
@@ -78,8 +80,12 @@ WORKER = flags.DEFINE_enum(
 )
 FOLDER = flags.DEFINE_string("folder", None, "Internal: the worker's folder.")
 
-HEIGHT, WIDTH = 128, 192
-PROMPT = "A red ball rolls slowly over green grass while the camera follows it from the left; soft morning light, long shadows, a quiet garden."
+HEIGHT = 128
+WIDTH = 192
+PROMPT = (
+    "A red ball rolls slowly over green grass while the camera follows it from the left; soft "
+    "morning light, long shadows, a quiet garden."
+)
 NEGATIVE = "grey, blurred, overexposed, static, nothing moves"
 TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=128, num_layers=16, ffn_dim=1408, text_dim=512
@@ -98,9 +104,7 @@ LATENTS = (9, HEIGHT // 8, WIDTH // 8, 16)
 
 
 def make_folder(folder: Path, variant: str) -> None:
-    """Save a random pipeline of diffusers, the checkpoint converted from it, and the noise of every
-    chunk.
-    """
+    """Save a random pipeline of diffusers, the checkpoint made of it, and every chunk's noise."""
     import diffusers
     import jax
     import torch
@@ -111,9 +115,7 @@ def make_folder(folder: Path, variant: str) -> None:
     from helios_jax.models.tokenizer import train_tokenizer
 
     def random(model: torch.nn.Module) -> torch.nn.Module:
-        """Every parameter drawn anew, so that none is zero or one, with the variance of activations
-        kept from layer to layer.
-        """
+        """Draw every parameter anew: none is zero or one, and activations keep their variance."""
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 or "gamma" in name:
                 torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
@@ -161,8 +163,11 @@ def make_folder(folder: Path, variant: str) -> None:
 
 
 class Row(NamedTuple):
-    """What is timed, and what is compared where that is not its result; ``nothing`` compares
-    nothing.
+    """What is timed.
+
+    Attributes:
+      run: what is timed; its result is compared.
+      compared: what is compared instead; :func:`nothing` compares nothing.
     """
 
     run: Callable[[], np.ndarray | None]
@@ -199,11 +204,22 @@ def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
         folder / "torch", transformer=transformer
     )
     pipeline.set_progress_bar_config(disable=True)
-    channels_first = lambda array: torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
-    channels_last = lambda tensor: np.moveaxis(tensor.numpy(), 1, -1)
-    noise = [[channels_first(part) for part in chunk] for chunk in read_noise(folder, variant)]
-    forward, decode = pipeline.transformer.forward, pipeline.vae.decode
-    calls, decoded = [], []
+
+    def channels_first(array):
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
+
+    def channels_last(tensor):
+        return np.moveaxis(tensor.numpy(), 1, -1)
+
+    initial_noise = []
+    block_noise = []
+    for initial, *blocks in read_noise(folder, variant):
+        initial_noise.append(channels_first(initial))
+        block_noise += map(channels_first, blocks)
+    forward = pipeline.transformer.forward
+    decode = pipeline.vae.decode
+    calls = []
+    decoded = []
 
     def velocity(*args, **kwargs):
         calls.append(kwargs)
@@ -212,27 +228,32 @@ def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
     def request():
         calls.clear()
         decoded.clear()
-        unit, blocks = (
-            iter([chunk[0] for chunk in noise]),
-            iter([block for chunk in noise for block in chunk[1:]]),
-        )
-        pipeline.prepare_latents = lambda *args, **kwargs: next(unit).clone()
+        initial = iter(initial_noise)
+        blocks = iter(block_noise)
+        pipeline.prepare_latents = lambda *args, **kwargs: next(initial).clone()
         pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
         pipeline.transformer.forward = velocity
         pipeline.vae.decode = lambda latents, **kwargs: (
             decoded.append(latents) or decode(latents, **kwargs)
         )
-        steps = STEPS[variant]
-        steps = (
-            dict(num_inference_steps=steps[0])
-            if variant == "base"
-            else dict(pyramid_num_inference_steps_list=list(steps))
-        )
+        if variant == "base":
+            options = dict(num_inference_steps=STEPS[variant][0])
+        else:
+            options = dict(pyramid_num_inference_steps_list=list(STEPS[variant]))
+        if variant == "distilled":
+            options["is_amplify_first_chunk"] = True
         frames = pipeline(
-            prompt=PROMPT, negative_prompt=NEGATIVE, height=HEIGHT, width=WIDTH, num_frames=33 * CHUNKS[variant],
-            guidance_scale=GUIDANCE[variant], output_type="np", **steps, **(dict(is_amplify_first_chunk=True) if variant == "distilled" else {}),
-        ).frames  # fmt: skip
-        pipeline.transformer.forward, pipeline.vae.decode = forward, decode
+            prompt=PROMPT,
+            negative_prompt=NEGATIVE,
+            height=HEIGHT,
+            width=WIDTH,
+            num_frames=33 * CHUNKS[variant],
+            guidance_scale=GUIDANCE[variant],
+            output_type="np",
+            **options,
+        ).frames
+        pipeline.transformer.forward = forward
+        pipeline.vae.decode = decode
         return frames
 
     rows = {"request": Row(request)}
@@ -308,9 +329,8 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
         steps=STEPS[variant],
         guidance_scale=GUIDANCE[variant],
     )
-    kept = reference_frames(
-        pipeline.config, asked["num_frames"]
-    )  # diffusers cuts the video to 4m + 1 frames
+    # diffusers cuts the video to 4m + 1 frames.
+    kept = reference_frames(pipeline.config, asked["num_frames"])
     rows = {
         "request": Row(
             lambda: pipeline.generate(PROMPT, NEGATIVE, noise=noise, output="float32", **asked)[
@@ -319,7 +339,8 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
         )
     }
     if variant == "distilled":
-        params, plan = pipeline.params["transformer"], make_request(pipeline.config, **asked).plan
+        params = pipeline.params["transformer"]
+        plan = make_request(pipeline.config, **asked).plan
         indices = frame_indices(plan.history_sizes, LATENTS[0])
         apply = functools.partial(pipeline.transformer.apply, {"params": params})
         text = pipeline.encode_prompts([PROMPT])
@@ -348,9 +369,7 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
 
         @functools.cache
         def stage_inputs(stage):
-            """What PyTorch's call was given, with its text and history prepared as the sampler
-            prepares them.
-            """
+            """The arguments of PyTorch's call, its history prepared as the sampler prepares it."""
             given = np.load(folder / f"stage{stage}.npz")
             history = History(
                 *(jnp.asarray(given[f"latents_history_{name}"]) for name in History._fields)
@@ -408,24 +427,31 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
         rows["vae decode"] = Row(
             lambda: 2 * np.asarray(pipeline.decode(model_space(), "float32")) - 1
         )
-    square, product = jnp.ones((2048, 2048)), jax.jit(jnp.dot)
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.dot)
     return rows | {"matmul": Row(lambda: np.asarray(product(square, square)))}
 
 
 def worker(system: str, folder: Path, variant: str) -> None:
-    """Serve rows: read ``[row, is_first]`` lines, answer each with seconds, peak memory and, the
-    first time, operations; outputs go to files.
+    """Serve rows.
+
+    Reads lines ``[row, is_first]`` and answers each with seconds, peak memory and, the first time,
+    operations. Outputs go to files.
     """
     rows = (torch_rows if system == "torch" else jax_rows)(folder, variant)
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # so that nothing else is printed among the answers
     print(json.dumps(list(rows)), file=answers, flush=True)
     for line in sys.stdin:
         name, first = json.loads(line)
-        row, answer = rows[name], {}
-        start, cpu_start = time.perf_counter(), time.process_time()
+        row = rows[name]
+        answer = {}
+        start = time.perf_counter()
+        cpu_start = time.process_time()
         with count_operations(answer) if first and system == "torch" else contextlib.nullcontext():
             result = row.run()
-        seconds, cpu = time.perf_counter() - start, time.process_time()
+        seconds = time.perf_counter() - start
+        cpu = time.process_time()
         answer |= {
             "seconds": seconds,
             "cpu_seconds": cpu - cpu_start,
@@ -441,7 +467,7 @@ def worker(system: str, folder: Path, variant: str) -> None:
 
 @contextlib.contextmanager
 def count_operations(answer: dict) -> Iterator[None]:
-    """Add ``gflop``, what PyTorch computes inside, to ``answer``."""
+    """Add ``gflop`` to ``answer``: the operations that PyTorch does inside."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -471,7 +497,7 @@ def busy_seconds() -> float:
 
 
 class System:
-    """A worker process, spoken to line by line."""
+    """A worker process, with a line for each question and each answer."""
 
     def __init__(self, name: str, folder: Path, variant: str):
         command = [
@@ -508,63 +534,55 @@ def measure(variant: str, report: Callable[[dict], None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         log(f"{variant}: saving and converting random weights")
-        subprocess.run(
-            [
-                sys.executable,
-                __file__,
-                "--worker=folder",
-                f"--folder={folder}",
-                f"--variants={variant}",
-            ],
-            check=True,
-        )
+        options = [f"--folder={folder}", f"--variants={variant}"]
+        subprocess.run([sys.executable, __file__, "--worker=folder", *options], check=True)
         systems = {name: System(name, folder, variant) for name in ("torch", "jax")}
         for row in systems["torch"].rows:
             log(f"{variant}: {row}")
-            first = {name: system.run(row, first=True) for name, system in systems.items()}
-            log(
-                f"first run: torch {first['torch']['seconds']:.1f} s, jax with compilation {first['jax']['seconds']:.1f} s"
-            )
-            times, cpu_times = ({name: [] for name in systems} for _ in range(2))
-            began, busy = (
-                time.perf_counter(),
-                busy_seconds() - sum(answer["cpu_total"] for answer in first.values()),
-            )
-            for _ in range(REPEATS.value):
-                for name, system in systems.items():
-                    answer = system.run(row)
-                    times[name].append(answer["seconds"])
-                    cpu_times[name].append(answer["cpu_seconds"])
-                    first[name] |= {
-                        "peak_bytes": answer["peak_bytes"],
-                        "cpu_total": answer["cpu_total"],
-                    }
-            busy = busy_seconds() - sum(answer["cpu_total"] for answer in first.values()) - busy
-            medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+            result = {"variant": variant, "row": row, **measure_row(systems, row)}
             outputs = [folder / f"{name} {row}.npy" for name in systems]
-            result = {
-                "variant": variant,
-                "row": row,
-                "torch_over_jax": medians["torch"] / medians["jax"],
-                "gflop": first["torch"]["gflop"],
-                "cores_busy_with_others": max(0.0, busy) / (time.perf_counter() - began),
-                "error": largest_error(*map(np.load, outputs))
-                if all(map(Path.exists, outputs))
-                else None,
-            }
-            for name in systems:
-                result[name] = {
-                    "first_s": first[name]["seconds"],
-                    "median_s": medians[name],
-                    "median_cpu_s": statistics.median(cpu_times[name]),
-                    "min_s": min(times[name]),
-                    "max_s": max(times[name]),
-                    "gflop_per_s": first["torch"]["gflop"] / medians[name],
-                    "peak_bytes": first[name]["peak_bytes"],
-                }
+            compared = all(path.exists() for path in outputs)
+            result["error"] = largest_error(*map(np.load, outputs)) if compared else None
             report(result)
         for system in systems.values():
             system.close()
+
+
+def measure_row(systems: dict[str, System], row: str) -> dict:
+    """Times of a row by both systems, which take turns."""
+    first = {name: system.run(row, first=True) for name, system in systems.items()}
+    log(
+        f"first run: torch {first['torch']['seconds']:.1f} s, "
+        f"jax with compilation {first['jax']['seconds']:.1f} s"
+    )
+    last = dict(first)
+    times = {name: [] for name in systems}
+    cpu_times = {name: [] for name in systems}
+    began = time.perf_counter()
+    busy = busy_seconds() - sum(answer["cpu_total"] for answer in first.values())
+    for _ in range(REPEATS.value):
+        for name, system in systems.items():
+            last[name] = system.run(row)
+            times[name].append(last[name]["seconds"])
+            cpu_times[name].append(last[name]["cpu_seconds"])
+    busy = busy_seconds() - sum(answer["cpu_total"] for answer in last.values()) - busy
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    result = {
+        "torch_over_jax": medians["torch"] / medians["jax"],
+        "gflop": first["torch"]["gflop"],
+        "cores_busy_with_others": max(0.0, busy) / (time.perf_counter() - began),
+    }
+    for name in systems:
+        result[name] = {
+            "first_s": first[name]["seconds"],
+            "median_s": medians[name],
+            "median_cpu_s": statistics.median(cpu_times[name]),
+            "min_s": min(times[name]),
+            "max_s": max(times[name]),
+            "gflop_per_s": first["torch"]["gflop"] / medians[name],
+            "peak_bytes": last[name]["peak_bytes"],
+        }
+    return result
 
 
 def largest_error(theirs: np.ndarray, ours: np.ndarray) -> float:
@@ -601,9 +619,12 @@ def conditions() -> dict:
         "text_encoder": TEXT,
         "prompt": PROMPT,
         "repeats": REPEATS.value,
-        "statistic": "median of repeats that alternate between the systems, after one warm run of each",
-        "others": "cores kept busy by other processes during a row; well above 0.1 a row says little: PyTorch's threads wait for one another",
-        "peak_memory": "VmHWM of the process after the row; a process runs a variant's rows in order, compilation included",
+        "statistic": "median of repeats that alternate between the systems, after one run of each "
+        "that is not timed",
+        "others": "cores kept busy by other processes during a row; if they are well above 0.1, "
+        "the row says little, because PyTorch's threads wait for one another",
+        "peak_memory": "VmHWM of the process after the row; a process runs a variant's rows in "
+        "order, compilation included",
     }
 
 
@@ -620,23 +641,7 @@ def markdown(report: dict) -> str:
             result["row"]: result for result in report["results"] if result["variant"] == variant
         }
         lines += [f"## {TITLES[variant]}", "", *TABLE_HEAD]
-        for name, row in rows.items():
-            error = "" if row["error"] is None else f"{row['error']:.0e}"
-            cells = [
-                name,
-                f"{row['gflop']:.1f}",
-                *(f"{row[system]['median_s']:.3f}" for system in ("torch", "jax")),
-            ]
-            cells += [
-                f"**{row['torch_over_jax']:.2f}**",
-                *(f"{row[system]['gflop_per_s']:.0f}" for system in ("torch", "jax")),
-                error,
-            ]
-            cells += [f"{row[system]['median_cpu_s']:.3f}" for system in ("torch", "jax")]
-            cells += [f"{row[system]['peak_bytes'] / 1e9:.2f}" for system in ("torch", "jax")] + [
-                f"{row['cores_busy_with_others']:.2f}"
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        lines += [f"| {' | '.join(cells(name, row))} |" for name, row in rows.items()]
         lines.append("")
         for name, row in rows.items():
             if name != "matmul" and "matmul" in rows and row["torch_over_jax"] < 1:
@@ -645,7 +650,8 @@ def markdown(report: dict) -> str:
                     for system in ("jax", "torch")
                 )
                 lines += [
-                    f"{name}: slower than PyTorch. JAX runs it at {ours:.0%} of its matmul rate, PyTorch at {theirs:.0%} of its own.",
+                    f"{name}: slower than PyTorch. JAX runs it at {ours:.0%} of its matmul rate, "
+                    f"PyTorch at {theirs:.0%} of its own.",
                     "",
                 ]
     lines += [
@@ -657,10 +663,27 @@ def markdown(report: dict) -> str:
     return "\n".join(lines)
 
 
-TABLE_HEAD = [
-    "| row | GFLOP | torch s | jax s | torch / jax | torch GFLOP/s | jax GFLOP/s | error | torch CPU s | jax CPU s | torch GB | jax GB | others |",
-    "|" + "---|" * 13,
-]
+COLUMNS = (
+    *("row", "GFLOP", "torch s", "jax s", "torch / jax", "torch GFLOP/s", "jax GFLOP/s", "error"),
+    *("torch CPU s", "jax CPU s", "torch GB", "jax GB", "others"),
+)
+TABLE_HEAD = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+
+
+def cells(name: str, row: dict) -> list[str]:
+    """A row of the table."""
+    systems = row["torch"], row["jax"]
+    return [
+        name,
+        f"{row['gflop']:.1f}",
+        *(f"{system['median_s']:.3f}" for system in systems),
+        f"**{row['torch_over_jax']:.2f}**",
+        *(f"{system['gflop_per_s']:.0f}" for system in systems),
+        "" if row["error"] is None else f"{row['error']:.0e}",
+        *(f"{system['median_cpu_s']:.3f}" for system in systems),
+        *(f"{system['peak_bytes'] / 1e9:.2f}" for system in systems),
+        f"{row['cores_busy_with_others']:.2f}",
+    ]
 
 
 def write(path: Path, text: str) -> None:
@@ -689,7 +712,8 @@ def main(argv: list[str]) -> None:
 
     def add(result: dict) -> None:
         log(
-            f"torch {result['torch']['median_s']:.3f} s, jax {result['jax']['median_s']:.3f} s, ratio {result['torch_over_jax']:.2f}"
+            f"torch {result['torch']['median_s']:.3f} s, jax {result['jax']['median_s']:.3f} s, "
+            f"ratio {result['torch_over_jax']:.2f}"
         )
         report["results"].append(result)
         write(Path(f"{OUT.value}.json"), json.dumps(report, indent=2) + "\n")

@@ -1,26 +1,28 @@
-"""How fast helios-jax is on one GPU: kernels, attention, one forward, the VAE, chunks and whole
-requests, on random weights and data.
+"""How fast helios-jax is on one GPU: kernels, attention, one forward, the VAE, chunks and requests.
 
-  python benchmarks/gpu.py                          # full size, about eight minutes; needs some 60 GB of GPU memory
-  python benchmarks/gpu.py --budget_s=240           # then no further row begins; those left are listed as not measured
+  python benchmarks/gpu.py                          # full size: eight minutes, 60 GB of GPU memory
+  python benchmarks/gpu.py --budget_s=240           # no row begins later; the rest is not measured
   python benchmarks/gpu.py --rows=kernel,attention  # some of the rows
-  python benchmarks/gpu.py --size=toy               # every row at toy size on any device, to see that the script runs
+  python benchmarks/gpu.py --size=toy               # every row, small, on any device: does it run?
 
-Each row is written to --out as soon as it is measured, so an interrupted run leaves what it has.
-How a row is timed:
+Weights and data are random. Each row is written to --out as soon as it is measured, so an
+interrupted run leaves the rows it has. How a row is timed:
 
-  copy            x + 1 over 1 GiB of bfloat16: the rate kernels are held against, bytes read and
-  written matmul          the widest product of the model: the rate the transformer is held against
+  copy            x + 1 over 1 GiB of bfloat16, bytes read and written: the rate that kernels are
+                  compared with
+  matmul          the widest product of the model: the rate that the transformer is compared with
   kernel          a queue of calls over buffers that together exceed the L2 cache several times;
-  bytes are those of operands and results, once each;
-                  `reference` is plain JAX, one operation after another, and `xla` the same as XLA
-                  fuses it
-  attention       4 N S d K operations convolution     of the VAE, operations of the plain form
-  whatever the form block, forward  bfloat16, batch 1, history and text prepared, as the sampler
-  calls them; operations of what PyTorch computes, without our savings vae             one chunk of
-  latents to 8-bit frames chunk           seconds between the frames of two chunks in host memory,
-  median of chunks 2 to 8; transformer, VAE and copy inside request         prompt to the last
-  frame, everything compiled; `first frames` is the wait for the first chunk
+                  bytes are those of operands and results, once each; `reference` is plain JAX, one
+                  operation after another, and `xla` the same as XLA fuses it
+  attention       4 N S d K operations
+  convolution     of the VAE; operations are those of the plain form
+  block, forward  bfloat16, batch 1, history and text prepared, as the sampler calls them;
+                  operations are those of PyTorch, which prepares nothing
+  vae             one chunk of latents to 8-bit frames
+  chunk           seconds between the frames of two chunks in host memory, median of chunks 2 to 8;
+                  transformer, VAE and copy inside
+  request         prompt to the last frame, everything compiled; `first frames` is the wait for the
+                  first chunk
 """
 
 import datetime
@@ -73,7 +75,10 @@ REPEATS = flags.DEFINE_integer(
 OUT = flags.DEFINE_string(
     "out", str(Path(__file__).parent / "results/gpu"), "Result files, without .json and .md."
 )
-PROMPT = "a red ball rolls slowly over green grass while the camera follows it from the left; soft morning light, long shadows"
+PROMPT = (
+    "a red ball rolls slowly over green grass while the camera follows it from the left; soft "
+    "morning light, long shadows"
+)
 
 
 class Row(NamedTuple):
@@ -81,12 +86,11 @@ class Row(NamedTuple):
 
     Attributes:
       name: its first word is the kind of row.
-      make: makes what the row needs, when its turn comes, and returns what is timed: called once to
-        compile, then ``REPEATS`` times, it returns seconds, one number or several whose median is
-        taken.
-      amount: what one second's worth is counted in: ("GB/s", bytes), ("TFLOP/s", operations) or
+      make: prepares the row and returns what is timed. That is called once to compile, then
+        ``REPEATS`` times, and returns seconds: a number, or several whose median is taken.
+      amount: unit and amount of its rate: ("GB/s", bytes), ("TFLOP/s", operations) or
         ("frames/s", frames), or None.
-      against: name of the row whose rate this one's is a share of.
+      against: name of the row that the rate is given as a share of.
     """
 
     name: str
@@ -101,8 +105,9 @@ UNITS = {"GB/s": 1e9, "TFLOP/s": 1e12, "frames/s": 1.0}
 def queued(
     fn: Callable[..., Any], draw: Callable[[], list[tuple]], calls: int
 ) -> Callable[[], float]:
-    """Seconds a call of ``fn`` when many wait in the queue, so that starting them costs nothing;
-    the inputs that ``draw`` makes take turns.
+    """A function that returns the seconds of a call of ``fn`` when many wait in the queue.
+
+    Starting a call costs nothing then. The inputs that ``draw`` makes take turns.
     """
     inputs = draw()
 
@@ -117,8 +122,9 @@ def queued(
 
 
 def random_like(tree: Any, seed: int = 0) -> Any:
-    """Arrays of the shapes and dtypes of ``tree``, drawn on the device: norms at one, everything
-    else normal with deviation 0.02.
+    """Arrays of the shapes and dtypes of ``tree``, drawn on the device.
+
+    Norms are one, everything else is normal with standard deviation 0.02.
     """
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -146,7 +152,7 @@ def array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
 
 
 class Size(NamedTuple):
-    """A model and the token counts of its stages: history tokens, and noisy tokens of each stage."""
+    """A model, its history tokens, and the noisy tokens of each stage."""
 
     config: HeliosConfig
     history: int
@@ -161,7 +167,8 @@ def read_size() -> Size:
     config = from_dict(
         HeliosConfig, runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]()
     )
-    height, width = config.sample.height, config.sample.width
+    height = config.sample.height
+    width = config.sample.width
     cells = (height // 16) * (width // 16)
     long, mid, short = config.sample.history_sizes
     history = cells * (short + 1) + -(-mid // 2) * -(-cells // 4) + -(-long // 4) * -(-cells // 16)
@@ -169,12 +176,8 @@ def read_size() -> Size:
     return Size(config, history, noisy, height, width)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
-# rows
-
-
 def rows(size: Size) -> Iterator[Row]:
-    """Every row, most telling last within its kind."""
+    """Every row; within its kind, the most important comes last."""
     yield from device_rows(size)
     yield from kernel_rows(size)
     yield from attention_rows(size)
@@ -184,12 +187,11 @@ def rows(size: Size) -> Iterator[Row]:
 
 def device_rows(size: Size) -> Iterator[Row]:
     elements = 2**29 if SIZE.value == "full" else 2**16
-    copy, draw = (
-        jax.jit(lambda x: x + jnp.bfloat16(1)),
-        functools.partial(drawn, (array(elements),)),
-    )
+    copy = jax.jit(lambda x: x + jnp.bfloat16(1))
+    draw = functools.partial(drawn, (array(elements),))
     yield Row("copy", functools.partial(queued, copy, draw, 10), ("GB/s", 4 * elements))
-    cfg, tokens = size.config.transformer, size.history + size.noisy[-1]
+    cfg = size.config.transformer
+    tokens = size.history + size.noisy[-1]
     draw = functools.partial(drawn, (array(tokens, cfg.width), array(cfg.width, cfg.ffn_dim)))
     operations = 2 * tokens * cfg.width * cfg.ffn_dim
     yield Row(
@@ -198,12 +200,16 @@ def device_rows(size: Size) -> Iterator[Row]:
 
 
 def kernel_rows(size: Size) -> Iterator[Row]:
-    """Each fused operation by each implementation that serves here, at the tokens of the last
-    stage.
-    """
-    cfg, h = size.config.transformer, size.history
-    N, D, K, d = h + size.noisy[-1], cfg.width, cfg.num_attention_heads, cfg.attention_head_dim
-    x, row, pair = array(1, N, D), array(D), array(1, 2, D, dtype=jnp.float32)
+    """Each fused operation by each implementation that serves here, at the last stage's tokens."""
+    cfg = size.config.transformer
+    h = size.history
+    N = h + size.noisy[-1]
+    D = cfg.width
+    K = cfg.num_attention_heads
+    d = cfg.attention_head_dim
+    x = array(1, N, D)
+    row = array(D)
+    pair = array(1, 2, D, dtype=jnp.float32)
     angles = array(N, d // 2, dtype=jnp.float32)
     operations = {
         "modulated layer norm": (
@@ -242,7 +248,9 @@ def kernel_rows(size: Size) -> Iterator[Row]:
 
 def attention_rows(size: Size) -> Iterator[Row]:
     cfg = size.config.transformer
-    K, d, S = cfg.num_attention_heads, cfg.attention_head_dim, 128
+    K = cfg.num_attention_heads
+    d = cfg.attention_head_dim
+    S = 128
     for kind, shapes in (
         *(
             (f"self, {size.history + n} tokens", (size.history + n, size.history + n))
@@ -266,10 +274,12 @@ def attention_rows(size: Size) -> Iterator[Row]:
 
 
 def convolution_rows(size: Size) -> Iterator[Row]:
-    """The VAE's widest convolution in each form, and its last upsampling by phases and by
-    repetition, over the frames of three latent ones.
+    """The VAE's widest convolution in each form, and its last upsampling in both.
+
+    They run over the frames of three latent frames.
     """
-    frames, C = 12, size.config.vae.base_dim
+    frames = 12
+    C = size.config.vae.base_dim
     given = dict(strides=(1, 1, 1), padding=((1, 1), (1, 1)))
     draw = functools.partial(
         drawn, (array(1, frames + 2, size.height, size.width, C), array(3, 3, 3, C, C))
@@ -302,7 +312,8 @@ def convolution_rows(size: Size) -> Iterator[Row]:
 
 def model_rows(size: Size) -> Iterator[Row]:
     """The transformer in parts, then the pipeline, of one set of random weights."""
-    parts, config = Parts(size), size.config
+    parts = Parts(size)
+    config = size.config
     rows = config.text_encoder.max_sequence_length
     operations = block_operations(size, size.noisy[-1], rows)
     yield Row(
@@ -341,11 +352,13 @@ def model_rows(size: Size) -> Iterator[Row]:
 
 
 class Parts:
-    """What is timed of a model of random weights, which are made when the first of it is asked for."""
+    """Parts of a model of random weights, which are drawn when the first part needs them."""
 
     def __init__(self, size: Size):
-        self.size, self.model = size, HeliosTransformer(size.config.transformer, jnp.bfloat16)
-        vae, T = size.config.vae, size.config.sample.latent_frames_per_chunk
+        self.size = size
+        self.model = HeliosTransformer(size.config.transformer, jnp.bfloat16)
+        vae = size.config.vae
+        T = size.config.sample.latent_frames_per_chunk
         self.latent_shape = (
             1,
             T,
@@ -409,11 +422,10 @@ class Parts:
         return jax.jit(apply)
 
     def block(self) -> Callable[[], float]:
-        cfg, tokens = self.size.config.transformer, self.size.history + self.size.noisy[-1]
-        block, angles = (
-            Block(cfg, jnp.bfloat16, parent=None),
-            array(tokens, cfg.attention_head_dim // 2, dtype=jnp.float32),
-        )
+        cfg = self.size.config.transformer
+        tokens = self.size.history + self.size.noisy[-1]
+        block = Block(cfg, jnp.bfloat16, parent=None)
+        angles = array(tokens, cfg.attention_head_dim // 2, dtype=jnp.float32)
         middle = layer_params(self.params["blocks"], cfg.num_layers // 2)
         cache = TextCache(self.text.key[0], self.text.value[0], self.text.bias)
         x, modulation, *angles = random_like(
@@ -445,7 +457,7 @@ class Parts:
     def video(
         self, timed: Callable[..., Any], steps: tuple[int, ...], num_frames: int
     ) -> Callable[[], float | list[float]]:
-        """What ``timed`` says of a video as it streams."""
+        """A function that returns what ``timed`` measures of a video as it streams."""
         stream = functools.partial(
             self.pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1
         )
@@ -472,11 +484,14 @@ def first_frames(stream: Callable[[], Iterator[np.ndarray]]) -> float:
 
 
 def block_operations(size: Size, n: int, S: int) -> float:
-    """Operations of a block as PyTorch computes it: ``n`` noisy tokens, all ``S`` text rows,
-    nothing prepared; multiply and add are two.
+    """Operations of a block as PyTorch computes it; a multiplication and an addition are two.
+
+    It has ``n`` noisy tokens and all ``S`` text rows, and nothing is prepared.
     """
     cfg = size.config.transformer
-    D, F, N = cfg.width, cfg.ffn_dim, size.history + n
+    D = cfg.width
+    F = cfg.ffn_dim
+    N = size.history + n
     return (
         8.0 * N * D**2 + 4 * N**2 * D + 4 * N * D * F + 4 * n * D**2 + 4 * n * S * D + 4 * S * D**2
     )
@@ -484,7 +499,8 @@ def block_operations(size: Size, n: int, S: int) -> float:
 
 def forward_operations(size: Size, n: int, S: int) -> float:
     """Operations of a forward: all blocks, patches, text and time embeddings, output head."""
-    cfg, D = size.config.transformer, size.config.transformer.width
+    cfg = size.config.transformer
+    D = cfg.width
     cells = int(cfg.in_channels * np.prod(cfg.patch_size))
     outside = (
         4 * n * cells * D
@@ -495,18 +511,20 @@ def forward_operations(size: Size, n: int, S: int) -> float:
     return cfg.num_layers * block_operations(size, n, S) + outside
 
 
-# -------------------------------------------------------------------------------------------------------------------------------
-# report
-
-
 def measure(row: Row, rates: dict[str, float], deadline: float) -> dict[str, Any]:
-    """Time a row, at least once, and no more after the deadline; its rate is kept for those that
-    are held against it.
+    """Time a row at least once, and no more after the deadline.
+
+    Args:
+      row: to be timed.
+      rates: of the rows so far; takes this row's.
+      deadline: on the monotonic clock.
     """
     began = time.perf_counter()
     run = row.make()
     run()
-    compiled, samples, repeats = time.perf_counter() - began, [], 0
+    compiled = time.perf_counter() - began
+    samples = []
+    repeats = 0
     while not samples or (repeats < REPEATS.value and time.monotonic() < deadline):
         samples += np.atleast_1d(run()).tolist()
         repeats += 1
@@ -531,9 +549,7 @@ def measure(row: Row, rates: dict[str, float], deadline: float) -> dict[str, Any
 
 
 def peak_bytes() -> int:
-    """Most memory that was in use on the device, or, where the device keeps no count, by this
-    process.
-    """
+    """Peak memory of the device, or of this process where the device keeps no count."""
     stats = jax.local_devices()[0].memory_stats() or {}
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
@@ -542,7 +558,8 @@ def peak_bytes() -> int:
 
 
 def conditions() -> dict[str, Any]:
-    device, sample = jax.local_devices()[0], read_size().config.sample
+    device = jax.local_devices()[0]
+    sample = read_size().config.sample
     packages = ("jax", "jaxlib", "triton", "jax-triton", "numpy")
     installed = {name: importlib.metadata.version(name) for name in packages if has(name)}
     return {
@@ -556,12 +573,14 @@ def conditions() -> dict[str, Any]:
         "size": SIZE.value,
         "dtype": "bfloat16 weights and activations; float32 latents, norms, modulation",
         "weights and data": "random",
-        "video": f"{sample.width} x {sample.height}, batch 1, no guidance; a chunk is begun before the one before it is copied to the host",
+        "video": f"{sample.width} x {sample.height}, batch 1, no guidance; a chunk begins before "
+        "the previous one is copied to the host",
         "prompt": PROMPT,
-        "statistic": f"median of {REPEATS.value} repeats after one that compiles, or of as many as the budget of {BUDGET.value:g} s left time for",
+        "statistic": f"median of {REPEATS.value} repeats after one that compiles, or of as many as "
+        f"the budget of {BUDGET.value:g} s left time for",
         "peak memory": "of the device"
         if device.memory_stats()
-        else "of the process, for the device keeps no count",
+        else "of the process, because the device keeps no count",
     }
 
 
@@ -593,9 +612,8 @@ def markdown(report: dict[str, Any]) -> str:
             lines.append(f"| {row['row']} | not measured: {row['not_measured']} | | | | |")
             continue
         spread = f"{milliseconds(row['min_s'])} .. {milliseconds(row['max_s'])}, {row['samples']}"
-        lines.append(
-            f"| {row['row']} | {milliseconds(row['median_s'])} | {rate} | {share} | {spread} | {peak} |"
-        )
+        median = milliseconds(row["median_s"])
+        lines.append(f"| {row['row']} | {median} | {rate} | {share} | {spread} | {peak} |")
     return "\n".join(
         [
             *lines,
@@ -623,7 +641,8 @@ def main(argv: list[str]) -> None:
     """Measure row after row while there is time; write both files after each."""
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]!r}: see --help")
-    deadline, rates = time.monotonic() + BUDGET.value, {}
+    deadline = time.monotonic() + BUDGET.value
+    rates = {}
     report = {
         "command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]),
         "conditions": conditions(),
@@ -644,10 +663,8 @@ def main(argv: list[str]) -> None:
         else:
             try:
                 result = measure(row, rates, deadline)
-            except (
-                ValueError,
-                jax.errors.JaxRuntimeError,
-            ) as error:  # refused, or more memory than there is: the other rows still count
+            # Refused, or more memory than there is: the other rows still count.
+            except (ValueError, jax.errors.JaxRuntimeError) as error:
                 result = {"row": row.name, "not_measured": " ".join(str(error).split())[:300]}
         print(markdown({**report, "results": [result]}).splitlines()[6], flush=True)
         report["results"].append(result)

@@ -1,17 +1,17 @@
-"""helios-jax beside PyTorch (diffusers) on one GPU: the same shapes in one run, random weights of
-the released size, bfloat16.
+"""helios-jax beside PyTorch (diffusers) on one GPU: random weights of the released size, bfloat16.
 
-  python benchmarks/gpu_vs_torch.py                  # needs torch with CUDA, and diffusers, beside helios-jax
-  python benchmarks/gpu_vs_torch.py --size=toy       # on any device, to see that the script runs
+  python benchmarks/gpu_vs_torch.py             # needs torch with CUDA, and diffusers
+  python benchmarks/gpu_vs_torch.py --size=toy  # on any device, to see that the script runs
 
-PyTorch runs first, in a process of its own, then `benchmarks/gpu.py` with the rows that both have:
+PyTorch runs first, in a process of its own, then `benchmarks/gpu.py` with the rows that both have,
+of the same shapes:
 
   forward      one transformer call at a stage; PyTorch's with all 512 text rows, as its pipeline
-  calls it vae          one chunk of latents to frames, ours in bfloat16; PyTorch's in float32, as
-  its pipeline runs it (TF32 where torch allows it), and in
-               bfloat16
-  chunk        all forwards, the VAE and the copy to the host. PyTorch's has no solver and no
-  pyramid in it, which is to its advantage.
+               calls it
+  vae          one chunk of latents to frames, ours in bfloat16; PyTorch's in float32, as its
+               pipeline runs it (TF32 where torch allows it), and in bfloat16
+  chunk        all forwards, the VAE and the copy to the host; PyTorch's has no solver and no
+               pyramid in it, which is to its advantage
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from absl import app, flags
@@ -56,9 +56,9 @@ SIZES = {
     "toy": (TINY, dict(base_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1), (128, 192)),
 }
 BFLOAT16 = ", bfloat16"
-"""Ends the name of a row that PyTorch has in two types, and helios-jax in one."""
+"""Ends the name of a row that PyTorch has in two dtypes, and helios-jax in one."""
 HISTORY = {"short": (0, 20), "mid": (17, 18), "long": range(1, 17)}
-"""Positions in time of the history's frames, anchor first; the noisy ones follow."""
+"""Positions in time of the history's frames, anchor first; the noisy frames follow."""
 
 
 def torch_rows() -> dict[str, dict]:
@@ -67,15 +67,14 @@ def torch_rows() -> dict[str, dict]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    half = torch.bfloat16 if device == "cuda" else torch.float32  # which a CPU takes minutes for
+    half = torch.bfloat16 if device == "cuda" else torch.float32  # bfloat16 takes a CPU minutes
     torch.set_grad_enabled(False)
     transformer_config, vae_config, (height, width) = SIZES[SIZE.value]
     with torch.device("meta"):
-        transformer, vae = (
-            diffusers.HeliosTransformer3DModel(**transformer_config),
-            diffusers.AutoencoderKLWan(**vae_config),
-        )
-    transformer, vae = transformer.to(half).to_empty(device=device), vae.to_empty(device=device)
+        transformer = diffusers.HeliosTransformer3DModel(**transformer_config)
+        vae = diffusers.AutoencoderKLWan(**vae_config)
+    transformer = transformer.to(half).to_empty(device=device)
+    vae = vae.to_empty(device=device)
     for model in (transformer, vae):
         for parameter in model.parameters():
             parameter.normal_(std=0.02)
@@ -86,9 +85,16 @@ def torch_rows() -> dict[str, dict]:
             torch.compile(model) for model in (transformer, vae, vae_bfloat16)
         )
 
-    H, W, T = height // 8, width // 8, 9
-    draw = lambda *shape, dtype=half: torch.randn(shape, dtype=dtype, device=device)
-    positions = lambda frames: torch.tensor(list(frames), device=device)[None]
+    H = height // 8
+    W = width // 8
+    T = 9
+
+    def draw(*shape: int, dtype: torch.dtype = half) -> torch.Tensor:
+        return torch.randn(shape, dtype=dtype, device=device)
+
+    def positions(frames: Iterable[int]) -> torch.Tensor:
+        return torch.tensor(list(frames), device=device)[None]
+
     call = dict(
         timestep=torch.full((1,), 500, device=device),
         encoder_hidden_states=draw(1, 512, transformer_config.get("text_dim", 4096)),
@@ -104,7 +110,9 @@ def torch_rows() -> dict[str, dict]:
     )
     stages = [draw(1, 16, T, H // factor, W // factor) for factor in (4, 2, 1)]
     latents = draw(1, 16, T, H, W, dtype=torch.float32)
-    decode = lambda: vae.decode(latents, return_dict=False)[0].cpu()
+
+    def decode() -> torch.Tensor:
+        return vae.decode(latents, return_dict=False)[0].cpu()
 
     def chunk(steps: int):
         for stage in stages:
@@ -145,7 +153,7 @@ def torch_rows() -> dict[str, dict]:
 
 
 def rope_arguments(transformer) -> tuple:
-    """What the rotary tables are made from: those of a model made without memory hold nothing."""
+    """Arguments of the rotary tables, which are made anew: on the meta device they hold nothing."""
     return transformer.config.rope_dim, transformer.config.rope_theta
 
 

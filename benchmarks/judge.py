@@ -1,11 +1,11 @@
-"""How often the judge reads clips of the procedural world rightly: true ones, and ones damaged as
-models, files and a VAE damage them.
+"""How often the judge reads clips of the procedural world rightly.
 
   python benchmarks/judge.py                  # a quarter of an hour on a laptop
   python benchmarks/judge.py --clips 20
 
-Half of the clips have held-out objects. Each begins at a random moment of its first two minutes.
-The judge is shown frames, never the scene.
+Clips are true ones, and ones damaged as models, files and a VAE damage them. Half of them have
+held-out objects. Each begins at a random moment of the first two minutes of its scene. The judge is
+given frames, never the scene.
 """
 
 import datetime
@@ -96,15 +96,19 @@ CONDITIONS = {
     "faded": ((64, 128), faded),
     "through helios-nano's VAE": ((64, 128), lambda clip, rng: nano_vae()(clip)),
 }
-"""Height and width, and what is done to the clips. All but the second are 64x128."""
+"""Height and width of the clips, and the damage that is done to them."""
 
 
 def measure(size: tuple[int, int], damage: Callable) -> tuple[dict, dict, float]:
-    """Counts (right, of how many) by attribute, those of all attributes by number of objects, and
-    seconds of processor time a reading.
+    """Read clips with one damage.
+
+    Returns:
+      Counts (right, of how many) by attribute; those of all attributes by the number of objects;
+      and the processor time of a reading, in seconds.
     """
     rng = np.random.default_rng(SEED.value)
-    scores, seconds = [], 0.0
+    scores = []
+    seconds = 0.0
     for index in tqdm(range(CLIPS.value), leave=False):
         scene = sample_scene(SEED.value, index, SPLITS[index % 2], EDITION.value)
         clip = damage(render(scene, FRAMES.value, *size, start=int(rng.integers(2 * 60 * 24))), rng)
@@ -112,10 +116,10 @@ def measure(size: tuple[int, int], damage: Callable) -> tuple[dict, dict, float]
         reading = read_clip(clip, edition=EDITION.value)
         seconds += time.process_time() - begun
         scores.append((len(scene.objects), score(reading, scene)))
-    by_number = {
-        number: accuracy([each for count, each in scores if count == number])["all"]
-        for number in (1, 2, 3)
-    }
+    by_number = {}
+    for number in (1, 2, 3):
+        of_number = [each for count, each in scores if count == number]
+        by_number[number] = accuracy(of_number)["all"]
     return accuracy([each for _, each in scores]), by_number, seconds / CLIPS.value
 
 
@@ -129,10 +133,24 @@ def main(argv: list[str]) -> None:
         attributes, numbers, seconds = measure(size, damage)
         results[name] = {"attributes": attributes, "objects": numbers, "seconds": round(seconds, 3)}
         print(name, attributes["all"], numbers, f"{seconds:.2f} s", flush=True)
-    percent = lambda counts: f"{counts[0] / counts[1]:.1%}" if counts[1] else "-"
+    conditions = describe_conditions(results)
+    page = markdown(results, conditions)
+    text = json.dumps({"conditions": conditions, "results": results}, indent=2) + "\n"
+    Path(f"{OUT.value}.json").write_text(text, encoding="utf-8")
+    Path(f"{OUT.value}.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def percent(counts: tuple[int, int]) -> str:
+    right, total = counts
+    return f"{right / total:.1%}" if total else "-"
+
+
+def markdown(results: dict, conditions: dict) -> str:
+    """The results as tables."""
     names = [*ATTRIBUTES, "all"]
     lines = [
-        "# The judge's own accuracy",
+        "# How often the judge reads true and damaged clips rightly",
         "",
         f"`{' '.join(['python benchmarks/judge.py', *sys.argv[1:]])}`",
         "",
@@ -144,9 +162,8 @@ def main(argv: list[str]) -> None:
     for name, result in results.items():
         counts = result["attributes"]
         low, high = interval(*counts["all"])
-        lines.append(
-            f"| {name} | {' | '.join(percent(counts[each]) for each in names)} | {low:.1%} to {high:.1%} |"
-        )
+        cells = " | ".join(percent(counts[each]) for each in names)
+        lines.append(f"| {name} | {cells} | {low:.1%} to {high:.1%} |")
     lines += [
         "",
         "All attributes, by number of objects:",
@@ -154,15 +171,23 @@ def main(argv: list[str]) -> None:
         "| clips | one | two | three |",
         "|---|---|---|---|",
     ]
-    lines += [
-        f"| {name} | {' | '.join(percent(counts) for counts in result['objects'].values())} |"
-        for name, result in results.items()
-    ]
-    conditions = {
+    for name, result in results.items():
+        cells = " | ".join(map(percent, result["objects"].values()))
+        lines.append(f"| {name} | {cells} |")
+    lines += ["", "## Conditions", ""]
+    lines += [f"* {name}: {value}" for name, value in conditions.items()]
+    return "\n".join([*lines, ""])
+
+
+def describe_conditions(results: dict) -> dict:
+    """What the results depend on."""
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-        "clips": f"{CLIPS.value} a line, {FRAMES.value} frames at 24 a second, 64x128 pixels where no other size is given; seed {SEED.value}",
+        "clips": f"{CLIPS.value} a line, {FRAMES.value} frames at 24 a second, 64x128 pixels "
+        f"unless the line says otherwise; seed {SEED.value}",
         "edition of the world": EDITION.value,
-        "scenes": "half of the training split, half held-out; each begins at a random frame of the first 2880",
+        "scenes": "half of the training split, half held-out; each clip begins at a random frame "
+        "of the first 2880",
         "faded": "a fifth of the colour and a tenth of the contrast lost",
         "processor time of a reading": ", ".join(
             f"{name} {result['seconds']:.2f} s" for name, result in results.items()
@@ -171,17 +196,6 @@ def main(argv: list[str]) -> None:
         "python": platform.python_version(),
         "numpy": importlib.metadata.version("numpy"),
     }
-    lines += [
-        "",
-        "## Conditions",
-        "",
-        *(f"* {name}: {value}" for name, value in conditions.items()),
-        "",
-    ]
-    text = json.dumps({"conditions": conditions, "results": results}, indent=2) + "\n"
-    Path(f"{OUT.value}.json").write_text(text, encoding="utf-8")
-    Path(f"{OUT.value}.md").write_text("\n".join(lines), encoding="utf-8")
-    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Both stages learn: training from nothing on the procedural world, with the loss on scenes of
-combinations that are not trained on.
+"""Both stages learn: training from random weights on the procedural world.
 
-  python benchmarks/learning.py          # about half an hour on two cores; goes on where it was stopped
+  python benchmarks/learning.py  # half an hour on two cores; goes on where it was stopped
 
-The loss is always that of the same clips with the same draws, with the averaged weights. Beside it
-stand those with the captions, and with the histories, of other clips: a model that made no use of
-them would not mind. Latents stand in for a VAE's: the sixteen principal components of cells of 4 x
-8 x 8 pixels, at a mean variance of one. Text features are those of a small text encoder with random
-weights.
+The loss is always that of the same clips, of combinations that are not trained on, with the same
+draws and the averaged weights. Beside it stand the losses with the captions, and with the
+histories, of other clips: those of a model that does not use them would be the same. Latents stand
+in for a VAE's: the sixteen principal components of cells of 4 x 8 x 8 pixels, at a mean variance of
+one. Text features are those of a small text encoder with random weights.
 """
 
 import datetime
@@ -48,21 +47,22 @@ OUT = flags.DEFINE_string(
 CLIPS = flags.DEFINE_integer("clips", 480, "Clips to train on.")
 STEPS = flags.DEFINE_integer("steps", 400, "Steps of each stage.")
 
-SECTIONS, HEIGHT, WIDTH, CHANNELS = 3, 64, 128, 16
+SECTIONS = 3
+HEIGHT = 64
+WIDTH = 128
+CHANNELS = 16
 COUNTS = {"train": None, "heldout": 64}
 CURVES = ("validation_loss", "validation_loss_other_captions", "validation_loss_other_histories")
 
 
 def cells(video: np.ndarray) -> np.ndarray:
-    """Frames as one vector for each cell of each latent frame; a section's first latent frame is
-    its first frame, four times.
+    """Frames as one vector for each cell of each latent frame.
+
+    A section's first latent frame is its first frame, four times.
     """
     sections = video.reshape(SECTIONS, 33, HEIGHT, WIDTH, 3)
-    sections = (
-        np.concatenate([np.repeat(sections[:, :1], 3, axis=1), sections], axis=1).astype(np.float32)
-        / 127.5
-        - 1
-    )
+    sections = np.concatenate([np.repeat(sections[:, :1], 3, axis=1), sections], axis=1)
+    sections = sections.astype(np.float32) / 127.5 - 1
     return rearrange(sections, "s (f t) (h y) (w x) c -> s f h w (t y x c)", t=4, y=8, x=8)
 
 
@@ -82,11 +82,10 @@ def make_records(folder: Path) -> None:
     )
     mean = first.mean(0)
     variances, components = np.linalg.eigh(np.cov(first.T))
-    components = components[:, ::-1][:, :CHANNELS] / np.sqrt(variances[::-1][:CHANNELS].mean())
-    print(
-        f"{CHANNELS} components hold {variances[::-1][:CHANNELS].sum() / variances.sum():.1%} of the variance of cells",
-        flush=True,
-    )
+    largest = variances[::-1][:CHANNELS]
+    components = components[:, ::-1][:, :CHANNELS] / np.sqrt(largest.mean())
+    share = largest.sum() / variances.sum()
+    print(f"{CHANNELS} components hold {share:.1%} of the variance of cells", flush=True)
 
     model = from_dict(HeliosConfig, runpy.run_path(str(RECIPE))["get_config"]().model)
     counts = {split: count or CLIPS.value for split, count in COUNTS.items()}
@@ -94,10 +93,8 @@ def make_records(folder: Path) -> None:
         [caption(sample_scene(0, i), i) for i in range(counts["train"])],
         model.text_encoder.vocab_size,
     )
-    encoder, params = (
-        UMT5Encoder(model.text_encoder),
-        random_params(model, 0, jnp.float32)["text_encoder"],
-    )
+    encoder = UMT5Encoder(model.text_encoder)
+    params = random_params(model, 0, jnp.float32)["text_encoder"]
     for split, count in counts.items():
         write_info(
             folder / split,
@@ -122,8 +119,8 @@ def make_records(folder: Path) -> None:
                 shard.write(Record(latents, np.asarray(features)[0, :length], prompt, known))
 
 
-def train(folder: Path, objective: str) -> list[dict]:
-    """Train a stage, or go on with it; what was written of every validation."""
+def train(folder: Path, objective: str) -> tuple[list[dict], float]:
+    """Train a stage, or go on with it; the metrics of every validation, and the seconds of all."""
     run = folder / objective
     data = [
         f"--config.data.train={folder / 'train'}",
@@ -145,10 +142,13 @@ def train(folder: Path, objective: str) -> list[dict]:
 def main(_) -> None:
     folder = Path(FOLDER.value)
     make_records(folder)
-    rows, curves = [], []
+    rows = []
+    curves = []
     for number, objective in enumerate(("flow", "pyramid")):
         lines, seconds = train(folder, objective)
-        first, last = lines[0], lines[-1]
+        first = lines[0]
+        last = lines[-1]
+        losses = [{name: line[name] for name in CURVES} for line in lines]
         rows.append(
             {
                 "stage": number + 1,
@@ -159,13 +159,11 @@ def main(_) -> None:
                 "fall": 1 - last["validation_loss"] / first["validation_loss"],
                 "other_captions": last[CURVES[1]] / last[CURVES[0]] - 1,
                 "other_histories": last[CURVES[2]] / last[CURVES[0]] - 1,
-                "curve": [{name: line[name] for name in ("step", *CURVES)} for line in lines],
+                "curve": [{"step": line["step"]} | loss for line, loss in zip(lines, losses)],
             }
         )
-        curves += [
-            {"chunk": line["step"], "video": number} | {name: line[name] for name in CURVES}
-            for line in lines
-        ]
+        for line, loss in zip(lines, losses):
+            curves.append({"chunk": line["step"], "video": number} | loss)
     write(rows)
     save_curves(f"{OUT.value}.svg", curves)
 
@@ -186,22 +184,28 @@ def write(rows: list[dict]) -> None:
             package: importlib.metadata.version(package)
             for package in ("jax", "jaxlib", "optax", "grain", "numpy")
         },
-        "load average of the last 15 minutes": f"{os.getloadavg()[2]:.1f}; above the number of cores, minutes are upper bounds",
+        "load average of the last 15 minutes": f"{os.getloadavg()[2]:.1f}; if it is above the "
+        "number of cores, minutes are upper bounds",
         "recipe": "configs/train/world.py, every parameter trained from random weights",
-        "clips": f"{CLIPS.value} of {33 * SECTIONS} frames of {HEIGHT}x{WIDTH}, and {COUNTS['heldout']} of held-out combinations",
+        "clips": f"{CLIPS.value} of {33 * SECTIONS} frames of {HEIGHT}x{WIDTH}, and "
+        f"{COUNTS['heldout']} of held-out combinations",
     }
     out = Path(OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(
         json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n"
     )
-    lines = ["# Both stages learn", "", "| stage | steps | minutes | loss at first | at last | fall | with other captions | with other histories |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    lines += [
-        f"| {row['stage']} | {row['steps']} | {row['minutes']:.1f} | {row['first']:.4f} | {row['last']:.4f} | {row['fall']:.1%} | "
-        f"{row['other_captions']:+.1%} | {row['other_histories']:+.1%} |"
-        for row in rows
-    ]
+    columns = (
+        *("stage", "steps", "minutes", "loss at first", "at last", "fall"),
+        *("with other captions", "with other histories"),
+    )
+    lines = ["# Both stages learn", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in rows:
+        lines.append(
+            f"| {row['stage']} | {row['steps']} | {row['minutes']:.1f} | {row['first']:.4f} | "
+            f"{row['last']:.4f} | {row['fall']:.1%} | {row['other_captions']:+.1%} | "
+            f"{row['other_histories']:+.1%} |"
+        )
     lines += [
         "",
         "Curves (the first stage red, the second cyan): [learning.svg](learning.svg).",

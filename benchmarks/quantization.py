@@ -1,11 +1,14 @@
-"""How far eight-bit weights move the latents of a whole chunk, beside what bfloat16 itself does.
+"""How far eight-bit weights move the latents of a chunk, beside what bfloat16 itself does.
 
-  python benchmarks/quantization.py                                        # random weights, a minute or two on a laptop
-  python benchmarks/quantization.py --checkpoint checkpoints/helios-distilled --height 384 --width 640   # the real ones, on a GPU
+Random weights, a minute or two on a laptop; the released ones, on a GPU:
+
+  python benchmarks/quantization.py
+  python benchmarks/quantization.py --checkpoint=checkpoints/helios-distilled --height=384 \\
+      --width=640
 
 Each form makes the same chunk from the same noise and prompt. Deviations are root mean squares,
-relative to that of the latents: from the chunk made in bfloat16, and of that from the one made in
-float32.
+relative to that of the latents: from the chunk made in bfloat16, and for bfloat16 itself from the
+one made in float32.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
-"""Memory of a training step of the 14B recipes on one H100, as compiled for it on a machine that
-has none.
+"""Memory of a training step of the 14B recipes on one H100, compiled on a machine without one.
 
-python benchmarks/train_plan.py              # a few minutes a row; needs pip install -e '.[plan,train]'
-python benchmarks/train_plan.py --rows=4,5   # some of them; the others stay as the result file has them
+python benchmarks/train_plan.py             # a few minutes a row; pip install -e '.[plan,train]'
+python benchmarks/train_plan.py --rows=4,5  # some rows; the others stay as the file has them
 """
 
 import dataclasses
@@ -67,7 +66,8 @@ def main(_) -> None:
         name for name, version in versions().items() if had["conditions"].get(name) != version
     }:
         raise app.UsageError(
-            f"{result} was made with other versions of {', '.join(sorted(different))}: measure all rows"
+            f"{result} was made with other versions of {', '.join(sorted(different))}: measure all "
+            "rows"
         )
     rows = {row["row"]: row for row in had["rows"]}
     for number in numbers:
@@ -116,16 +116,15 @@ def write(rows: list[dict]) -> None:
     out.with_suffix(".json").write_text(
         json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n"
     )
-    gib = lambda size: f"{size / GIB:.1f}"
     lines = ["# Memory of a training step of the 14B model on one H100", ""]
     lines += [
         "| step | batch | held, GiB | while it runs, GiB | host, GiB |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row['row']} | {row['batch']} | {gib(sum(row['resident'].values()))} | {gib(row['peak'])} | {gib(sum(row['host'].values()))} |"
-        for row in rows
-    ]
+    for row in rows:
+        sizes = sum(row["resident"].values()), row["peak"], sum(row["host"].values())
+        cells = " | ".join(f"{size / GIB:.1f}" for size in sizes)
+        lines.append(f"| {row['row']} | {row['batch']} | {cells} |")
     lines += [
         "",
         "## Conditions",

@@ -1,13 +1,12 @@
-"""A training step of a 20 M-parameter transformer: helios-jax and PyTorch (diffusers, eager), side
-by side on one machine.
+"""A training step of a 20 M-parameter transformer: helios-jax and PyTorch (diffusers, eager).
 
-  python benchmarks/train_vs_torch.py                       # about five minutes on two cores
-  python benchmarks/train_vs_torch.py --products=bfloat16   # both told to round the factors of float32 products
+  python benchmarks/train_vs_torch.py                      # about five minutes on two cores
+  python benchmarks/train_vs_torch.py --products=bfloat16  # factors of float32 products are rounded
 
 Both train every parameter in float32 on the same batch, with the same random weights and noise:
-forward, backward, AdamW. Each has a process of its own, and they take turns; nothing else should
-run meanwhile, which the column "others" tells. One step is compared for its loss and gradient
-before any is timed.
+forward, backward, AdamW. Each has a process of its own on the same machine, and they take turns.
+Nothing else should run meanwhile; the column "others" shows what did. One step is compared by its
+loss and gradient before any is timed.
 """
 
 import datetime
@@ -42,7 +41,8 @@ OUT = flags.DEFINE_string(
 WORKER = flags.DEFINE_enum("worker", None, ["torch", "jax"], "Used by the script itself.")
 FOLDER = flags.DEFINE_string("folder", None, "Used by the script itself.")
 
-LATENT, TEXT = (9, 16, 32, 16), 64
+LATENT = (9, 16, 32, 16)
+TEXT = 64
 
 
 def run_config(objective: str):
@@ -86,8 +86,12 @@ def random_batch(config):
     """A batch of noise."""
     from helios_jax.data.batches import TrainBatch
 
-    rng, (T, *cells) = np.random.default_rng(0), LATENT
-    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    rng = np.random.default_rng(0)
+    T, *cells = LATENT
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
     text = normal(1, TEXT, config.model.text_encoder.d_model)
     length = np.array([TEXT], np.int32)
     return TrainBatch(
@@ -125,7 +129,9 @@ def jax_rows(folder: Path) -> dict:
 
     def row(objective):
         config = run_config(objective)
-        model, batch, kept = HeliosTransformer(config.model.transformer), random_batch(config), {}
+        model = HeliosTransformer(config.model.transformer)
+        batch = random_batch(config)
+        kept = {}
         place = jax.devices()[0]
         step = jax.jit(make_step(make_loss(model, config), config), donate_argnums=0)
 
@@ -155,7 +161,8 @@ def torch_rows(folder: Path) -> dict:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
     def row(objective):
-        config, kept = run_config(objective), {}
+        config = run_config(objective)
+        kept = {}
         cfg = config.model.transformer
         names = (
             "patch_size",
@@ -195,7 +202,8 @@ def torch_rows(folder: Path) -> dict:
         def once():
             if not kept:
                 start()
-            q, model = kept["questions"], kept["model"]
+            q = kept["questions"]
+            model = kept["model"]
             frames = frame_indices(config.model.sample.history_sizes, LATENT[0])
             indices = [torch.tensor(index)[None] for index in frames]
             each = []
@@ -248,7 +256,10 @@ def make_folder(folder: Path) -> int:
             for slot in transformer_slots(config.model.transformer)
         },
     )
-    channels_first = lambda x: np.moveaxis(np.asarray(x), -1, 1)
+
+    def channels_first(array) -> np.ndarray:
+        return np.moveaxis(np.asarray(array), -1, 1)
+
     for objective in ("flow", "pyramid"):
         config = run_config(objective)
         questions = prepared(config, random_batch(config))
@@ -266,9 +277,10 @@ def make_folder(folder: Path) -> int:
 
 
 def worker(folder: Path) -> None:
-    """Run the row that is asked for, and answer with seconds and what came out."""
+    """Run each row that is asked for, and answer with its seconds and its result."""
     rows = (torch_rows if WORKER.value == "torch" else jax_rows)(folder)
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # so that nothing else is printed among the answers
     for line in sys.stdin:
         began = time.perf_counter()
         result = rows[line.strip()]()
@@ -328,10 +340,8 @@ def main(_) -> None:
                 for theirs, ours in zip(first["torch"]["result"], first["jax"]["result"])
             ]
             times = {name: [] for name in systems}
-            began, cpu = (
-                time.perf_counter(),
-                {name: answer["cpu"] for name, answer in first.items()},
-            )
+            began = time.perf_counter()
+            cpu = {name: answer["cpu"] for name, answer in first.items()}
             busy = busy_seconds()
             for _ in range(REPEATS.value):
                 for name, system in systems.items():
@@ -369,7 +379,8 @@ def write(rows: list[dict], parameters: int) -> None:
         if line.startswith("model name")
     ]
     conditions = {
-        "command": f"python benchmarks/train_vs_torch.py --repeats={REPEATS.value} --products={PRODUCTS.value}",
+        "command": f"python benchmarks/train_vs_torch.py --repeats={REPEATS.value} "
+        f"--products={PRODUCTS.value}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{len(cpus)} cores of {cpus[0]}",
         "python": platform.python_version(),
@@ -390,13 +401,19 @@ def write(rows: list[dict], parameters: int) -> None:
     out.with_suffix(".json").write_text(
         json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n"
     )
-    lines = ["# A training step: helios-jax and PyTorch (diffusers, eager) on a CPU", "", "| step | PyTorch s | helios-jax s | PyTorch / helios-jax |"
-             " loss apart | gradient norm apart | others |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    columns = (
+        *("step", "PyTorch s", "helios-jax s", "PyTorch / helios-jax"),
+        *("loss apart", "gradient norm apart", "others"),
+    )
+    lines = ["# A training step: helios-jax and PyTorch (diffusers, eager) on a CPU", ""]
+    lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     names = {"flow": "stage 1", "pyramid": "stage 2, three levels"}
     for row in rows:
         lines.append(
-            f"| {names[row['step']]} | {row['median']['torch']:.2f} | {row['median']['jax']:.2f} | {row['torch_over_jax']:.2f} | "
-            f"{row['loss_error']:.1e} | {row['gradient_norm_error']:.1e} | {row['cores_busy_with_others']:.2f} |"
+            f"| {names[row['step']]} | {row['median']['torch']:.2f} | "
+            f"{row['median']['jax']:.2f} | {row['torch_over_jax']:.2f} | "
+            f"{row['loss_error']:.1e} | {row['gradient_norm_error']:.1e} | "
+            f"{row['cores_busy_with_others']:.2f} |"
         )
     lines += [
         "",

@@ -117,7 +117,7 @@ def _describe_image(found: dict[str, Any]) -> Iterator[str]:
 def _describe_long(found: dict[str, Any]) -> Iterator[str]:
     first, last = _percent(found["first"]), _percent(found["last"])
     yield f"* long: {first} right in the first 15 %, {last} in the last"
-    yield f"* long: a step from chunk to chunk is {found['seam']:.2f} times one within"
+    yield f"* long: from chunk to chunk, frames differ {found['seam']:.2f} times as much as within one"
     for name, (before, after) in found["drift"].items():
         yield f"* long: {name} {before:.3f}, then {after:.3f}"
 
