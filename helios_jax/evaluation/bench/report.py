@@ -212,7 +212,7 @@ def _curves_section(models: Sequence[Summary]) -> str:
         for place, curves in enumerate(found):
             if name in curves:
                 curve = curves[name]
-                seconds = [frame / 24 for frame in curve.frames]
+                seconds = [frame / models[place].fps for frame in curve.frames]
                 ends = (curve.low, curve.high)
                 lines.append(Line(place, models[place].name, seconds, curve.mean, *ends))
         if lines and max(len(line.x) for line in lines) > 1:

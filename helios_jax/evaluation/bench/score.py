@@ -165,7 +165,8 @@ def score_videos(
     total = sum(len(names) for _, names in todo)
     with tqdm(total=total, unit="score", disable=None, dynamic_ncols=True) as bar:
         for entry, names in todo:
-            video = Video(entry.path, entry.prompt and entry.prompt.text, options.most)
+            text = entry.prompt.text if entry.prompt else None
+            video = Video(entry.path, text, options.most)
             for name in names:
                 bar.set_description(f"{entry.path.name} {name}")
                 score = _scorer(name, entry, video, folder, models, options)
@@ -269,7 +270,7 @@ def _scorer(
 ) -> Callable[[], dict[str, Any]]:
     """The measurement of a video by a metric."""
     if name == FREE:
-        return lambda: _measure_free(entry, folder, options)
+        return lambda: _measure_free(entry, video, folder, options)
     if name == WORLD:
         return lambda: _measure_world(entry, video, options)
     metric: Metric = METRICS[name]
@@ -282,12 +283,16 @@ def _scorer(
     return score
 
 
-def _measure_free(entry: Entry, folder: Path, options: ScoreOptions) -> dict[str, Any]:
+def _measure_free(
+    entry: Entry, video: Video, folder: Path, options: ScoreOptions
+) -> dict[str, Any]:
     meter, strip = FreeMeter(options.flow), StripMaker()
     for piece in read_pieces(entry.path, most=options.most):
         meter.add(piece)
         strip.add(piece)
     row = meter.measures().row()
+    if entry.path.is_file():
+        row["fps"] = video.fps
     if entry.truth is not None:
         pieces = (read_pieces(path, most=options.most) for path in (entry.path, entry.truth))
         row["values"] |= compare_videos(*pieces)

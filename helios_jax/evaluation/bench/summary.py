@@ -26,6 +26,8 @@ QUALITY = ("semantic", "naturalness", "aesthetic", WORLD)
 """What prompts are ordered by: the first of them that is measured."""
 LEAST_SHARE = 0.5
 """A total over less than half the weights says little, and is not given."""
+FPS = 24.0
+"""Where the results do not say."""
 DRAWS = 2000
 """Of the bootstrap."""
 
@@ -95,6 +97,12 @@ class Summary:
     def throughput(self) -> float | None:
         """Frames per second end to end, median of the videos made after the first."""
         return self.conditions.get("generation", {}).get("frames per second")
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the videos; a model's differ little."""
+        rates = [row["fps"] for row in self.free if row.get("fps")]
+        return float(np.median(rates)) if rates else FPS
 
     def estimates(self) -> dict[str, Estimate]:
         """Means of HeliosBench's metrics and of the world's judge, by metric."""

@@ -115,6 +115,13 @@ def test_curves_have_a_point_for_each_chunk():
     assert {len(curve) for curve in curves.values()} == {3}
 
 
+def test_a_step_counts_in_the_chunk_that_it_leads_to():
+    still = np.concatenate([np.repeat(pan(1, 0), 33, 0), np.repeat(pan(1, 0) // 2, 33, 0)])
+    before, after = measure_free([still]).curves["change"]
+    assert before == 0
+    assert after > 0
+
+
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [

@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.replies = list(replies)
         self.bodies = []
         self.headers = []
+        self.times = []
 
     @property
     def url(self):
@@ -43,12 +45,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.bodies.append(json.loads(body))
         self.server.headers.append(dict(self.headers))
+        self.server.times.append(time.monotonic())
         status, content, *rest = self.server.replies.pop(0)
         self.send_response(status)
         for name, value in (rest[0] if rest else {}).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write((content if isinstance(content, str) else json.dumps(content)).encode())
+
+    def do_GET(self):
+        self.server.bodies.append("a redirected request")
+        self.send_error(404)
 
     def log_message(self, *args):
         pass
@@ -121,6 +128,13 @@ def test_a_passing_failure_is_tried_again(failure):
     assert len(server.bodies) == 2
 
 
+def test_the_next_try_waits_as_long_as_the_server_asks():
+    with serve((429, "", {"Retry-After": "1"}), answer("3")) as server:
+        HttpJudge(server.url, "seer", pause=0)(list(clip(1)))
+    first, second = server.times
+    assert second - first >= 1
+
+
 def test_a_server_that_keeps_failing_is_named_with_its_reason():
     with (
         serve(*[(503, "busy")] * 3) as server,
@@ -146,8 +160,8 @@ def test_the_key_goes_to_the_server_that_was_named(monkeypatch):
 
 
 def test_a_redirect_is_not_followed():
-    with serve(answer("5")) as other, serve((307, "", {"Location": other.url})) as server:
-        with pytest.raises(JudgeRefusedError, match="status 307"):
+    with serve(answer("5")) as other, serve((302, "", {"Location": other.url})) as server:
+        with pytest.raises(JudgeRefusedError, match="status 302"):
             HttpJudge(server.url, "seer", pause=0)(list(clip(1)))
         assert not other.bodies
 

@@ -39,6 +39,7 @@ def test_free_measures_and_a_strip_are_kept_for_each_video(videos, tmp_path):
     assert [row["id"] for row in content["per_video_results"]] == [1, 2]
     row = content["per_video_results"][0]
     assert (row["num_frames"], row["height"], row["width"], row["flow"]) == (40, 64, 128, "plain")
+    assert row["fps"] == 24
     assert row["values"]["motion_length"] > 0
     assert (tmp_path / "strips" / "2.webp").stat().st_size > 500
 
