@@ -63,7 +63,7 @@ def weights(table: str) -> dict[str, np.ndarray]:
     from helios_jax.evaluation.bench.networks import names
     from helios_jax.evaluation.bench.networks.clip import VisionConfig
     from helios_jax.evaluation.bench.networks.viclip import TextConfig
-    from tests.evaluation.bench.golden import amt_arrays, random_tensors, shapes_of
+    from tests.evaluation.bench.golden import amt_arrays
 
     if table == "amt":
         return amt_arrays()
@@ -73,7 +73,15 @@ def weights(table: str) -> dict[str, np.ndarray]:
         "video": names.viclip_vision_slots(VisionConfig()),
         "text": names.viclip_text_slots(TextConfig()),
     }[table]
-    return random_tensors(shapes_of(slots), seed=0)
+    # One million values again and again: drawing 300 million takes longer than a row.
+    pool = np.random.default_rng(0).standard_normal(2**20 + 1, np.float32)
+    arrays = {}
+    for slot in slots:
+        fan_in = np.prod(slot.shape[1:]) if len(slot.shape) > 1 else 100
+        arrays[slot.name] = np.resize(pool, slot.shape) / np.float32(fan_in**0.5)
+        if len(slot.shape) == 1 and slot.name.endswith("weight"):
+            arrays[slot.name] += 1
+    return arrays
 
 
 def jax_row(name: str) -> Row:
