@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import numpy as np
@@ -13,8 +14,8 @@ from helios_jax.evaluation.bench.batches import compute_dtype, in_batches
 from helios_jax.evaluation.bench.networks.clip import AestheticHead, ImageEncoder
 from helios_jax.evaluation.bench.networks.weights import read_aesthetic_head, read_clip
 from helios_jax.evaluation.bench.preprocess import prepare
-from helios_jax.evaluation.bench.video import Video
-from helios_jax.evaluation.bench.windows import window_length
+from helios_jax.evaluation.bench.video import Figures, Video
+from helios_jax.evaluation.bench.windows import curve, window_length
 from helios_jax.types import Array, DTypeLike, Float, Params
 
 BATCH = 32
@@ -64,13 +65,13 @@ class AestheticModel:
         return [known[index] for index in indices]
 
 
-def aesthetic(video: Video, model: AestheticModel) -> dict[str, float]:
-    """The mean rating of all frames."""
+def aesthetic(video: Video, model: AestheticModel) -> Figures:
+    """The mean rating of all frames, and its curve over time."""
     ratings = model.ratings(video, range(len(video.frames)))
-    return {"aesthetic_score": float(np.mean(ratings))}
+    return {"aesthetic_score": float(np.mean(ratings)), "curve": curve(dict(enumerate(ratings)))}
 
 
-def aesthetic_drift(video: Video, model: AestheticModel) -> dict[str, float]:
+def aesthetic_drift(video: Video, model: AestheticModel) -> Figures:
     """The mean ratings of the first and of the last 15 % of frames, and their difference."""
     count = len(video.frames)
     length = window_length(count)
@@ -90,4 +91,4 @@ def _rate(
 ) -> Float[Array, "B"]:
     images = prepare(frames, encoder.config.image_size)
     features = encoder.apply({"params": params["encoder"]}, images)
-    return AestheticHead().apply({"params": params["head"]}, features)
+    return cast(Array, AestheticHead().apply({"params": params["head"]}, features))

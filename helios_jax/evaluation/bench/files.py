@@ -152,6 +152,7 @@ def merge(
     summary: dict[str, dict[str, Any]] = {"non_drifting": {}, "drifting": {}}
     for metric, rating in rated.items():
         mean = means[metric]
+        assert mean is not None  # what has no mean has no rating
         summary["drifting" if ratings.is_drift(metric) else "non_drifting"][metric] = {
             "name": metric.replace("_", " ").title(),
             "raw_score": mean,

@@ -24,10 +24,7 @@ from helios_jax.evaluation.bench.files import SCORE_KEYS
 from helios_jax.evaluation.bench.models import Models
 from helios_jax.evaluation.bench.opencv import has_opencv
 from helios_jax.evaluation.bench.ratings import is_drift
-from helios_jax.evaluation.bench.video import Video
-
-Figures = dict[str, float | str]
-"""Figures by name; text where it is an answer or a prompt that belongs into the result file."""
+from helios_jax.evaluation.bench.video import Figures, Video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +39,7 @@ class Metric:
         :class:`~.models.Models` is given: ``"clip"``, ``"aesthetic_head"``, ``"viclip"``,
         ``"amt"``.
       score: measures a video. Raises :class:`~.errors.BenchError` where it cannot.
-      key: the figure that is averaged over videos and rated.
       siblings: what the other figures are, by name.
-      higher_is_better: None where neither is.
     """
 
     name: str
@@ -56,10 +51,12 @@ class Metric:
 
     @property
     def key(self) -> str:
+        """The figure that is averaged over videos and rated."""
         return SCORE_KEYS[self.name]
 
     @property
     def higher_is_better(self) -> bool:
+        """False of drifts."""
         return not is_drift(self.name)
 
     def reason_to_skip(self, models: Models, prompt: str | None) -> str | None:
@@ -77,11 +74,11 @@ class Metric:
 
 
 def _aesthetic(video: Video, models: Models) -> Figures:
-    return {**aesthetic.aesthetic(video, models.aesthetic)}
+    return aesthetic.aesthetic(video, models.aesthetic)
 
 
 def _aesthetic_drift(video: Video, models: Models) -> Figures:
-    return {**aesthetic.aesthetic_drift(video, models.aesthetic)}
+    return aesthetic.aesthetic_drift(video, models.aesthetic)
 
 
 def _amplitude(video: Video, models: Models) -> Figures:
@@ -93,11 +90,11 @@ def _amplitude(video: Video, models: Models) -> Figures:
 
 
 def _smoothness(video: Video, models: Models) -> Figures:
-    return {**smoothness.smoothness(video, models.smoothness)}
+    return smoothness.smoothness(video, models.smoothness)
 
 
 def _smoothness_drift(video: Video, models: Models) -> Figures:
-    return {**smoothness.smoothness_drift(video, models.smoothness)}
+    return smoothness.smoothness_drift(video, models.smoothness)
 
 
 def _semantic(video: Video, models: Models) -> Figures:

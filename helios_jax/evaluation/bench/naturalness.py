@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from helios_jax.evaluation.bench.errors import BenchError
-from helios_jax.evaluation.bench.video import Video
+from helios_jax.evaluation.bench.video import Figures, Video
 from helios_jax.evaluation.bench.windows import strided_frames, window_length
 
 NUM_FRAMES = 16
@@ -38,13 +38,13 @@ def value_of(answer: str) -> float:
     return (score - LOWEST) / (HIGHEST - LOWEST)
 
 
-def judged(video: Video, judge: Judge) -> dict[str, float | str]:
+def judged(video: Video, judge: Judge) -> Figures:
     """The value of a whole video, from 16 frames, and the answer it comes from."""
     answer = judge(video.judged_frames(strided_frames(0, video.num_frames, NUM_FRAMES)))
     return {"naturalness_score": value_of(answer), "raw_score": answer}
 
 
-def judged_drift(video: Video, judge: Judge) -> dict[str, float | str]:
+def judged_drift(video: Video, judge: Judge) -> Figures:
     """The values of the first and of the last 15 % of a video, and their difference."""
     count = video.num_frames
     length = window_length(count)

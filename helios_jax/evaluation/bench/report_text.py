@@ -20,6 +20,8 @@ TITLES = {
 ABOUT_WORLD = "share of a scene's attributes that the world's judge finds as the caption says"
 CURVES = {
     WORLD: "as captioned, share",
+    "aesthetic": "aesthetic",
+    "motion_smoothness": "motion smoothness",
     "saturation": "saturation",
     "contrast": "contrast",
     "brightness": "brightness",

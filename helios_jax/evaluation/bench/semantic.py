@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from helios_jax.evaluation.bench.networks.tokenizer import ClipTokenizer
 from helios_jax.evaluation.bench.networks.viclip import TextEncoder, VideoEncoder
 from helios_jax.evaluation.bench.networks.weights import read_viclip
 from helios_jax.evaluation.bench.preprocess import prepare
-from helios_jax.evaluation.bench.video import Video
+from helios_jax.evaluation.bench.video import Figures, Video
 from helios_jax.evaluation.bench.windows import middle_frames, semantic_windows
 from helios_jax.types import Array, DTypeLike, Float, Int, Params
 
@@ -69,7 +70,7 @@ class SemanticModel:
         return np.asarray(texts) @ np.asarray(frames)
 
 
-def semantic(video: Video, model: SemanticModel) -> dict[str, float | str]:
+def semantic(video: Video, model: SemanticModel) -> Figures:
     """The similarity of the middles of eight intervals with the prompt, and with all of it."""
     prompt = _prompt_of(video)
     ids = np.concatenate([model.tokenizer(prompt), model.tokenizer.windows(prompt)])
@@ -82,7 +83,7 @@ def semantic(video: Video, model: SemanticModel) -> dict[str, float | str]:
     }
 
 
-def semantic_drift(video: Video, model: SemanticModel) -> dict[str, float | str]:
+def semantic_drift(video: Video, model: SemanticModel) -> Figures:
     """The similarities of the first and of the last 15 % of frames, and their difference."""
     prompt = _prompt_of(video)
     ids = model.tokenizer(prompt)
@@ -108,11 +109,11 @@ def _video_features(
     encoder: VideoEncoder, params: Params, frames: UInt8[Array, "F Y X 3"]
 ) -> Float[Array, "C"]:
     images = prepare(frames, encoder.config.image_size, as_bytes=True)
-    return normalized(encoder.apply({"params": params}, images[None]))[0]
+    return normalized(cast(Array, encoder.apply({"params": params}, images[None])))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _text_features(
     encoder: TextEncoder, params: Params, ids: Int[Array, "n S"]
 ) -> Float[Array, "n C"]:
-    return normalized(encoder.apply({"params": params}, ids))
+    return normalized(cast(Array, encoder.apply({"params": params}, ids)))

@@ -9,7 +9,8 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ from helios_jax.evaluation.bench.batches import in_batches
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.networks.amt import AMT, LEAST_SIDE
 from helios_jax.evaluation.bench.networks.weights import read_amt
-from helios_jax.evaluation.bench.video import Video
-from helios_jax.evaluation.bench.windows import window_length
+from helios_jax.evaluation.bench.video import Figures, Video
+from helios_jax.evaluation.bench.windows import curve, window_length
 from helios_jax.types import Array, DTypeLike, Float, Params
 
 BATCH = 4
@@ -69,24 +70,27 @@ class SmoothnessModel:
         return in_batches(run, frames, triples, most)
 
 
-def smoothness(video: Video, model: SmoothnessModel) -> dict[str, float]:
-    """The smoothness of a whole video, and its temporal flicker."""
+def smoothness(video: Video, model: SmoothnessModel) -> Figures:
+    """The smoothness of a whole video, its curve over time, and its temporal flicker."""
     frames = video.opencv_frames
+    deviations = _deviations_of(video, frames, model, range(0, len(frames) - 2, 2))
     return {
-        "motion_smoothness_score": _score(video, frames, model, 0, len(frames)),
+        "motion_smoothness_score": _score(deviations.values()),
         "temporal_flicker": temporal_flicker(frames),
+        "curve": [1 - level / 255 for level in curve(deviations)],
     }
 
 
-def smoothness_drift(video: Video, model: SmoothnessModel) -> dict[str, float]:
+def smoothness_drift(video: Video, model: SmoothnessModel) -> Figures:
     """The smoothness of the first and of the last 15 % of frames, and their difference."""
     frames = video.opencv_frames
     count = len(frames)
     length = window_length(count, LEAST_WINDOW)
     if count < length:
         raise BenchError(f"{video.path}: drift of smoothness needs {length} frames, not {count}")
-    start = _score(video, frames, model, 0, length)
-    end = _score(video, frames, model, count - length, count)
+    first, last = range(0, length - 2, 2), range(count - length, count - 2, 2)
+    start = _score(_deviations_of(video, frames, model, first).values())
+    end = _score(_deviations_of(video, frames, model, last).values())
     return {
         "drift_motion_smoothness_score": abs(start - end),
         "start_motion_smoothness_score": start,
@@ -118,22 +122,24 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def _score(
+def _deviations_of(
     video: Video,
     frames: UInt8[np.ndarray, "F Y X 3"],
     model: SmoothnessModel,
-    first: int,
-    end: int,
-) -> float:
-    """The smoothness of frames ``first`` to ``end``; each pair is run once for a video."""
-    starts = range(first, end - 2, 2)
+    starts: range,
+) -> dict[int, float]:
+    """Deviations by the first frame of each triple; each is computed once for a video."""
     if not starts:
-        raise BenchError(f"{video.path}: motion smoothness needs 3 frames, not {end - first}")
+        raise BenchError(f"{video.path}: motion smoothness needs 3 frames, not {len(frames)}")
     known = video.figures.setdefault("smoothness", {})
     missing = [start for start in starts if start not in known]
     if missing:
         known |= zip(missing, model.deviations(frames, missing).tolist())
-    return (255 - float(np.mean([known[start] for start in starts]))) / 255
+    return {start: known[start] for start in starts}
+
+
+def _score(deviations: Iterable[float]) -> float:
+    return (255 - float(np.mean([*deviations]))) / 255
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -144,7 +150,7 @@ def _deviations(
     padding = [_split(-side % 16) for side in (height, width)]
     images = triples[:, ::2].astype(jnp.float32) / 255
     images = jnp.pad(images, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
-    made = network.apply({"params": params}, images[:, 0], images[:, 1])
+    made = cast(Array, network.apply({"params": params}, images[:, 0], images[:, 1]))
     (top, _), (left, _) = padding
     made = made[:, top : top + height, left : left + width]
     levels = jnp.floor(jnp.clip(made * 255, 0, 255))  # the original cuts off, it does not round

@@ -130,10 +130,10 @@ class Summary:
         return {name: estimate([v[name] for v in rows if name in v]) for name in names}
 
     def curves(self) -> dict[str, Curve]:
-        """Free measures, and the share that the world's judge finds right, over time."""
+        """Free measures, and the metrics that have curves, over time."""
         found: dict[str, list[Sequence[float]]] = {}
-        if WORLD in self.results:
-            found[WORLD] = [v["curve"] for v in self.results[WORLD].videos if "curve" in v]
+        for name, results in self.results.items():
+            found[name] = [video["curve"] for video in results.videos if "curve" in video]
         for row in self.free:
             for name, curve in row["curves"].items():
                 found.setdefault(name, []).append(curve)

@@ -21,7 +21,14 @@ from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.opencv import require_opencv
 from helios_jax.media.ffmpeg import find_ffmpeg
 
-HEIGHT, WIDTH = 384, 640
+Figures = dict[str, float | str | list[float]]
+"""What a metric measures in a video, by name: numbers, a judge's answer, a curve over chunks."""
+
+WIDTH = 640
+"""Columns to which videos are brought."""
+TURNED = ", turned by a right angle"
+"""Added to the description of a video that is shown turned, as telephones store it."""
+
 JUDGED_SIDE = 512
 """Pixels of the longer side of a frame that a judge is shown."""
 
@@ -121,7 +128,7 @@ def target_size(height: int, width: int) -> tuple[int, int]:
     640 columns always, and rows in proportion, to an even number: 480x832 becomes 368x640.
     """
     rows = int(WIDTH / (width / height))
-    return int(round(rows / 2) * 2), WIDTH
+    return round(rows / 2) * 2, WIDTH
 
 
 def read_frames(path: str | os.PathLike, most: int | None = None) -> UInt8[np.ndarray, "F Y X 3"]:
@@ -136,10 +143,11 @@ def read_frames(path: str | os.PathLike, most: int | None = None) -> UInt8[np.nd
     size = re.search(r", (\d+)x(\d+)", stream)
     if size is None:
         raise BenchError(f"{path}: ffmpeg does not tell the size of its pictures")
-    height, width = target_size(int(size[2]), int(size[1]))
+    source = (int(size[1]), int(size[2])) if TURNED in stream else (int(size[2]), int(size[1]))
+    height, width = target_size(*source)
     named_709 = "bt709" in stream
     unnamed = not re.search(r"smpte170m|bt470|bt601|fcc|bt2020", stream)
-    matrix = BT709 if named_709 or (unnamed and int(size[2]) >= 720) else BT601
+    matrix = BT709 if named_709 or (unnamed and source[0] >= 720) else BT601
     planes = _yuv_frames(path, height, width, most)
     return _stack(path, (_to_rgb(each, height, width, matrix) for each in planes))
 
@@ -201,6 +209,8 @@ def describe(path: str | os.PathLike) -> str:
     Raises:
       BenchError: if the file cannot be read as a video.
     """
+    if os.path.isdir(path):
+        raise BenchError(f"{path}: is a folder, and this metric reads video files: encode it first")
     if not os.path.isfile(path):
         raise BenchError(f"{path}: is not a file")
     command = [find_ffmpeg(path), "-hide_banner", "-nostdin", "-i", f"file:{os.path.abspath(path)}"]
@@ -208,7 +218,8 @@ def describe(path: str | os.PathLike) -> str:
     stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)
     if stream is None:
         raise BenchError(f"{path}: damaged or not a video: {log.strip().splitlines()[-1]}")
-    return stream[1]
+    turned = re.search(r"rotation of -?(90|270)\.", log)
+    return stream[1] + (TURNED if turned else "")
 
 
 def _yuv_frames(
@@ -223,6 +234,7 @@ def _yuv_frames(
     size = height * width * 3 // 2
     with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+            assert process.stdout is not None
             while len(planes := process.stdout.read(size)) == size:
                 yield planes
         log.seek(0)

@@ -4,8 +4,12 @@ The rules are the original's, with their roundings; F is the number of frames th
 """
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
+
+CHUNK = 33
+"""Frames that Helios makes at a time; a curve has one point for each chunk."""
 
 SHARE = 0.15
 """The part of a video that drift compares at either end."""
@@ -46,6 +50,21 @@ def strided_frames(start: int, end: int, count: int = 16) -> list[int]:
     """
     stride = max((end - start) // count, 1)
     return list(range(start, end, stride))[:count]
+
+
+def curve(values: Mapping[int, float], chunk: int = CHUNK) -> list[float]:
+    """The mean of each chunk of frames; a last chunk of one frame is left out.
+
+    Args:
+      values: by frame; a chunk in between must have some.
+      chunk: frames.
+    """
+    chunks: dict[int, list[float]] = {}
+    for frame, value in values.items():
+        chunks.setdefault(frame // chunk, []).append(value)
+    if len(chunks) > 1 and max(values) % chunk == 0:
+        del chunks[max(chunks)]
+    return [float(np.mean(chunks[index])) for index in sorted(chunks)]
 
 
 def _spread(start: int, end: int, num_frames: int, count: int) -> list[int]:

@@ -81,8 +81,9 @@ def test_aesthetic_is_what_pytorch_makes_of_the_same_frames(models):
         features = transformers_clip()((cropped / 255 - mean) / std).image_embeds
         unit = features / features.norm(dim=-1, keepdim=True)
         expected = (unit @ head["weight"].T + head["bias"]).mean() / 10
-    found = score("aesthetic", FrameVideo(frames), models)["aesthetic_score"]
-    assert found == pytest.approx(float(expected), abs=1e-5)
+    found = score("aesthetic", FrameVideo(frames), models)
+    assert found["aesthetic_score"] == pytest.approx(float(expected), abs=1e-5)
+    assert found["curve"] == [pytest.approx(found["aesthetic_score"])]
 
 
 def test_aesthetic_drift_compares_the_means_of_both_ends(models):

@@ -1,11 +1,14 @@
 """Videos are read at the size and in the colours that the original reads them."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
 from helios_jax.evaluation.bench import BenchError, Video
 from helios_jax.evaluation.bench.video import target_size
 from helios_jax.media import open_video_writer
+from helios_jax.media.ffmpeg import find_ffmpeg
 
 
 @pytest.fixture
@@ -49,6 +52,23 @@ def test_opencv_reads_the_same_frames_by_its_own_conversion(clip):
     assert video.num_frames == 5
     difference = video.opencv_frames.astype(int) - video.frames
     assert np.abs(difference[:, 100:150, 100:200]).max() <= 3
+
+
+def test_a_video_that_is_stored_turned_is_read_upright(clip):
+    path, frame = clip
+    turned = path.with_name("turned.mp4")
+    options = ["-display_rotation", "90", "-i", str(path), "-c", "copy", str(turned)]
+    subprocess.run([find_ffmpeg(path), "-v", "error", *options], check=True)
+    frames = Video(turned).frames
+    assert frames.shape == (5, 1066, 640, 3)  # 160x96
+    upright = np.rot90(frame)
+    found = frames[2, 200, 150].astype(int)
+    assert np.abs(found - upright[30, 22]).max() <= 4
+
+
+def test_a_folder_of_images_is_refused(tmp_path):
+    with pytest.raises(BenchError, match="is a folder, and this metric reads video files"):
+        len(Video(tmp_path).frames)
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "is not a file"), (b"x" * 99, "damaged")])

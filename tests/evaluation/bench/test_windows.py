@@ -3,6 +3,7 @@
 import pytest
 
 from helios_jax.evaluation.bench.windows import (
+    curve,
     middle_frames,
     semantic_windows,
     strided_frames,
@@ -58,3 +59,10 @@ def test_a_judge_sees_all_of_a_window_of_fewer_frames():
 def test_windows_are_15_percent_rounded_down():
     assert [window_length(frames) for frames in (3, 81, 1440)] == [1, 12, 216]
     assert window_length(20, least=4) == 4
+
+
+def test_a_curve_has_the_mean_of_each_chunk_and_leaves_out_a_last_frame():
+    assert curve({frame: float(frame) for frame in range(8)}, chunk=4) == [1.5, 5.5]
+    assert curve({frame: float(frame) for frame in range(9)}, chunk=4) == [1.5, 5.5]
+    assert curve({0: 2.0, 2: 4.0, 4: 1.0, 6: 3.0}, chunk=4) == [3.0, 2.0]
+    assert curve({0: 7.0}, chunk=4) == [7.0]

@@ -1,5 +1,7 @@
 """The correlation of two frames' features at all pairs of positions, and windows of it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +10,8 @@ from helios_jax.types import Array, Float
 LEVELS = 4
 RADIUS = 3
 WINDOW = 2 * RADIUS + 1
+
+_product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 Pyramid = list[Float[Array, "B P _ _"]]
 """Correlation of each of P positions with all positions of maps that halve from one to the next."""
@@ -26,7 +30,7 @@ def correlation(one: Float[Array, "B Y X C"], other: Float[Array, "B Y X C"]) ->
     for level in range(LEVELS):
         if level:
             other = _halve(other)
-        levels.append(jnp.einsum("bpc,byxc->bpyx", one, other, precision=jax.lax.Precision.HIGHEST))
+        levels.append(_product("bpc,byxc->bpyx", one, other))
     return levels
 
 
@@ -43,8 +47,8 @@ def look_up(pyramid: Pyramid, centres: Float[Array, "B Y X 2"]) -> Float[Array, 
         scaled = flat / 2**level
         rows = _hat(scaled[..., 1], values.shape[2])
         columns = _hat(scaled[..., 0], values.shape[3])
-        narrow = jnp.einsum("bpyx,bpix->bpiy", values, columns)
-        windows.append(jnp.einsum("bpiy,bpjy->bpij", narrow, rows))
+        narrow = _product("bpyx,bpix->bpiy", values, columns)
+        windows.append(_product("bpiy,bpjy->bpij", narrow, rows))
     stacked = [window.reshape(batch, height, width, WINDOW**2) for window in windows]
     return jnp.concatenate(stacked, axis=-1)
 

@@ -60,8 +60,12 @@ class ClipTokenizer:
             lines = text.decode("utf-8").split("\n")[1 : NUM_MERGES + 1]
         except (OSError, ValueError, EOFError) as error:
             raise BenchError(f"cannot read the BPE merges in {path}: {error}") from error
-        merges = [tuple(line.split()) for line in lines]
-        if len(merges) != NUM_MERGES or any(len(merge) != 2 for merge in merges):
+        merges = []
+        for line in lines:
+            left, space, right = line.partition(" ")
+            if space:
+                merges.append((left, right))
+        if len(merges) != NUM_MERGES:
             raise BenchError(f"{path} does not hold the {NUM_MERGES} merges of CLIP's vocabulary")
         return cls(merges)
 
