@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from helios_jax.evaluation.bench.errors import BenchError
-from helios_jax.media.ffmpeg import find_ffmpeg
+from helios_jax.media.ffmpeg import READ_ONE_FILE, find_ffmpeg
+from helios_jax.media.images import FORMATS
 
 PIECE = 33
 FOLDER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -62,7 +63,7 @@ def count_frames(path: str | os.PathLike) -> int:
         return sum(p.suffix.lower() in FOLDER_SUFFIXES for p in Path(path).iterdir())
     if not os.path.isfile(path):
         raise BenchError(f"{path}: is not a file; name a video or a folder of images")
-    source = ["-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0"]
+    source = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0"]
     output = ["-c", "copy", "-f", "null", "-"]
     command = [find_ffmpeg(path), "-hide_banner", "-nostdin", *source, *output]
     log = subprocess.run(command, capture_output=True).stderr.decode(errors="replace")
@@ -72,22 +73,23 @@ def count_frames(path: str | os.PathLike) -> int:
     return int(counts[-1])
 
 
-def _folder_frames(folder: Path) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
+Frames = Generator[UInt8[np.ndarray, "Y X 3"], None, None]
+
+
+def _folder_frames(folder: Path) -> Frames:
     names = sorted(p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES)
     for name in names:
         try:
-            with Image.open(name) as image:
+            with Image.open(name, formats=FORMATS) as image:
                 yield np.asarray(image.convert("RGB"))
         except OSError as error:
             raise BenchError(f"{name}: damaged or not an image") from error
 
 
-def _video_frames(
-    path: str | os.PathLike, most: int | None
-) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
+def _video_frames(path: str | os.PathLike, most: int | None) -> Frames:
     if not os.path.isfile(path):
         raise BenchError(f"{path}: is not a file; name a video or a folder of images")
-    source = ["-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", TO_RGB]
+    source = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", TO_RGB]
     limit = [] if most is None else ["-frames:v", str(most)]
     output = ["-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "-"]
     command = [find_ffmpeg(path), "-v", "error", "-nostdin", *source, *limit, *output]

@@ -52,6 +52,15 @@ def test_images_of_two_sizes_are_no_video(tmp_path):
         list(read_pieces(tmp_path))
 
 
+def test_a_playlist_is_no_video(tmp_path, video):
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(f"ffconcat version 1.0\nfile '{video.name}'\n")
+    with pytest.raises(BenchError, match="damaged or not a video"):
+        list(read_pieces(playlist))
+    with pytest.raises(BenchError, match="damaged or not a video"):
+        count_frames(playlist)
+
+
 def test_frames_are_counted_without_decoding(video, tmp_path):
     assert count_frames(video) == 70
     with pytest.raises(BenchError, match="is not a file"):
