@@ -203,7 +203,7 @@ class HttpJudge:
             digest.update(f"{text}\0".encode())
         for frame in frames:
             digest.update(str(frame.shape).encode())
-            digest.update(np.ascontiguousarray(frame))
+            digest.update(frame.tobytes())
         return self.cache / f"{digest.hexdigest()}.json"
 
 

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -95,11 +96,10 @@ def _video_frames(path: str | os.PathLike, most: int | None) -> Frames:
     command = [find_ffmpeg(path), "-v", "error", "-nostdin", *source, *limit, *output]
     with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-            while header := re.fullmatch(
-                PPM, b"".join(process.stdout.readline() for _ in range(3))
-            ):
+            pipe = cast(IO[bytes], process.stdout)
+            while header := re.fullmatch(PPM, b"".join(pipe.readline() for _ in range(3))):
                 width, height = map(int, header.groups())
-                pixels = process.stdout.read(3 * width * height)
+                pixels = pipe.read(3 * width * height)
                 if len(pixels) == 3 * width * height:
                     yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
         log.seek(0)

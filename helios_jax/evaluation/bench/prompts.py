@@ -155,7 +155,7 @@ def _find(columns: Sequence[str], names: Sequence[str]) -> str | None:
 def _read_row(
     row: dict[str, str], there: dict[str, str | None], count: int, where: str
 ) -> BenchPrompt:
-    text = (row[there["text"]] or "").strip()
+    text = (row[there["text"] or "prompt"] or "").strip()
     if not text:
         raise BenchError(f"{where}: the prompt is empty")
     number = count if there["number"] is None else _whole(row, there["number"], where)
