@@ -36,7 +36,7 @@ from helios_jax.commands.cli import UsageError, complain, run_command, wants_hel
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.evaluation.bench import files, models
 from helios_jax.evaluation.bench.flow import METHODS
-from helios_jax.evaluation.bench.judge import HttpJudge, estimate_cost, read_question
+from helios_jax.evaluation.bench.judge import QUESTION, HttpJudge, estimate_cost, read_question
 from helios_jax.evaluation.bench.metrics import METRICS
 from helios_jax.evaluation.bench.pieces import count_frames
 from helios_jax.evaluation.bench.prompts import (
@@ -233,6 +233,8 @@ def define_compare(options: flags.FlagValues, argv: Sequence[str]) -> None:
     text = "Of the report's files, without .html, .md and .csv."
     flags.DEFINE_string("out", "report", text, flag_values=options)
     flags.DEFINE_string("title", "HeliosBench", "Of the report.", flag_values=options)
+    text = "What else a reader should know, said above the tables."
+    flags.DEFINE_string("note", "", text, flag_values=options)
     text = "Prompts whose frames are shown; the worst and the best always are."
     flags.DEFINE_integer("shown", 24, text, lower_bound=0, flag_values=options)
 
@@ -241,7 +243,8 @@ def compare(options: flags.FlagValues) -> None:
     """Write the report."""
     folders = _result_folders(options.results)
     read = [read_model(folder, not options.short, options.compatible) for folder in folders]
-    for path in write_report(read, Path(options.out), options.title, options.shown):
+    out = Path(options.out)
+    for path in write_report(read, out, options.title, options.shown, options.note):
         print(path)
 
 
@@ -298,9 +301,9 @@ def _judge(options: flags.FlagValues, out: Path) -> HttpJudge | None:
         if options.judge_model or options.judge_prompt:
             raise UsageError("--judge_model and --judge_prompt need the URL of a server: --judge")
         return None
-    wording = {"question": read_question(options.judge_prompt)} if options.judge_prompt else {}
+    question = read_question(options.judge_prompt) if options.judge_prompt else QUESTION
     cache = out / "answers"
-    return HttpJudge(options.judge, options.judge_model or "", cache=cache, **wording)
+    return HttpJudge(options.judge, options.judge_model or "", question=question, cache=cache)
 
 
 def _models(options: flags.FlagValues, judge: HttpJudge | None) -> models.Models:

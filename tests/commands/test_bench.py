@@ -70,10 +70,12 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(here, capsys):
 
 
 def test_models_are_compared_by_their_folders(here, capsys):
-    assert run("compare results/base results/mid --out=out/report --title=Two") == 0
+    note = "--note=Made on a laptop."
+    assert run("compare results/base results/mid --out=out/report --title=Two", note) == 0
     page = (here / "out/report.html").read_text()
     assert "<h1>Two</h1>" in page
     assert "2 models" in page
+    assert "Made on a laptop." in page
     assert sorted(file.suffix for file in (here / "out").iterdir()) == [".csv", ".html", ".md"]
 
 

@@ -39,13 +39,16 @@ EXTREMES = 3
 """Prompts that are shown as the worst, and as many as the best."""
 
 
-def html_report(models: Sequence[Summary], title: str = "HeliosBench", shown: int = 24) -> str:
+def html_report(
+    models: Sequence[Summary], title: str = "HeliosBench", shown: int = 24, note: str = ""
+) -> str:
     """The page.
 
     Args:
       models: in the order of the tables.
       title: of the page.
       shown: prompts whose frames are shown at most; the worst and the best always are.
+      note: what else a reader should know, said above everything.
     """
     template = (TEMPLATES / "report.html").read_text(encoding="utf-8")
     items = [f"<li>{key(i)}{_words(model.name)}</li>" for i, model in enumerate(models)]
@@ -62,7 +65,7 @@ def html_report(models: Sequence[Summary], title: str = "HeliosBench", shown: in
     )
     return string.Template(template).substitute(
         title=_words(title),
-        lead=_words(lead(models)),
+        lead=_words(f"{lead(models)} {note}".strip()),
         legend=f'<ul class="legend">{"".join(items)}</ul>',
         sections="\n".join(section(models) for section in sections),
         footer="Made by <code>helios-jax bench compare</code>. " + _words(WEIGHTS_NOTE),
@@ -390,11 +393,13 @@ def _words(text: str, quote: bool = True) -> str:
     return html.escape(text, quote=quote)
 
 
-def write_report(models: Sequence[Summary], stem: Path, title: str, shown: int = 24) -> list[Path]:
+def write_report(
+    models: Sequence[Summary], stem: Path, title: str, shown: int = 24, note: str = ""
+) -> list[Path]:
     """Write ``stem.html``, ``.md`` and ``.csv``, each whole or not at all; returns their paths."""
     texts = {
-        ".html": html_report(models, title, shown),
-        ".md": markdown_report(models, title),
+        ".html": html_report(models, title, shown, note),
+        ".md": markdown_report(models, title, note),
         ".csv": csv_report(models),
     }
     paths = []

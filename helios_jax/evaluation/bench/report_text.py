@@ -54,9 +54,9 @@ WEIGHTS_NOTE = (
 )
 
 
-def markdown_report(models: Sequence[Summary], title: str = "HeliosBench") -> str:
-    """The tables in Markdown, for a README."""
-    lines = [f"# {title}", "", lead(models), ""]
+def markdown_report(models: Sequence[Summary], title: str = "HeliosBench", note: str = "") -> str:
+    """The tables in Markdown, for a README; ``note`` is said above them."""
+    lines = [f"# {title}", "", f"{lead(models)} {note}".strip(), ""]
     names = rated(models)
     if names:
         lines += _markdown_table(
