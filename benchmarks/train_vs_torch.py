@@ -104,13 +104,14 @@ def random_batch(config):
     )
 
 
-def prepared(config, batch):
-    """The questions both are asked."""
+def make_targets(config, batch):
+    """The targets both learn."""
     import jax
 
-    from helios_jax.training.step import draw_batch, prepare
+    from helios_jax.training.objectives import find_objective
 
-    return jax.jit(lambda batch: prepare(batch, draw_batch(0, config, batch), config))(batch)
+    make = find_objective(config).make_targets
+    return jax.jit(lambda batch: make(batch, config))(batch)
 
 
 def jax_rows(folder: Path) -> dict:
@@ -118,8 +119,7 @@ def jax_rows(folder: Path) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from helios_jax.models.transformer import HeliosTransformer
-    from helios_jax.training.step import make_loss, make_step, start_state
+    from helios_jax.training.objectives import find_objective
 
     if PRODUCTS.value == "bfloat16":
         jax.config.update("jax_default_matmul_precision", "bfloat16")
@@ -129,16 +129,16 @@ def jax_rows(folder: Path) -> dict:
 
     def row(objective):
         config = run_config(objective)
-        model = HeliosTransformer(config.model.transformer)
+        objective = find_objective(config)
         batch = random_batch(config)
         kept = {}
         place = jax.devices()[0]
-        step = jax.jit(make_step(make_loss(model, config), config), donate_argnums=0)
+        step = jax.jit(objective.make_step(config), donate_argnums=0)
 
         def once():
             if "state" not in kept:
                 kept["state"] = jax.device_put(
-                    jax.jit(functools.partial(start_state, config))(params), place
+                    jax.jit(functools.partial(objective.init_state, config))(params), place
                 )
             kept["state"], numbers = step(kept["state"], {}, batch)
             jax.block_until_ready(kept["state"])
@@ -155,6 +155,7 @@ def torch_rows(folder: Path) -> dict:
     from diffusers import HeliosTransformer3DModel
 
     from helios_jax.diffusion.history import frame_indices
+    from helios_jax.training.objectives import find_objective
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if PRODUCTS.value == "bfloat16":
@@ -207,7 +208,7 @@ def torch_rows(folder: Path) -> dict:
             frames = frame_indices(config.model.sample.history_sizes, LATENT[0])
             indices = [torch.tensor(index)[None] for index in frames]
             each = []
-            for item in range(config.items):
+            for item in range(find_objective(config).items(config)):
                 velocity = model(
                     hidden_states=q[f"latents{item}"],
                     timestep=q[f"timestep{item}"],
@@ -262,13 +263,14 @@ def make_folder(folder: Path) -> int:
 
     for objective in ("flow", "pyramid"):
         config = run_config(objective)
-        questions = prepared(config, random_batch(config))
+        targets = make_targets(config, random_batch(config))
         arrays = {
-            name: channels_first(part) for name, part in questions.history._asdict().items()
-        } | {"text": np.asarray(questions.text)}
-        for number, item in enumerate(questions.items):
+            name: channels_first(part)
+            for name, part in targets.conditioning.history._asdict().items()
+        } | {"text": np.asarray(targets.conditioning.text)}
+        for number, item in enumerate(targets.targets):
             arrays |= {
-                f"latents{number}": channels_first(item.latents),
+                f"latents{number}": channels_first(item.noisy),
                 f"velocity{number}": channels_first(item.velocity),
             }
             arrays |= {f"timestep{number}": np.asarray(item.timestep)}

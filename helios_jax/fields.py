@@ -157,6 +157,11 @@ def differences(
             continue
         ours = here.get(name, ABSENT)
         theirs = there.get(name, ABSENT)
+        # A section that one of them lacks differs field by field.
+        if ours is ABSENT and isinstance(theirs, Mapping):
+            ours = {}
+        if theirs is ABSENT and isinstance(ours, Mapping):
+            theirs = {}
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             inner = [field[len(name) + 1 :] for field in ignore if field.startswith(f"{name}.")]
             for field in differences(theirs, ours, inner):

@@ -1,20 +1,19 @@
-"""How much memory a training step needs: known by compiling it for a GPU that need not be there, or
-estimated.
-"""
+"""Memory of a training step: by compiling it for a GPU that need not be there, or estimated."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from helios_jax.config import to_dict
-from helios_jax.memory import compiler as deviceless
-from helios_jax.memory.report import CompilerAbsentError, Plan, program_memory
+from helios_jax.config import from_dict, to_dict
+from helios_jax.memory.compiler import TARGETS
+from helios_jax.memory.report import CompilerAbsentError, Plan, Program, program_memory
 from helios_jax.training.abstract import abstract_run
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.flops import level_tokens
+from helios_jax.training.objectives import find_objective
+from helios_jax.types import tree_bytes
 
 
 def plan_step(
@@ -26,22 +25,19 @@ def plan_step(
     Args:
       config: of the run; latents have the size that ``model.sample`` says.
       target: a key of :data:`helios_jax.memory.compiler.TARGETS`.
-      progress: told what has been compiled.
+      progress: called with a line when the step has been compiled.
 
     Raises:
+      ConfigError: if the run cannot be.
       PlanError: if the compiler fails.
     """
     estimate = estimate_step(config)
+    arguments = {"config": to_dict(config)}
     try:
-        [(_, memory)] = program_memory(
-            "helios_jax.training.abstract:step_program_from_json",
-            {"config": to_dict(config)},
-            target,
-        )
+        [(_, memory)] = program_memory(f"{__name__}:step_programs", arguments, target)
     except CompilerAbsentError as error:
-        return estimate._replace(
-            source=f"{estimate.source} ({error}: pip install -e '.[plan]' for what the compiler says)"
-        )
+        advice = "pip install -e '.[plan]' for what the compiler says"
+        return estimate._replace(source=f"{estimate.source} ({error}: {advice})")
     progress(f"compiled the step for {target} in {memory.seconds:.0f} s")
     host = dict(estimate.host)
     if memory.host:
@@ -49,52 +45,70 @@ def plan_step(
     return estimate._replace(
         working={"training step": memory.working},
         host=host,
-        source=f"as compiled for {deviceless.TARGETS[target].name}",
-        unseen="workspace that cuDNN and cuBLAS ask for when they run, and what the allocator loses between arrays",
+        source=f"as compiled for {TARGETS[target].name}",
+        unseen="workspace that cuDNN and cuBLAS ask for when they run, and what the allocator "
+        "loses between arrays",
     )
+
+
+def step_program(config: TrainConfig) -> Program:
+    """The step of a run on one device, jitted as it is when it trains."""
+    step = find_objective(config).make_step(config)
+    return Program(jax.jit(step, donate_argnums=0), abstract_run(config))
+
+
+def step_programs(config: dict[str, Any]) -> dict[str, Program]:
+    """:func:`step_program` of a configuration that another process was sent."""
+    return {"training step": step_program(from_dict(TrainConfig, config))}
 
 
 def estimate_step(config: TrainConfig) -> Plan:
     """The plan by arithmetic: arrays are exact; working memory is gradients, the inputs of blocks,
     and one block's backward pass.
     """
-    state, base, batch = abstract_run(config)
-    cfg, sample, vae = config.model.transformer, config.model.sample, config.model.vae
+    state, frozen, batch = abstract_run(config)
+    objective = find_objective(config)
+    transformer = config.model.transformer
+    sample = config.model.sample
+    vae = config.model.vae
+    width = transformer.width
     latent = (
         sample.latent_frames_per_chunk,
         sample.height // vae.spatial_factor,
         sample.width // vae.spatial_factor,
     )
-    history, noisy = level_tokens(config, latent)
-    size, samples = np.dtype(config.dtype).itemsize, config.data.batch_size // config.accumulate
-    tokens = sum(history + n for n in noisy)
-    inputs = samples * tokens * cfg.width * size * cfg.num_layers
-    text = (
-        samples * config.model.text_encoder.max_sequence_length * cfg.width * size * cfg.num_layers
-    )
-    block = samples * (history + max(noisy)) * (24 * cfg.width + 4 * cfg.ffn_dim) * size
-    resident, host = {"frozen parameters": _bytes(base)}, {}
+    history, noisy = level_tokens(config, latent, objective.levels(config))
+    samples = config.data.batch_size // config.accumulate
+    text_tokens = samples * config.model.text_encoder.max_sequence_length
+    item_size = np.dtype(config.dtype).itemsize
+    row = width * item_size * transformer.num_layers
+    block_inputs = samples * sum(history + n for n in noisy) * row
+    texts = text_tokens * row
+    widest = samples * (history + max(noisy))
+    block = widest * (24 * width + 4 * transformer.ffn_dim) * item_size
+
+    resident = {"frozen parameters": tree_bytes(frozen)}
+    host = {}
     if config.offload:
-        host["frozen blocks"] = sum(
-            _bytes(params["blocks"]) for params in (base, *base.values()) if "blocks" in params
-        )
+        networks = [frozen, *frozen.values()]
+        blocks = [tree_bytes(params["blocks"]) for params in networks if "blocks" in params]
+        host["frozen blocks"] = sum(blocks)
         resident["frozen parameters"] -= host["frozen blocks"]
-    resident |= {
-        "parameters that train": _bytes(state.trainable),
-        "optimiser": _bytes(state.optimizer),
-    }
+    resident["parameters that train"] = tree_bytes(state.trainable)
+    resident["optimiser"] = tree_bytes(state.optimizer)
     if state.ema is not None:
-        resident["moving average"] = _bytes(state.ema)
-    resident["batch"] = _bytes(batch)
-    host["a checkpoint while it is written"] = sum(
-        _bytes(part) for part in (state.trainable, state.optimizer, state.ema)
+        resident["moving average"] = tree_bytes(state.ema)
+    resident["batch"] = tree_bytes(batch)
+    host["a checkpoint while it is written"] = tree_bytes(
+        (state.trainable, state.optimizer, state.ema)
     )
-    gradients = 1 if config.items == 1 else 3  # of all items so far, of one, and their sum
-    working = gradients * _bytes(state.trainable) + text * 2 + block
-    if cfg.remat == "offload":
-        host["activations that wait there"] = inputs
+    # One gradient; with several items that of all so far, that of one, and their sum.
+    gradients = 1 if objective.items(config) == 1 else 3
+    working = gradients * tree_bytes(state.trainable) + texts * 2 + block
+    if transformer.remat == "offload":
+        host["activations that wait there"] = block_inputs
     else:
-        working += inputs
+        working += block_inputs
     return Plan(
         resident,
         {"training step": working},
@@ -103,8 +117,3 @@ def estimate_step(config: TrainConfig) -> Plan:
         "estimated by arithmetic",
         "what XLA and its libraries need beside these arrays",
     )
-
-
-def _bytes(tree: Any) -> int:
-    """Size of all leaves."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

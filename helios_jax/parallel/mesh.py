@@ -1,4 +1,4 @@
-"""Devices in a mesh of two axes, and where arrays lie on it.
+"""Devices in a mesh of two axes, and the sharding of arrays on it.
 
 Batches are spread over both axes, parameters and what belongs to them (gradients, moments,
 averages) over ``fsdp``; XLA gathers a layer's weights where they are used and scatters its
@@ -16,25 +16,30 @@ from jax.sharding import PartitionSpec as P
 
 from helios_jax.checkpoint.params import HOST_MEMORY
 from helios_jax.config import ConfigError
+from helios_jax.types import tree_bytes
 
 DATA, FSDP = "data", "fsdp"
 
 RULES = (
-    # The axis that is spread, by the end of a leaf's path. Contracted axes stand first in a kernel,
-    # behind the layers.
     (r"(.*/)?blocks/.*/(kernel|lora_a)", 1),
     (r"(.*/)?blocks/.*/lora_b", -1),
     (r".*/(kernel|lora_a)", -2),
     (r".*/lora_b", -1),
 )
+"""The axis that is spread, by the end of a leaf's path. Contracted axes stand first in a kernel,
+behind the layers.
+"""
 
 
 def make_mesh(data: int = 0, fsdp: int = 1) -> Mesh:
-    """A mesh of ``data`` x ``fsdp`` of the devices there are, in all processes; ``data`` 0 takes as
-    many as that leaves.
+    """A mesh of ``data`` x ``fsdp`` devices: all there are, in all processes.
+
+    Args:
+      data: devices over which batches alone are spread; 0 takes as many as ``fsdp`` leaves.
+      fsdp: devices over which parameters are spread, too.
 
     Raises:
-      ConfigError: if they do not come out even.
+      ConfigError: if there are more devices, or fewer.
     """
     devices = jax.devices()
     data = data or len(devices) // fsdp
@@ -57,8 +62,13 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Where a parameter at ``path`` lies: spread by the first of :data:`RULES` that matches and
-    whose axis divides, else on every device.
+    """The spec of a parameter: spread by the first of :data:`RULES` that matches and whose axis
+    divides, else on every device.
+
+    Args:
+      path: of the leaf, by ``/``.
+      shape: of the leaf.
+      mesh: of :func:`make_mesh`.
     """
     size = mesh.shape[FSDP]
     for pattern, axis in RULES:
@@ -80,12 +90,9 @@ def tree_shardings(tree: Any, mesh: Mesh, *, offload_blocks: bool = False) -> An
     """
 
     def place(path, leaf):
-        names = [str(getattr(entry, "key", getattr(entry, "name", ""))) for entry in path]
-        # Within a state, a parameter's path begins behind the last field of the state.
-        names = [
-            name for entry, name in zip(path, names) if isinstance(entry, jax.tree_util.DictKey)
-        ]
-        where = "/".join(names)
+        # Within a state, fields of named tuples come before a parameter's path.
+        keys = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        where = "/".join(keys)
         memory = HOST_MEMORY if offload_blocks and where.startswith("blocks/") else None
         return NamedSharding(mesh, leaf_spec(where, leaf.shape, mesh), memory_kind=memory)
 
@@ -93,12 +100,11 @@ def tree_shardings(tree: Any, mesh: Mesh, *, offload_blocks: bool = False) -> An
 
 
 def describe(tree: Any, mesh: Mesh) -> str:
-    """A line on how many of a tree's bytes each device holds."""
-    leaves = jax.tree.leaves(tree)
-    total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    shardings = jax.tree.leaves(tree_shardings(tree, mesh))
-    own = sum(
-        math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, place in zip(leaves, shardings)
-    )
-    return f"{total / 1e6:,.0f} MB, {own / 1e6:,.0f} MB on each of {mesh.size} device(s)"
+    """A line that says how many of a tree's bytes each device holds."""
+
+    def own(leaf, place):
+        return math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    each = sum(jax.tree.leaves(jax.tree.map(own, tree, tree_shardings(tree, mesh))))
+    total = tree_bytes(tree)
+    return f"{total / 1e6:,.0f} MB, {each / 1e6:,.0f} MB on each of {mesh.size} device(s)"

@@ -2,8 +2,9 @@
 
 ::
 
-    <folder>/<step>/state/    the arrays, by Orbax <folder>/<step>/meta/     JSON: the run's
-    signature, the data iterator's state, shape, dtype and sha256 digests of each leaf
+    <folder>/<step>/state/    the arrays, by Orbax
+    <folder>/<step>/meta/     JSON: the run's signature, the data iterator's state, and shape, dtype
+                              and sha256 digests of each leaf
 
 A step appears under its name when it is complete. The digests are of the values in host memory,
 taken before Orbax sees them: one for each part of a leaf that the devices hold, so that each
@@ -24,6 +25,7 @@ from jax.experimental import multihost_utils
 
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.sharded_digests import altered_leaves, digests, named_leaves, sha256
+from helios_jax.config import ABSENT, Difference, differences
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ class Checkpoints:
       folder: where the steps lie.
       signature: what must be equal for a checkpoint to continue this run (its stage, geometry,
         configuration): nested dictionaries of what JSON can hold.
-      defaults: what a checkpoint means by a field that its signature lacks, because there was none
-        of that name when it was written.
+      defaults: values of fields that a checkpoint's signature lacks, because they were added after
+        it was written.
       free: fields of the signature that may differ, keys joined with dots; a section frees all its
         fields.
       keep: how many of the newest steps are kept.
@@ -76,7 +78,9 @@ class Checkpoints:
         self._signature, self._defaults = json.loads(json.dumps([signature, defaults or {}]))
         self._free = tuple(free)
         policies = ocp.checkpoint_managers
-        kept = [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
+        kept: list[Any] = [policies.LatestN(keep)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_names=("state", "meta"),
@@ -144,7 +148,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 content = self._content(step)
-            except Exception:  # restore_latest tells about it
+            except Exception:  # restore_latest reports it
                 continue
             return self._refuse_others(step, content)
 
@@ -163,25 +167,26 @@ class Checkpoints:
             if there are steps and none verifies.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        skipped, restored = self._strays(steps), None
+        skipped = self._strays(steps)
+        restored = None
         for step in steps:
             try:
-                content = self._agreed(lambda step=step: self._content(step))
+                content = self._agreed(self._content, step)
                 self._refuse_others(step, content)
                 self._refuse_other_leaves(step, content, abstract_state)
-                state = self._agreed(
-                    lambda step=step, content=content: self._read(step, content, abstract_state)
-                )
+                state = self._agreed(self._read, step, content, abstract_state)
             except _DamagedError as error:
                 skipped.append(f"{self.folder / str(step)}: {error}")
                 continue
-            self._saved, restored = step, Restored(step, state, content["data_state"], skipped)
+            self._saved = step
+            restored = Restored(step, state, content["data_state"], skipped)
             break
         for line in skipped:
             log.warning("skipped %s", line)
         if steps and restored is None:
             raise CheckpointError(
-                f"no step in {self.folder} verifies: {'; '.join(skipped)}. Move them away to start from the beginning"
+                f"no step in {self.folder} verifies: {'; '.join(skipped)}. Move them away to start "
+                "from the beginning"
             )
         return restored
 
@@ -199,9 +204,8 @@ class Checkpoints:
         there = sorted(self._manager.all_steps(), reverse=True)
         wanted = there if step is None else [step]
         if not wanted or step not in (None, *there):
-            raise CheckpointError(
-                f"{self.folder} has no step{'' if step is None else f' {step}'}; it has {there or 'none'}"
-            )
+            which = "" if step is None else f" {step}"
+            raise CheckpointError(f"{self.folder} has no step{which}; it has {there or 'none'}")
         reasons = []
         for number in wanted:
             try:
@@ -211,22 +215,19 @@ class Checkpoints:
         raise CheckpointError(f"no step verifies: {'; '.join(reasons)}")
 
     def _content(self, step: int) -> dict[str, Any]:
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-            "meta"
-        ]
+        arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        meta = self._manager.restore(step, args=arguments)["meta"]
         if sha256(_canonical(meta["content"])) != meta["sha256"]:
             raise CheckpointError("its metadata is altered")
         return meta["content"]
 
     def _read(self, step: int, content: Mapping[str, Any], abstract_state: Any) -> Any:
         target = {name: _target(leaf) for name, leaf in named_leaves(abstract_state).items()}
-        leaves = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        )["state"]
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        leaves = self._manager.restore(step, args=arguments)["state"]
         _check_digests(leaves, content["leaves"])
-        return jax.tree.unflatten(
-            jax.tree.structure(abstract_state), [leaves[name] for name in target]
-        )
+        structure = jax.tree.structure(abstract_state)
+        return jax.tree.unflatten(structure, [leaves[name] for name in target])
 
     def _read_named(self, step: int, prefix: str) -> dict[str, np.ndarray]:
         recorded = {
@@ -246,66 +247,48 @@ class Checkpoints:
         _check_digests(leaves, recorded)
         return leaves
 
-    def _agreed(self, read: Callable[[], Any]) -> Any:
-        """``read()``, whose every error, in any process, means that the step cannot be used:
+    def _agreed(self, read: Callable[..., Any], *args: Any) -> Any:
+        """``read(*args)``; any error of it, in any process, means that the step cannot be used:
         damaged files raise anything.
         """
+        result = None
+        problem = ""
         try:
-            result, problem = read(), ""
+            result = read(*args)
         except Exception as error:
-            result, problem = None, _line(error)
-        if (
-            jax.process_count() > 1
-            and multihost_utils.process_allgather(np.array(bool(problem))).any()
-        ):
-            problem = problem or "another process cannot read it"
+            problem = _line(error)
+        if jax.process_count() > 1:
+            problems = multihost_utils.process_allgather(np.array(bool(problem)))
+            if problems.any():
+                problem = problem or "another process cannot read it"
         if problem:
             raise _DamagedError(problem)
         return result
 
     def _refuse_others(self, step: int, content: Mapping[str, Any]) -> None:
-        there, here = (
-            _fields(self._defaults) | _fields(content["signature"]),
-            _fields(self._signature),
-        )
-        self._refuse(
-            step,
-            {
-                name: (there.get(name), here.get(name))
-                for name in sorted(there.keys() | here.keys())
-                if not self._is_free(name)
-            },
-        )
+        there = _merged(self._defaults, content["signature"])
+        found = differences(there, self._signature, ignore=self._free)
+        self._refuse(step, found, show=json.dumps)
 
     def _refuse_other_leaves(
         self, step: int, content: Mapping[str, Any], abstract_state: Any
     ) -> None:
-        there = {name: _shown(leaf) for name, leaf in content["leaves"].items()}
-        here = {
-            name: _shown(_describe(leaf)) for name, leaf in named_leaves(abstract_state).items()
-        }
-        self._refuse(
-            step,
-            {
-                name: (there.get(name), here.get(name))
-                for name in sorted(there.keys() | here.keys())
-            },
+        leaves = named_leaves(abstract_state)
+        there = {name: _shape(leaf) for name, leaf in content["leaves"].items()}
+        here = {name: _shape(_describe(leaf)) for name, leaf in leaves.items()}
+        self._refuse(step, differences(there, here), show=str)
+
+    def _refuse(self, step: int, found: list[Difference], show: Callable[[Any], str]) -> None:
+        if not found:
+            return
+        lines = []
+        for name, *values in found:
+            there, here = (str(value) if value is ABSENT else show(value) for value in values)
+            lines.append(f"{name}: there {there}, here {here}")
+        raise CheckpointError(
+            f"{self.folder / str(step)} is a checkpoint of another run; {_shortened(lines, '; ')}. "
+            "Use its configuration, or another folder"
         )
-
-    def _refuse(self, step: int, pairs: Mapping[str, tuple[str | None, str | None]]) -> None:
-        differing = [
-            f"{name}: there {there or 'absent'}, here {here or 'absent'}"
-            for name, (there, here) in pairs.items()
-            if there != here
-        ]
-        if differing:
-            raise CheckpointError(
-                f"{self.folder / str(step)} is a checkpoint of another run; {_shortened(differing, '; ')}. "
-                "Use its configuration, or another folder"
-            )
-
-    def _is_free(self, name: str) -> bool:
-        return any(name == field or name.startswith(f"{field}.") for field in self._free)
 
     def _strays(self, steps: Collection[int]) -> list[str]:
         known = {str(step) for step in steps}
@@ -322,16 +305,11 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for there in later:
-                number = sum(
-                    entry.name.startswith(f"{there}.aside-") for entry in self.folder.iterdir()
-                )
-                log.warning(
-                    "%s is renamed to %s.aside-%d: this run has not come from there",
-                    self.folder / str(there),
-                    there,
-                    number,
-                )
-                (self.folder / str(there)).rename(self.folder / f"{there}.aside-{number}")
+                number = len(list(self.folder.glob(f"{there}.aside-*")))
+                aside = self.folder / f"{there}.aside-{number}"
+                message = "%s is renamed to %s: this run has not come from there"
+                log.warning(message, self.folder / str(there), aside.name)
+                (self.folder / str(there)).rename(aside)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("set aside")
         self._manager.reload()
@@ -342,7 +320,8 @@ class _DamagedError(Exception):
 
 
 def _check_digests(leaves: Mapping[str, Any], recorded: Mapping[str, Mapping[str, Any]]) -> None:
-    if altered := altered_leaves(leaves, {name: leaf["sha256"] for name, leaf in recorded.items()}):
+    altered = altered_leaves(leaves, {name: leaf["sha256"] for name, leaf in recorded.items()})
+    if altered:
         raise CheckpointError(
             f"{len(altered)} of {len(leaves)} leaves are altered: {_shortened(altered)}"
         )
@@ -354,7 +333,7 @@ def _describe(leaf: Any) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": np.dtype(leaf.dtype).name}
 
 
-def _shown(description: Mapping[str, Any]) -> str:
+def _shape(description: Mapping[str, Any]) -> str:
     return f"{description['dtype']}{description['shape']}"
 
 
@@ -370,20 +349,18 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
-def _fields(value: Any, prefix: str = "") -> dict[str, str]:
-    """The leaves of nested dictionaries as JSON text, by their keys joined with dots."""
-    if not isinstance(value, Mapping):
-        return {prefix: json.dumps(value)}
-    fields = {}
-    for key, item in value.items():
-        fields |= _fields(item, f"{prefix}.{key}" if prefix else key)
-    return fields
+def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, ``values`` over ``defaults``."""
+    merged = {**defaults, **values}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
+            merged[name] = _merged(defaults[name], value)
+    return merged
 
 
 def _shortened(lines: list[str], separator: str = ", ", most: int = 40) -> str:
-    return separator.join(lines[:most]) + (
-        f"{separator}and {len(lines) - most} more" if len(lines) > most else ""
-    )
+    rest = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return separator.join([*lines[:most], *rest])
 
 
 def _line(error: Exception) -> str:

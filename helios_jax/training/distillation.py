@@ -1,184 +1,236 @@
-"""Distribution matching distillation (DMD; Yin et al. 2024, Helios, section 3.3): a few-step
-student from a guided teacher.
+"""Stage 3, second half: distribution matching distillation (DMD; Yin et al. 2024; Helios, section
+3.3) of a few-step student from a guided teacher.
 
-The student makes data by a rollout. Noised again, they are shown to the teacher, which says where
-the data of its distribution would be (the *real* score), and to a critic, the teacher with adapters
-or weights of its own, which learns by flow matching what the student makes (the *fake* score). The
-student follows the difference of the two; the critic follows the student, one step after another,
-and the student moves every few of its steps. From some step on, a discriminator on the critic's
-features may tell the student's data from true ones (:mod:`~helios_jax.training.adversarial`).
+The student generates data by a rollout. They are noised again and shown to the teacher, whose *real
+score* points to its distribution, and to a critic, the teacher with adapters or weights of its own,
+which learns by flow matching what the student generates: the *fake score*. The student follows the
+difference of the two; the critic follows the student at every step, and the student moves every few
+of them. From some step on, a discriminator on the critic's features may tell generated data from
+true ones (:mod:`~helios_jax.training.adversarial`).
 """
-
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from helios_jax.config import ConfigError
 from helios_jax.data.batches import TrainBatch
-from helios_jax.diffusion.corruption import (
-    CorruptionDraws,
-    TaskDraws,
-    apply_corruption,
-    apply_task,
-    draw_corruption,
-    draw_task,
-    segments,
-)
-from helios_jax.diffusion.guidance import guide
-from helios_jax.diffusion.history import HistoryState, split_history
-from helios_jax.diffusion.pyramid import stage_grids
-from helios_jax.models.discriminator import Discriminator
-from helios_jax.models.lora import combine
-from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.training import adversarial, ema
-from helios_jax.training.adversarial import (
-    AdversarialDraws,
-    crop,
-    draw_adversarial,
-    init_heads,
-    window,
-)
 from helios_jax.training.config import TrainConfig
-from helios_jax.training.levels import add_noise, density, draw_timestep, make_levels
+from helios_jax.training.dmd import CRITIC, STUDENT, DMDContext, dmd_context
+from helios_jax.training.flops import StepCost, step_cost
+from helios_jax.training.objective import Objective
 from helios_jax.training.optimizer import make_optimizer
-from helios_jax.training.rollout import RolloutDraws, StepTable, draw_rollout, rollout, step_tables
+from helios_jax.training.records import abstract_records, load_records
 from helios_jax.training.step import (
-    Network,
-    Questions,
     Step,
     TrainState,
     descend,
+    finish_step,
+    first_state,
     gradient_norm,
-    network,
+)
+from helios_jax.training.student import (
+    SHIFT_FIELDS,
+    check_student,
+    no_validation,
+    one_item_a_stage,
 )
 from helios_jax.training.trainable import frozen, init_trainable
-from helios_jax.types import Array, Bool, Float, History, Int, Params
+from helios_jax.types import Array, Float, Params
 
 
-def direction(
+def dmd_gradient(
     latents: Float[Array, "B T H W C"],
     fake: Float[Array, "B T H W C"],
     real: Float[Array, "B T H W C"],
 ) -> Float[Array, "B T H W C"]:
-    """Where the student is and should not be: ``(fake - real) / mean |latents - real|``, the mean
-    over each sample; finite always.
+    """The DMD gradient (Yin et al. 2024), normalised for each sample.
+
+    ``(fake - real) / mean |latents - real|``; always finite.
+
+    Args:
+      latents: what the student generates.
+      fake, real: the data that the fake and the real score predict.
     """
     distance = jnp.mean(jnp.abs(latents - real), axis=tuple(range(1, latents.ndim)), keepdims=True)
     return jnp.nan_to_num((fake - real) / distance)
 
 
-class DistillationDraws(NamedTuple):
-    """All that is random about a sample, for the student's loss or for the critic's.
+def student_cotangent(
+    context: DMDContext, critic: Params, latents: Float[Array, "B T H W C"]
+) -> tuple[Float[Array, "B T H W C"], dict[str, Array]]:
+    """The gradient of the student's loss by the latents it generates, and the loss's parts.
 
-    Attributes:
-      task, corruption: of the history.
-      amplified: whether the sample has none, so that its rollout takes twice the steps.
-      rollout: noise and exits.
-      timestep, noise: with which the student's data are noised again.
-      adversarial: of the discriminator.
+    It needs no gradient of teacher or critic, and the discriminator's backward pass ends here: that
+    of the rollout is alive alone.
     """
+    settings = context.config.distillation.adversarial
+    noisy = context.noised(latents, context.draws.noise)
+    real = context.real_score(noisy)
+    gradient = dmd_gradient(latents, context.fake_score(critic, noisy), real)
+    cotangent = gradient / gradient.size
+    losses = {"student_loss": 0.5 * jnp.mean(gradient**2)}
+    if settings.width:
 
-    task: TaskDraws
-    corruption: CorruptionDraws
-    amplified: Bool[Array, ""]
-    rollout: RolloutDraws
-    timestep: Int[Array, ""]
-    noise: Float[Array, "T H W C"]
-    adversarial: AdversarialDraws
+        def adversarial_loss(latents):
+            noisy = context.noised(latents, context.draws.adversarial.noise)
+            [logits] = context.discriminate(critic, noisy)
+            return settings.student_weight * adversarial.student_loss(logits)
+
+        loss, gradient = context.if_adversarial(jax.value_and_grad(adversarial_loss), latents)
+        losses["student_adversarial_loss"] = loss
+        cotangent += gradient
+    return cotangent, losses
 
 
-STUDENT, CRITIC = range(2)
-"""Whose draws."""
+def student_gradient(
+    context: DMDContext, critic: Params, student: Params
+) -> tuple[Params, dict[str, Array]]:
+    """The gradient of the student's loss by its parameters, and metrics."""
+    latents, pullback = jax.vjp(context.generate, student)
+    cotangent, losses = student_cotangent(context, critic, latents)
+    (gradient,) = pullback(cotangent)
+    return gradient, losses | {"student_gradient_norm": gradient_norm(gradient)}
 
 
-def draw_batch(
-    config: TrainConfig, batch: TrainBatch, whose: int, shift: float, step: Int[Array, ""]
-) -> DistillationDraws:
-    """The draws of every sample: each depends on the seed, the epoch, the record and whose they
-    are, and the student's levels on the step.
+def critic_gradient(
+    context: DMDContext, critic: Params, latents: Float[Array, "B T H W C"]
+) -> tuple[Params, dict[str, Array]]:
+    """The gradient of the critic's loss on generated latents, and the loss's parts: by flow
+    matching, and by its discriminator.
+
+    The flow-matching gradient is computed first and the adversarial one added to it, so that only
+    one backward pass is alive at a time.
     """
-    settings, sample, scheduler = config.distillation, config.model.sample, config.model.scheduler
-    shape, window = batch.target.shape[1:], sum(sample.history_sizes)
-    parts = segments(config.corruption.segments, sample.history_sizes, shape[0])
-    a, b = density(settings.levels, step) if whose == STUDENT else (1.0, 1.0)
+    settings = context.config.distillation.adversarial
+    draws = context.draws
+    noisy = context.noised(latents, draws.noise)
 
-    def draw(number, anchor):
-        key = jax.random.fold_in(
-            jax.random.fold_in(jax.random.key(config.seed), number[0]), number[1]
+    def flow_loss(network):
+        velocity = context.velocity(context.critic_params({"network": network}), noisy)
+        return jnp.mean((velocity - (draws.noise - latents)) ** 2)
+
+    def adversarial_loss(critic):
+        data = context.noised(context.batch.target, draws.noise)
+        moved = data + settings.penalty_sigma * draws.adversarial.shift
+        generated, true, shifted = context.discriminate(critic, noisy, data, moved)
+        loss = adversarial.critic_loss(generated, true)
+        losses = {
+            "critic_adversarial_loss": settings.critic_weight * loss,
+            "critic_penalty": settings.penalty_weight * adversarial.penalty(true, shifted),
+        }
+        return sum(losses.values()), losses
+
+    def add_adversarial(network):
+        gradient, losses = jax.grad(adversarial_loss, has_aux=True)(critic)
+        network = jax.tree.map(jnp.add, network, gradient["network"])
+        return gradient | {"network": network}, losses
+
+    def flow_alone(network, zeros):
+        gradient, losses = zeros
+        return gradient | {"network": network}, losses
+
+    loss, network = jax.value_and_grad(flow_loss)(critic["network"])
+    if not settings.width:
+        return {"network": network, "heads": {}}, {"loss": loss}
+    gradient, losses = context.if_adversarial(add_adversarial, network, flow_alone)
+    return gradient, {"loss": loss} | losses
+
+
+def make_step(config: TrainConfig) -> Step:
+    """A step: every ``student_every`` steps the student moves, and at every step the critic, on
+    what the student then generates.
+    """
+    student_optimizer = make_optimizer(config.optimizer)
+    critic_optimizer = make_optimizer(config.critic.optimizer)
+    every = config.distillation.student_every
+    student_metrics = ["student_loss", "student_gradient_norm"]
+    if config.distillation.adversarial.width:
+        student_metrics.append("student_adversarial_loss")
+
+    def update_student(state, frozen, batch):
+        before = state.trainable["student"]
+
+        # The branches return no more than a gradient: XLA would hold a state that they return
+        # beside the one that they are given.
+        def move(student):
+            context = dmd_context(config, frozen, batch, state.step, STUDENT)
+            return student_gradient(context, state.trainable["critic"], student)
+
+        def stay(student):
+            zero = jnp.zeros(())
+            return jax.tree.map(jnp.zeros_like, student), dict.fromkeys(student_metrics, zero)
+
+        due = state.step % every == 0
+        gradient, metrics = jax.lax.cond(due, move, stay, before)
+        finite = jnp.isfinite(metrics["student_gradient_norm"])
+        moved = due & finite
+        student, optimizer = descend(
+            student_optimizer, gradient, before, state.optimizer["student"], moved
         )
-        task, corruption, path, level, noise, adversarial = jax.random.split(
-            jax.random.fold_in(key, whose), 6
+        average = ema.follow(state.ema, student, state.step // every + 1, config.ema, moved)
+        return student, optimizer, average, finite, metrics
+
+    def update_critic(state, frozen, batch, student):
+        context = dmd_context(config, frozen, batch, state.step, CRITIC)
+        before = state.trainable["critic"]
+        gradient, metrics = critic_gradient(context, before, context.generate(student))
+        norm = gradient_norm(gradient)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+        critic, optimizer = descend(
+            critic_optimizer, gradient, before, state.optimizer["critic"], finite
         )
-        task = draw_task(task, config.task, window, shape[0])
-        amplified = sample.amplify_first_chunk & ((task.task == 1) | jnp.all(anchor == 0))
-        return DistillationDraws(
-            task,
-            draw_corruption(corruption, config.corruption, parts, shape[1:]),
-            amplified,
-            draw_rollout(path, shape, scheduler, sample.steps, amplified, settings.last_step_only),
-            draw_timestep(level, settings.levels, shift, a, b),
-            jax.random.normal(noise, shape),
-            draw_adversarial(adversarial, shape, config.model.transformer.patch_size),
+        return critic, optimizer, finite, metrics | {"gradient_norm": norm}
+
+    def step(state, frozen, batch):
+        student, student_moments, average, student_finite, student_numbers = update_student(
+            state, frozen, batch
         )
+        critic, critic_moments, critic_finite, critic_numbers = update_critic(
+            state, frozen, batch, student
+        )
+        after, counts = finish_step(
+            state,
+            {"student": student, "critic": critic},
+            {"student": student_moments, "critic": critic_moments},
+            average,
+            critic_finite & student_finite,
+        )
+        return after, student_numbers | critic_numbers | counts
 
-    return jax.vmap(draw)(batch.sample, batch.anchor)
+    return step
 
 
-def show_past(
-    batch: TrainBatch, draws: DistillationDraws, config: TrainConfig
-) -> tuple[History, History]:
-    """The histories that the student sees, and those that the two scores see, which keep their
-    saturation.
+def init_state(config: TrainConfig, params: Params) -> TrainState:
+    """The state before the first step; pure, may be traced.
+
+    Args:
+      config: of the run.
+      params: as for :func:`frozen_params`.
     """
-    sizes, chunk = config.model.sample.history_sizes, batch.target.shape[1]
-    parts = segments(config.corruption.segments, sizes, chunk)
-
-    def one(history, anchor, task, corruption):
-        history, anchor = apply_task(history, anchor, task, chunk)
-        for draws in (
-            corruption,
-            corruption._replace(saturation=jnp.ones_like(corruption.saturation)),
-        ):
-            yield HistoryState(
-                *apply_corruption(history, anchor, draws, config.corruption, parts),
-                jnp.ones((), bool),
-            )
-
-    both = jax.vmap(lambda *row: tuple(one(*row)))(
-        batch.history, batch.anchor, draws.task, draws.corruption
-    )
-    return tuple(split_history(state, sizes) for state in both)
-
-
-def start_state(config: TrainConfig, params: Params) -> TrainState:
-    """The state before the first step; ``params`` are those of :func:`make_base`. Pure, may be
-    traced.
-    """
-    student, critic, heads = jax.random.split(jax.random.key(config.seed), 3)
+    student_key, critic_key, heads_key = jax.random.split(jax.random.key(config.seed), 3)
+    settings = config.distillation.adversarial
+    critic = init_trainable(params["critic"], config.critic.trainable, critic_key)
     trainable = {
-        "student": init_trainable(params["student"], config.trainable, student),
+        "student": init_trainable(params["student"], config.trainable, student_key),
         "critic": {
-            "network": init_trainable(params["critic"], config.critic.trainable, critic),
-            "heads": init_heads(heads, config.distillation.adversarial, config.model.transformer),
+            "network": critic,
+            "heads": adversarial.init_heads(heads_key, settings, config.model.transformer),
         },
     }
     optimizer = {
         "student": make_optimizer(config.optimizer).init(trainable["student"]),
         "critic": make_optimizer(config.critic.optimizer).init(trainable["critic"]),
     }
-    average = jax.tree.map(jnp.copy, trainable["student"]) if config.ema.decay else None
-    return TrainState(
-        jnp.zeros((), jnp.int32), trainable, optimizer, average, jnp.zeros(2, jnp.int32)
-    )
+    return first_state(config, trainable, optimizer, averaged=trainable["student"])
 
 
-def make_base(config: TrainConfig, params: Params) -> Params:
+def frozen_params(config: TrainConfig, params: Params) -> Params:
     """What steps read: the student's frozen leaves, all parameters of the teacher, which are the
     critic's before it learned, and the negative prompt.
 
     Args:
-      config: the run's.
+      config: of the run.
       params: ``{"student": ..., "critic": ..., "negative": {"text": [1 S E], "length": [1]}}``.
     """
     return {
@@ -188,273 +240,41 @@ def make_base(config: TrainConfig, params: Params) -> Params:
     }
 
 
-class Turn(NamedTuple):
-    """A batch at somebody's turn: what was drawn, what is seen of the past, and the networks that
-    are asked about it.
+def check(config: TrainConfig) -> None:
+    """Check the recipe.
 
-    Attributes:
-      config, base, batch: those of the step.
-      draws: of every sample.
-      past: what the student sees of it.
-      scores_past: what teacher, critic and discriminator see of it.
-      steps: of the rollout.
-      sigma: noise level of each sample's ``draws.timestep``.
-      on: whether the discriminator takes part.
+    Raises:
+      ConfigError: if it is not a student's, if batches pass in parts, or if the discriminator hooks
+        blocks that are not there.
     """
-
-    config: TrainConfig
-    base: Params
-    batch: TrainBatch
-    draws: DistillationDraws
-    past: History
-    scores_past: History
-    steps: list[StepTable]
-    sigma: Float[Array, "B"]
-    on: Bool[Array, ""]
-
-    def ask(
-        self, params: Params, past: History, text: Float[Array, "B S E"], length: Int[Array, "B"]
-    ) -> Network:
-        """A network's answers, after a past and under a text."""
-        model = HeliosTransformer(self.config.model.transformer, jnp.dtype(self.config.dtype))
-        return network(
-            params,
-            Questions([], past, text, length),
-            model,
-            self.config,
-            self.batch.target.shape[1],
+    check_student(config)
+    if config.accumulate > 1:
+        raise ConfigError("accumulate is not for the objective 'distillation'")
+    hooks = config.distillation.adversarial.hooks
+    layers = config.model.transformer.num_layers
+    if hooks and not 0 <= hooks[0] <= hooks[-1] < layers:
+        raise ConfigError(
+            f"distillation.adversarial.hooks={hooks} must be among the blocks 0 to {layers - 1}"
         )
 
-    def make(self, trainable: Params) -> Float[Array, "B T H W C"]:
-        """What the student makes."""
-        student = lambda trainable: self.ask(
-            combine(self.base["student"], trainable), self.past, self.batch.text, self.batch.length
-        )
-        return rollout(
-            student,
-            trainable,
-            self.draws.rollout,
-            self.draws.amplified,
-            self.steps,
-            self.config.model.scheduler,
-        )
 
-    def velocity(
-        self, params: Params, noised: Float[Array, "B T H W C"], *text: Array
-    ) -> Float[Array, "B T H W C"]:
-        """Of teacher or critic, under the batch's text, or another and its length."""
-        score = self.ask(params, self.scores_past, *(text or (self.batch.text, self.batch.length)))
-        return score(noised, self.draws.timestep.astype(jnp.float32)).astype(jnp.float32)
-
-    def look(
-        self, critic: Params, *shown: Float[Array, "B T H W C"]
-    ) -> list[Float[Array, "B heads"]]:
-        """The discriminator's logits of windows of noised latents, the same window of each."""
-        config, settings = self.config, self.config.distillation.adversarial
-        size = window(*self.batch.target.shape[2:4], config.model.transformer.patch_size)
-        windows = jnp.concatenate(
-            [crop(noised, self.draws.adversarial.corner, size) for noised in shown]
-        )
-        each = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x] * len(shown)), tree)
-        watched = self.ask(
-            self.critic(critic), *map(each, (self.scores_past, self.batch.text, self.batch.length))
-        )
-        features = watched(
-            windows, each(self.draws.timestep.astype(jnp.float32)), hooks=settings.hooks
-        )
-        discriminator = Discriminator(settings.width, jnp.dtype(config.dtype))
-        return jnp.split(discriminator.apply({"params": critic["heads"]}, *features), len(shown))
-
-    def critic(self, trainable: Params) -> Params:
-        """The critic's whole network."""
-        return combine(self.base["teacher"], trainable["network"])
-
-    def where_on(
-        self,
-        f: Callable[[Any], Any],
-        argument: Any,
-        otherwise: Callable[[Any, Any], Any] = lambda argument, zeros: zeros,
-    ) -> Any:
-        """What ``f`` returns where the discriminator takes part; where it does not, zeros of its
-        shape, or what ``otherwise`` makes of them.
-        """
-        shapes = jax.eval_shape(f, argument)
-        zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.cond(self.on, f, lambda argument: otherwise(argument, zeros()), argument)
+def cost(config: TrainConfig, trainable: Params, batch: TrainBatch) -> StepCost:
+    """Tokens of a sample's rollout; operations, which depend on the exits, are not counted."""
+    latent = batch.target.shape[1:4]
+    return step_cost(config, {}, latent, one_item_a_stage(config))._replace(operations=0)
 
 
-def begin(
-    config: TrainConfig, base: Params, batch: TrainBatch, step: Int[Array, ""], whose: int
-) -> Turn:
-    """A turn of :data:`STUDENT` or :data:`CRITIC` at a step."""
-    T, H, W, _ = batch.target.shape[1:]
-    scheduler, (_, ph, pw) = config.model.scheduler, config.model.transformer.patch_size
-    grids = [
-        T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)
-    ]
-    tables, levels = (
-        step_tables(scheduler, config.model.sample.steps, grids),
-        make_levels(scheduler, grids[-1]),
-    )
-    draws = draw_batch(config, batch, whose, levels.shift, step)
-    sigma = jnp.asarray(levels.sigma, jnp.float32)[draws.timestep]
-    return Turn(
-        config,
-        base,
-        batch,
-        draws,
-        *show_past(batch, draws, config),
-        tables,
-        sigma,
-        step >= config.distillation.adversarial.start,
-    )
-
-
-def student_cotangent(
-    turn: Turn, critic: Params, latents: Float[Array, "B T H W C"]
-) -> tuple[Float[Array, "B T H W C"], dict[str, Array]]:
-    """The gradient of the student's loss where it has made ``latents``, and its parts.
-
-    It needs no gradient of teacher or critic, and the discriminator's has come to its end here: the
-    rollout's backward pass lives alone.
-    """
-    settings, draws, negative = turn.config.distillation, turn.draws, turn.base["negative"]
-    noised = add_noise(latents, draws.noise, turn.sigma)
-    data = lambda velocity: noised - turn.sigma[:, None, None, None, None] * velocity
-    real = turn.velocity(turn.base["teacher"], noised)
-    if settings.guidance_scale != 1:
-        text = (
-            jnp.broadcast_to(negative[name], (len(latents), *negative[name].shape[1:]))
-            for name in ("text", "length")
-        )
-        real = guide(
-            real, turn.velocity(turn.base["teacher"], noised, *text), settings.guidance_scale
-        )
-    away = direction(latents, data(turn.velocity(turn.critic(critic), noised)), data(real))
-    cotangent, losses = away / away.size, {"student_loss": 0.5 * jnp.mean(away**2)}
-    if settings.adversarial.width:
-
-        def found_out(latents):
-            [logits] = turn.look(critic, add_noise(latents, draws.adversarial.noise, turn.sigma))
-            return settings.adversarial.student_weight * adversarial.student_loss(logits)
-
-        losses["student_adversarial_loss"], pulled = turn.where_on(
-            jax.value_and_grad(found_out), latents
-        )
-        cotangent += pulled
-    return cotangent, losses
-
-
-def critic_gradient(
-    turn: Turn, critic: Params, latents: Float[Array, "B T H W C"]
-) -> tuple[Params, dict[str, Array]]:
-    """The gradient of what the critic loses where the student has made ``latents``, and its parts:
-    by flow matching, and by its discriminator.
-
-    The backward pass of the one has come to its end before the other begins, which takes what is
-    there and adds to it.
-    """
-    settings, draws = turn.config.distillation.adversarial, turn.draws
-    noised = add_noise(latents, draws.noise, turn.sigma)
-
-    def flow(network):
-        return jnp.mean(
-            (turn.velocity(turn.critic({"network": network}), noised) - (draws.noise - latents))
-            ** 2
-        )
-
-    def told_apart(critic):
-        data = add_noise(turn.batch.target, draws.noise, turn.sigma)
-        made, true, moved = turn.look(
-            critic, noised, data, data + settings.penalty_sigma * draws.adversarial.shift
-        )
-        losses = {
-            "critic_adversarial_loss": settings.critic_weight * adversarial.critic_loss(made, true),
-            "critic_penalty": settings.penalty_weight * adversarial.penalty(true, moved),
-        }
-        return sum(losses.values()), losses
-
-    def add(network):
-        pulled, losses = jax.grad(told_apart, has_aux=True)(critic)
-        return pulled | {"network": jax.tree.map(jnp.add, network, pulled["network"])}, losses
-
-    loss, network = jax.value_and_grad(flow)(critic["network"])
-    if not settings.width:
-        return {"network": network, "heads": {}}, {"loss": loss}
-    gradient, losses = turn.where_on(
-        add, network, lambda network, zeros: (zeros[0] | {"network": network}, zeros[1])
-    )
-    return gradient, {"loss": loss} | losses
-
-
-def make_step(config: TrainConfig) -> Step:
-    """A step: every ``student_every`` steps the student, then the critic, on what the student now
-    makes.
-    """
-    optimizers = {
-        "student": make_optimizer(config.optimizer),
-        "critic": make_optimizer(config.critic.optimizer),
-    }
-    metrics = (
-        "student_loss",
-        "student_gradient_norm",
-        *(["student_adversarial_loss"] if config.distillation.adversarial.width else []),
-    )
-
-    def step(state, base, batch):
-        def student_turn(student):
-            turn = begin(config, base, batch, state.step, STUDENT)
-            latents, pull = jax.vjp(turn.make, student)
-            cotangent, losses = student_cotangent(turn, state.trainable["critic"], latents)
-            (gradient,) = pull(cotangent)
-            return gradient, losses | {"student_gradient_norm": gradient_norm(gradient)}
-
-        def no_turn(student):
-            return jax.tree.map(jnp.zeros_like, student), dict.fromkeys(metrics, jnp.zeros(()))
-
-        # The branches return no more than a gradient: XLA would hold a state that they return
-        # beside the one that they are given.
-        its_turn = state.step % config.distillation.student_every == 0
-        gradient, told = jax.lax.cond(its_turn, student_turn, no_turn, state.trainable["student"])
-        moves = its_turn & jnp.isfinite(told["student_gradient_norm"])
-        student, student_optimizer = descend(
-            optimizers["student"],
-            gradient,
-            state.trainable["student"],
-            state.optimizer["student"],
-            moves,
-        )
-        average = state.ema
-        if average is not None:
-            turns = state.step // config.distillation.student_every + 1
-            decayed = ema.update(
-                average, student, ema.decay(turns, config.ema.start, config.ema.decay)
-            )
-            average = jax.tree.map(lambda new, old: jnp.where(moves, new, old), decayed, average)
-
-        turn = begin(config, base, batch, state.step, CRITIC)
-        gradient, losses = critic_gradient(turn, state.trainable["critic"], turn.make(student))
-        norm = gradient_norm(gradient)
-        finite = jnp.isfinite(norm) & jnp.isfinite(losses["loss"])
-        critic, critic_optimizer = descend(
-            optimizers["critic"],
-            gradient,
-            state.trainable["critic"],
-            state.optimizer["critic"],
-            finite,
-        )
-
-        finite &= jnp.isfinite(told["student_gradient_norm"])
-        skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
-        told |= losses | {
-            "gradient_norm": norm,
-            "skipped": skipped[0],
-            "skipped_in_a_row": skipped[1],
-        }
-        trainable, optimizer = (
-            {"student": student, "critic": critic},
-            {"student": student_optimizer, "critic": critic_optimizer},
-        )
-        return TrainState(state.step + 1, trainable, optimizer, average, skipped), told
-
-    return step
+OBJECTIVE = Objective(
+    component="transformer",
+    load=load_records,
+    abstract_batch=abstract_records,
+    make_step=make_step,
+    make_validation=no_validation,
+    cost=cost,
+    levels=one_item_a_stage,
+    check=check,
+    init_state=init_state,
+    frozen_params=frozen_params,
+    student_key="student",
+    scheduler_fields=SHIFT_FIELDS,
+)

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from helios_jax.types import Array, Float, Int, Params
+from helios_jax.training.config import EMAConfig
+from helios_jax.types import Array, Bool, Float, Int, Params
 
 
 def decay(n: Int[Array, ""] | int, start: int, maximum: float) -> Float[Array, ""]:
@@ -35,3 +36,25 @@ def update(average: Params, weights: Params, d: Float[Array, ""]) -> Params:
         return jnp.where(d > 0, e - (1 - d) * (e - p), p)
 
     return jax.tree.map(leaf, average, weights)
+
+
+def follow(
+    average: Params | None,
+    weights: Params,
+    n: Int[Array, ""],
+    config: EMAConfig,
+    moved: Bool[Array, ""],
+) -> Params | None:
+    """The average after the ``n``-th update, as it was where nothing ``moved``; None if None.
+
+    Args:
+      average: tree of float32 arrays, or None where a run keeps none.
+      weights: the same tree, after the optimiser's step.
+      n: number of this update, the first being 1.
+      config: the decay.
+      moved: whether the step was taken.
+    """
+    if average is None:
+        return None
+    updated = update(average, weights, decay(n, config.start, config.decay))
+    return jax.tree.map(lambda new, old: jnp.where(moved, new, old), updated, average)

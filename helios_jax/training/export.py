@@ -17,7 +17,7 @@ from helios_jax.config import RUNTIME_FIELDS, ConfigError, HeliosConfig, from_di
 from helios_jax.models.lora import merge
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
-from helios_jax.training.objectives import OBJECTIVES
+from helios_jax.training.objectives import find_objective
 from helios_jax.types import Params
 
 
@@ -49,7 +49,7 @@ def read_weights(
     Raises:
       CheckpointError: if there is no such step, or it does not verify.
     """
-    student = OBJECTIVES[read_config(run).objective].learner
+    student = find_objective(read_config(run)).student_key
     prefix = f"trainable/{student}/" if student else "trainable/"
     with contextlib.closing(Checkpoints(Path(run) / "checkpoints", {}, read_only=True)) as there:
         if ema:
@@ -74,7 +74,7 @@ def export_merged(
     overwrite: bool = False,
     dtype: str = "",
 ) -> None:
-    """Write the checkpoint that the run has made of the one it began with.
+    """Write the checkpoint that a run has made of the one it began with.
 
     Args:
       config: the run's recipe; the new checkpoint has its scheduler and sampling defaults.
@@ -88,24 +88,27 @@ def export_merged(
     Raises:
       CheckpointError: if there is no such checkpoint, or it is of another geometry.
     """
-    objective, base = OBJECTIVES[config.objective], base or config.checkpoint
+    objective = find_objective(config)
     component = objective.component
+    base = base or config.checkpoint
     if not base and component == "transformer":
         raise CheckpointError(
-            "the run began with random weights: --base names a checkpoint to take the VAE and the text encoder from"
+            "the run began with random weights: --base names a checkpoint to take the VAE and the "
+            "text encoder from"
         )
     if not config.checkpoint:
-        random = random_params(config.model, config.seed, jnp.dtype(config.dtype))[
-            component
-        ] | objective.head(config)
-        trained = merge(random, trained)
-    model = _with_runtime_fields(config.model, load_config(base)) if base else config.model
-    trained = objective.finish(config, trained)
-    rule = dtype_rules(jnp.dtype(dtype), jnp.dtype(dtype))[component] if dtype else None
-    options = dict(
-        component=component, tokenizer=objective.tokenizer(config), dtype=rule, overwrite=overwrite
+        random = random_params(config.model, config.seed, jnp.dtype(config.dtype))[component]
+        trained = merge({**random, **objective.extra_params(config)}, trained)
+    merge_into_checkpoint(
+        base,
+        objective.export_params(config, trained),
+        out,
+        config=_with_runtime_fields(config.model, load_config(base)) if base else config.model,
+        component=component,
+        tokenizer=objective.tokenizer(config),
+        dtype=dtype_rules(jnp.dtype(dtype), jnp.dtype(dtype))[component] if dtype else None,
+        overwrite=overwrite,
     )
-    merge_into_checkpoint(base, trained, out, config=model, **options)
 
 
 def _with_runtime_fields(config: HeliosConfig, base: HeliosConfig) -> HeliosConfig:

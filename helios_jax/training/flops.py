@@ -1,12 +1,12 @@
 """Arithmetic of a training step, counted from its shapes."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict
 
-from helios_jax.diffusion.pyramid import stage_grids
+from helios_jax.diffusion.pyramid import stage_tokens
 from helios_jax.training.config import TrainConfig
 from helios_jax.types import Params
 
@@ -22,26 +22,37 @@ maker states them.
 
 
 class StepCost(NamedTuple):
-    """For every sample: tokens that pass through the blocks, and operations of forward and
-    backward.
+    """The cost of a sample.
+
+    Attributes:
+      tokens: that pass through the blocks.
+      operations: of forward and backward; 0 where they are not counted.
     """
 
     tokens: int
     operations: int
 
 
-def step_cost(config: TrainConfig, trainable: Params, latent: tuple[int, int, int]) -> StepCost:
-    """The cost of a sample with latents of (T, H, W).
+def step_cost(
+    config: TrainConfig, trainable: Params, latent: tuple[int, ...], levels: tuple[int, ...]
+) -> StepCost:
+    """The cost of a sample.
 
     Two operations for each multiplication of a matrix product and its addition; attention counted
     in full; what is computed again in the backward pass not counted. Backward costs as much as
     forward for the gradient of the activations and again for that of weights that train: twice
     forward in full training, once (and the adapters' own share) with adapters.
+
+    Args:
+      config: of the run.
+      trainable: what trains.
+      latent: (T, H, W) of the sample.
+      levels: noisy inputs of the sample at each level of the pyramid, coarsest first.
     """
     cfg = config.model.transformer
-    history, noisy = level_tokens(config, latent)
+    history, noisy = level_tokens(config, latent, levels)
     D, F, L = cfg.width, cfg.ffn_dim, cfg.num_layers
-    flat = flatten_dict(trainable, sep="/")
+    flat: Any = flatten_dict(trainable, sep="/")
     adapters = {
         path: leaf.size // L
         for path, leaf in flat.items()
@@ -61,31 +72,38 @@ def step_cost(config: TrainConfig, trainable: Params, latent: tuple[int, int, in
     return StepCost(sum(noisy) + history * len(noisy), operations)
 
 
-def level_tokens(config: TrainConfig, latent: tuple[int, int, int]) -> tuple[int, list[int]]:
-    """Tokens of the history of a sample with latents of (T, H, W), and noisy tokens of each of its
-    items.
-    """
-    cfg, (long, mid, newest) = config.model.transformer, config.model.sample.history_sizes
-    T, H, W = latent
+def level_tokens(
+    config: TrainConfig, latent: tuple[int, ...], levels: tuple[int, ...]
+) -> tuple[int, list[int]]:
+    """Tokens of a sample's history, and those of each of its noisy inputs.
 
-    def tokens(frames: int, rows: int, columns: int, factor: int) -> int:
-        sizes = (frames, rows // cfg.patch_size[1], columns // cfg.patch_size[2])
+    Args:
+      config: of the run.
+      latent: (T, H, W) of the sample.
+      levels: noisy inputs at each level of the pyramid, coarsest first.
+
+    Raises:
+      ValueError: if ``levels`` has not one number for each stage of the scheduler.
+    """
+    transformer = config.model.transformer
+    stages = config.model.scheduler.stages
+    if len(levels) != stages:
+        raise ValueError(f"levels={levels} must have a number for each of the {stages} stages")
+    T, H, W = latent
+    noisy = []
+    for tokens, count in zip(stage_tokens((T, H, W), stages, transformer.patch_size), levels):
+        noisy += [tokens] * count
+    if not config.history:
+        return 0, noisy
+    long, mid, newest = config.model.sample.history_sizes
+    _, rows, columns = transformer.patch_size
+
+    def pooled(frames: int, factor: int) -> int:
+        sizes = (frames, H // rows, W // columns)
         return math.prod(math.ceil(size / factor) for size in sizes)
 
-    history = (
-        tokens(long, H, W, 4) + tokens(mid, H, W, 2) + tokens(newest + 1, H, W, 1)
-        if config.history
-        else 0
-    )
-    grids = stage_grids(H, W, config.model.scheduler.stages)
-    counts = {
-        "pyramid": config.pyramid_items,
-        "ode": (1,) * len(grids),
-        "distillation": (1,) * len(grids),
-    }.get(config.objective, (1,))
-    return history, [
-        tokens(T, *grid, 1) for grid, items in zip(grids, counts) for _ in range(items)
-    ]
+    # The short part has the anchor beside the newest frames.
+    return pooled(long, 4) + pooled(mid, 2) + pooled(newest + 1, 1), noisy
 
 
 def peak_operations() -> float | None:

@@ -2,6 +2,7 @@
 by the main process only.
 """
 
+import importlib
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -18,15 +20,16 @@ from helios_jax.config import ConfigError
 log = logging.getLogger(__name__)
 
 Sink = Callable[[int, Mapping[str, Any]], None]
+"""``(step, numbers) -> None``."""
 
 
 class Metrics:
-    """Where a run's numbers go.
+    """Writes the metrics of a run.
 
     Args:
       folder: the run's; holds ``metrics.jsonl``, ``tensorboard/`` and ``wandb/``.
-      step: steps taken so far: whatever is recorded of later ones, by a run that did not get to
-        save them, is cut off.
+      step: steps taken so far: lines of later steps, by a run that did not get to save them, are
+        cut off.
       tensorboard: write TensorBoard's files, too.
       wandb: arguments of ``wandb.init``, such as ``{"project": "helios"}``, to log there, too; a
         resumed run goes on with its own ``id``.
@@ -76,7 +79,7 @@ class Metrics:
 
 def _jsonl(path: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
     _cut(path, step)
-    file = open(path, "a", encoding="utf-8")  # stays open as long as the run
+    file = path.open("a", encoding="utf-8")  # stays open as long as the run
 
     def write(step: int, numbers: Mapping[str, Any]) -> None:
         finite = {
@@ -112,13 +115,10 @@ def _step(line: str) -> int | float:
 
 
 def _tensorboard(folder: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            "writing for TensorBoard needs tensorboardX, which is not installed: pip install tensorboardX"
-        ) from None
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+    module = _import("tensorboardX", "writing for TensorBoard")
+    writer = module.SummaryWriter(
+        str(folder / "tensorboard"), purge_step=step + 1 if step else None
+    )
 
     def write(step: int, numbers: Mapping[str, Any]) -> None:
         for name, number in numbers.items():
@@ -128,17 +128,28 @@ def _tensorboard(folder: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
 
 
 def _wandb(folder: Path, options: Mapping[str, Any]) -> tuple[Sink, Callable[[], Any]]:
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError(
-            "logging to Weights & Biases needs wandb, which is not installed: pip install wandb"
-        ) from None
+    module = _import("wandb", "logging to Weights & Biases")
     identity = folder / "wandb_id"
     if not identity.exists():
         identity.write_text(secrets.token_hex(4))
-    run = wandb.init(
-        **{"dir": str(folder), "name": folder.name, "id": identity.read_text(), "resume": "allow"}
-        | dict(options)
-    )
-    return lambda step, numbers: run.log(dict(numbers), step=step), run.finish
+    own = {"dir": str(folder), "name": folder.name, "id": identity.read_text(), "resume": "allow"}
+    run = module.init(**own | dict(options))
+
+    def write(step: int, numbers: Mapping[str, Any]) -> None:
+        run.log(dict(numbers), step=step)
+
+    return write, run.finish
+
+
+def _import(package: str, what: str) -> ModuleType:
+    """A package that is not among the requirements.
+
+    Raises:
+      ConfigError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"{what} needs {package}, which is not installed: pip install {package}"
+        ) from None

@@ -1,15 +1,15 @@
 """Staged backward simulation: the few-step sampler as a differentiable function, stopped after a
 random step of every stage (Helios, section 3.3).
 
-A student is trained on what it makes by itself. Each stage runs to a step that was drawn for it,
-its *exit*, and hands on the data predicted there. Gradients flow through the exit step of each
-stage and, where that is the stage's first, on into the stage before it; the steps before an exit
-have none. So memory is that of one step a stage, however many there are, and all exits are one
-program.
+A student is trained on what it generates itself (Self Forcing, Huang et al. 2025). Each stage runs
+to a step that was drawn for it, its *exit*, and hands on the data predicted there. Gradients flow
+through the exit step of each stage and, where that is the stage's first, on into the stage before
+it; the steps before an exit have none. So memory is that of one step a stage, however many there
+are, and all exits are one program.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,16 @@ import numpy as np
 from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise, stage_start
 from helios_jax.diffusion.schedules import make_schedule, shift_tokens
-from helios_jax.training.step import Network
+from helios_jax.training.denoising import VelocityFn
 from helios_jax.types import Array, Bool, Float, Int, Params, PRNGKeyArray
 
 
 class RolloutDraws(NamedTuple):
-    """All that is random about a rollout: the noise of its chunk, and at which step each sample
-    leaves each stage.
+    """All that is random about a rollout.
+
+    Attributes:
+      noise: of its chunk.
+      exits: the step at which each sample leaves each stage.
     """
 
     noise: ChunkNoise
@@ -32,12 +35,12 @@ class RolloutDraws(NamedTuple):
 
 
 class StepTable(NamedTuple):
-    """The steps of one stage in float64: those of most chunks, padded, and those of a first chunk
-    that is amplified, twice as many.
+    """The steps of one stage in float64: row 0 those of most chunks, padded; row 1 those of an
+    amplified first chunk, twice as many.
 
     Attributes:
       sigma: noise level of each step, and 0 after the last.
-      timestep: what the network is told.
+      timestep: of each step, as the network takes it.
     """
 
     sigma: Float[np.ndarray, "2 M1"]
@@ -56,17 +59,12 @@ def step_tables(
     """
     tables = []
     for stage, count in enumerate(steps):
-        rows = [
-            make_schedule(scheduler, stage, n, shift_tokens(scheduler, stage, tokens))
-            for n in (count, 2 * count)
-        ]
-        pad = lambda values, size: np.pad(values, (0, size - len(values)))
-        tables.append(
-            StepTable(
-                np.stack([pad(row.sigmas, 2 * count + 1) for row in rows]),
-                np.stack([pad(row.timesteps, 2 * count) for row in rows]),
-            )
-        )
+        shift = shift_tokens(scheduler, stage, tokens)
+        few = make_schedule(scheduler, stage, count, shift)
+        many = make_schedule(scheduler, stage, 2 * count, shift)
+        sigma = [_padded(schedule.sigmas, 2 * count + 1) for schedule in (few, many)]
+        timestep = [_padded(schedule.timesteps, 2 * count) for schedule in (few, many)]
+        tables.append(StepTable(np.stack(sigma), np.stack(timestep)))
     return tables
 
 
@@ -86,20 +84,21 @@ def draw_rollout(
       shape: (T, H, W, C) of its latents.
       scheduler: the student's.
       steps: of each stage.
-      amplified: whether the sample has no past and takes twice the steps.
+      amplified: whether the sample has no history and takes twice the steps.
       last_step_only: every exit is its stage's last step.
     """
-    noise, leave = jax.random.split(key)
-    noise = jax.tree.map(
-        lambda x: x[0], draw_chunk_noise(noise[None], 0, shape, scheduler.stages, scheduler.gamma)
-    )
+    noise_key, exit_key = jax.random.split(key)
+    noise = draw_chunk_noise(noise_key[None], 0, shape, scheduler.stages, scheduler.gamma)
+    noise = jax.tree.map(lambda x: x[0], noise)
     counts = jnp.asarray(steps) * jnp.where(amplified, 2, 1)
-    exits = counts - 1 if last_step_only else jax.random.randint(leave, counts.shape, 0, counts)
+    exits = counts - 1
+    if not last_step_only:
+        exits = jax.random.randint(exit_key, counts.shape, 0, counts)
     return RolloutDraws(noise, exits)
 
 
 def rollout(
-    bind: Callable[[Params], Network],
+    bind: Callable[[Params], VelocityFn],
     params: Params,
     draws: RolloutDraws,
     amplified: Bool[Array, "B"],
@@ -116,45 +115,56 @@ def rollout(
         and with the same without.
       params: what trains.
       draws: of every sample.
-      amplified: which samples have no past and take twice the steps.
+      amplified: which samples have no history and take twice the steps.
       tables: from :func:`step_tables`.
       scheduler: the student's.
     """
-    student, constant, data = bind(params), bind(jax.lax.stop_gradient(params)), None
+    student = bind(params)
+    constant = bind(jax.lax.stop_gradient(params))
+    data: Any = None
     for stage, table in enumerate(tables):
         start = stage_start(data, draws.noise, scheduler, stage)
-        sigma, timestep = (
-            jnp.asarray(values, start.dtype)[amplified.astype(jnp.int32)]
-            for values in (table.sigma, table.timestep)
-        )
+        row = amplified.astype(jnp.int32)
+        sigma = jnp.asarray(table.sigma, start.dtype)[row]
+        timestep = jnp.asarray(table.timestep, start.dtype)[row]
         data = _run_stage(student, constant, start, draws.exits[:, stage], sigma, timestep)
     return data
 
 
 def _run_stage(
-    student: Network,
-    constant: Network,
+    student: VelocityFn,
+    constant: VelocityFn,
     start: Float[Array, "B T _ _ C"],
-    leave: Int[Array, "B"],
+    exits: Int[Array, "B"],
     sigma: Float[Array, "B M1"],
     timestep: Float[Array, "B M"],
 ) -> Float[Array, "B T _ _ C"]:
-    """The data predicted at step ``leave`` of a stage, by the student; the steps before it are
-    those of its twin without a gradient.
+    """The data that the student predicts at the exit of a stage; the steps before it are those of
+    ``constant``, its copy without a gradient.
     """
-    column = lambda values: values[:, None, None, None, None]
-    at = lambda values, step: jnp.take_along_axis(values, step[:, None], axis=1)[:, 0]
-    predict = lambda network, x, step: (
-        x - column(at(sigma, step)) * network(x, at(timestep, step)).astype(x.dtype)
-    )
+
+    def column(values):
+        return values[:, None, None, None, None]
+
+    def at(values, step):
+        return jnp.take_along_axis(values, step[:, None], axis=1)[:, 0]
+
+    def predict(network, x, step):
+        velocity = network(x, at(timestep, step)).astype(x.dtype)
+        return x - column(at(sigma, step)) * velocity
+
     fixed = jax.lax.stop_gradient(start)
 
     def step(i, x):
-        each = jnp.full(leave.shape, i)
-        following = column(at(sigma, each + 1))
-        return jnp.where(
-            column(i < leave), (1 - following) * predict(constant, x, each) + following * fixed, x
-        )
+        each = jnp.full(exits.shape, i)
+        onward = column(at(sigma, each + 1))
+        following = (1 - onward) * predict(constant, x, each) + onward * fixed
+        return jnp.where(column(i < exits), following, x)
 
-    reached = jax.lax.fori_loop(0, leave.max(), step, fixed)
-    return predict(student, jnp.where(column(leave == 0), start, reached), leave)
+    reached = jax.lax.fori_loop(0, exits.max(), step, fixed)
+    return predict(student, jnp.where(column(exits == 0), start, reached), exits)
+
+
+def _padded(values: Float[np.ndarray, "n"], size: int) -> Float[np.ndarray, "size"]:
+    """Values with zeros behind them."""
+    return np.pad(values, (0, size - len(values)))

@@ -1,10 +1,8 @@
-"""What the network is shown and what it is to answer: points between noise and data, and their
-velocities (flow matching).
+"""What a velocity network learns from: a noisy point between data and noise, and its velocity
+(flow matching, Lipman et al. 2023).
 
-Stage 1 learns one flow from noise to data at full resolution. Stage 2 learns one flow a pyramid
-level, each from a start point, which is noisier and blockier, to an end point, which the level
-above begins with. Everything is of one sample, without a batch axis; draws are apart from their
-use.
+Here is what the objectives share; each has its own points in its own file. Everything is of one
+sample, without a batch axis; draws are apart from their use.
 """
 
 import dataclasses
@@ -12,16 +10,13 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from helios_jax.config import SchedulerConfig
-from helios_jax.diffusion.pyramid import downsample, downsample_noise, upsample
-from helios_jax.diffusion.schedules import dynamic_shift, stage_tables
+from helios_jax.fields import Checked, Finite, NonNegative
 from helios_jax.types import Array, Float, Int, PRNGKeyArray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TimestepConfig:
+class TimestepConfig(Checked):
     """Which noise levels are learned, and how much each counts.
 
     Attributes:
@@ -30,29 +25,43 @@ class TimestepConfig:
       logit_mean, logit_std: of the logit-normal density; the smaller the mean, the more noise.
       mode_scale: of the mode density.
       weighting: of the loss: 1, sigma^-2, or 2 / (pi (1 - 2 sigma + 2 sigma^2)).
-      dynamic_shift: shift levels by the number of tokens as the scheduler does when it samples;
-        stage 1 only.
+      dynamic_shift: shift levels by the number of tokens as the scheduler does when it samples; for
+        the objective ``"flow"`` only.
     """
 
+    section = "timesteps"
+
     density: Literal["logit_normal", "mode", "uniform"] = "logit_normal"
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    mode_scale: float = 1.29
+    logit_mean: Finite = 0.0
+    logit_std: NonNegative = 1.0
+    mode_scale: Finite = 1.29
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     dynamic_shift: bool = False
 
 
 class FlowDraws(NamedTuple):
-    """Unit noise at full resolution, and the place of each item's noise level in its table of 1000."""
+    """All that is random about the noisy points of a sample.
+
+    Attributes:
+      noise: unit noise at full resolution.
+      index: place of each target's noise level in its table of 1000.
+    """
 
     noise: Float[Array, "T H W C"]
     index: Int[Array, "items"]
 
 
-class FlowItem(NamedTuple):
-    """One question to the network, its answer, and how much it counts."""
+class DenoisingTarget(NamedTuple):
+    """A noisy point, and the velocity that is learned there.
 
-    latents: Float[Array, "T h w C"]
+    Attributes:
+      noisy: the network's input.
+      timestep: of its noise level, as the network takes it.
+      velocity: the output that is learned.
+      weight: in the loss.
+    """
+
+    noisy: Float[Array, "T h w C"]
     timestep: Float[Array, ""]
     velocity: Float[Array, "T h w C"]
     weight: Float[Array, ""]
@@ -61,110 +70,30 @@ class FlowItem(NamedTuple):
 def draw_flow(
     key: PRNGKeyArray, config: TimestepConfig, shape: tuple[int, int, int, int], items: int
 ) -> FlowDraws:
-    """Draw the noise of a sample of ``shape`` (T, H, W, C), which its items share, and their noise
-    levels.
+    """Draw the noise of a sample, which its targets share, and their noise levels.
+
+    Args:
+      key: of the sample.
+      config: density of the levels.
+      shape: (T, H, W, C) of the sample.
+      items: number of targets.
     """
-    noise, level = jax.random.split(key)
+    noise_key, level_key = jax.random.split(key)
     if config.density == "logit_normal":
-        u = jax.nn.sigmoid(
-            config.logit_mean + config.logit_std * jax.random.normal(level, (items,))
-        )
+        normal = jax.random.normal(level_key, (items,))
+        u = jax.nn.sigmoid(config.logit_mean + config.logit_std * normal)
     else:
-        u = jax.random.uniform(level, (items,))
+        u = jax.random.uniform(level_key, (items,))
         if config.density == "mode":
             u = 1 - u - config.mode_scale * (jnp.cos(jnp.pi * u / 2) ** 2 - 1 + u)
-    return FlowDraws(
-        jax.random.normal(noise, shape), jnp.clip(jnp.floor(u * 1000), 0, 999).astype(jnp.int32)
-    )
+    index = jnp.clip(jnp.floor(u * 1000), 0, 999).astype(jnp.int32)
+    return FlowDraws(jax.random.normal(noise_key, shape), index)
 
 
-def flow_table(
-    scheduler: SchedulerConfig, timesteps: TimestepConfig, tokens: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Noise levels (1, 0.999, ..., 0.001), shifted where that is asked for, and the timesteps the
-    network is told; float64.
-    """
-    N = scheduler.num_train_timesteps
-    sigma = np.arange(N, 0, -1) / N
-    if timesteps.dynamic_shift:
-        sigma = dynamic_shift(scheduler, sigma, tokens)
-    return sigma, N * sigma
-
-
-def flow_items(
-    latents: Float[Array, "T H W C"],
-    draws: FlowDraws,
-    scheduler: SchedulerConfig,
-    timesteps: TimestepConfig,
-    tokens: int,
-) -> list[FlowItem]:
-    """Stage 1: ``(1 - sigma) x + sigma noise``, whose velocity is ``noise - x``; ``tokens`` are
-    those of the full resolution.
-    """
-    sigma, timestep = (
-        jnp.asarray(table, jnp.float32)[draws.index[0]]
-        for table in flow_table(scheduler, timesteps, tokens)
-    )
-    noised = (1 - sigma) * latents + sigma * draws.noise
-    return [FlowItem(noised, timestep, draws.noise - latents, _weight(timesteps, sigma))]
-
-
-def pyramid_items(
-    latents: Float[Array, "T H W C"],
-    draws: FlowDraws,
-    scheduler: SchedulerConfig,
-    timesteps: TimestepConfig,
-    counts: tuple[int, ...],
-) -> list[FlowItem]:
-    """Stage 2: ``sigma start + (1 - sigma) end`` of each pyramid level, whose velocity is ``start -
-    end``.
-
-    ``counts`` items of each level, coarsest first. All share one noise, brought down to each level.
-    """
-    tables, items = stage_tables(scheduler), []
-    ends = pyramid_points(latents, draws.noise, scheduler)
-    levels = [level for level, count in enumerate(counts) for _ in range(count)]
-    for level, index in zip(levels, draws.index):
-        start, end = ends[level]
-        sigma, timestep = (
-            jnp.asarray(table, jnp.float32)[index]
-            for table in (tables[level].sigmas, tables[level].timesteps)
-        )
-        items.append(
-            FlowItem(
-                sigma * start + (1 - sigma) * end, timestep, start - end, _weight(timesteps, sigma)
-            )
-        )
-    return items
-
-
-def pyramid_points(
-    latents: Float[Array, "T H W C"], noise: Float[Array, "T H W C"], scheduler: SchedulerConfig
-) -> list[tuple[Float[Array, "T _ _ C"], Float[Array, "T _ _ C"]]]:
-    """Start and end point of every level, coarsest first.
-
-    With s and e the level's start and end sigma: ``s noise + (1 - s) up(down(x))`` to ``e noise +
-    (1 - e) x``, x and noise at the level's resolution. The coarsest level starts from noise alone.
-    """
-    data, noises = [latents[None]], [noise[None]]
-    for _ in range(scheduler.stages - 1):
-        data.insert(0, downsample(data[0]))
-        noises.insert(0, downsample_noise(noises[0]))
-    points = []
-    for level, (table, x, n) in enumerate(zip(stage_tables(scheduler), data, noises)):
-        start = (
-            table.start_sigma * n + (1 - table.start_sigma) * upsample(data[level - 1])
-            if level
-            else n
-        )
-        points.append((start[0], (table.end_sigma * n + (1 - table.end_sigma) * x)[0]))
-    return points
-
-
-def _weight(timesteps: TimestepConfig, sigma: Float[Array, ""]) -> Float[Array, ""]:
+def level_weight(config: TimestepConfig, sigma: Float[Array, ""]) -> Float[Array, ""]:
     """The weight of a noise level in the loss."""
-    if timesteps.weighting == "sigma_sqrt":
+    if config.weighting == "sigma_sqrt":
         return sigma**-2
-    if timesteps.weighting == "cosmap":
+    if config.weighting == "cosmap":
         return 2 / (jnp.pi * (1 - 2 * sigma + 2 * sigma**2))
     return jnp.ones_like(sigma)

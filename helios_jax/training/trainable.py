@@ -15,14 +15,22 @@ from helios_jax.types import Params, PRNGKeyArray
 
 
 def init_trainable(params: Params, config: TrainableConfig, key: PRNGKeyArray) -> Params:
-    """What trains, in float32: new adapters, and the leaves of a transformer's ``params`` that
-    train in full. Pure; may be traced.
+    """What trains, in float32: new adapters, and the leaves that train in full.
+
+    Pure; may be traced.
+
+    Args:
+      params: of the component.
+      config: which of them train.
+      key: of the adapters.
 
     Raises:
       ConfigError: if an expression matches nothing, or a kernel would train in both ways.
     """
-    flat, full = flatten_dict(params, sep="/"), _full(params, config)
-    trainable = unflatten_dict({path: jnp.array(flat[path], jnp.float32) for path in full}, sep="/")
+    flat = flatten_dict(params, sep="/")
+    full = _full(params, config)
+    leaves = {path: jnp.array(flat[path], jnp.float32) for path in full}
+    trainable = unflatten_dict(leaves, sep="/")
     if not config.rank:
         return trainable
     try:
@@ -31,7 +39,8 @@ def init_trainable(params: Params, config: TrainableConfig, key: PRNGKeyArray) -
         raise ConfigError(f"trainable.lora: {error}") from error
     if both := [module for module in modules if f"{module}/kernel" in full]:
         raise ConfigError(
-            f"{', '.join(both)} would train in full and have an adapter: take them out of trainable.lora or of trainable.full"
+            f"{', '.join(both)} would train in full and have an adapter: take them out of "
+            "trainable.lora or of trainable.full"
         )
     return combine(trainable, init_adapters(key, params, modules, config.rank))
 
@@ -39,10 +48,9 @@ def init_trainable(params: Params, config: TrainableConfig, key: PRNGKeyArray) -
 def frozen(params: Params, config: TrainableConfig) -> Params:
     """The leaves that do not train, as they are."""
     full = set(_full(params, config))
-    return unflatten_dict(
-        {path: leaf for path, leaf in flatten_dict(params, sep="/").items() if path not in full},
-        sep="/",
-    )
+    flat = flatten_dict(params, sep="/")
+    leaves = {path: leaf for path, leaf in flat.items() if path not in full}
+    return unflatten_dict(leaves, sep="/")
 
 
 def _full(params: Params, config: TrainableConfig) -> list[str]:

@@ -5,7 +5,6 @@ refused.
 import json
 import random
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -15,19 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 
 from helios_jax.checkpoint import CheckpointError
-from helios_jax.config import ConfigError, from_dict
+from helios_jax.commands.train import main
+from helios_jax.config import ConfigError, from_dict, to_dict
 from helios_jax.data.errors import DataError
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
-from tests.training.toy import write_records
+from helios_jax.training.loop import train as train_here
+from tests.toys import toy_config, write_records
 
 ROOT = Path(__file__).parents[2]
-from helios_jax.commands.train import train as TRAIN
 
-flags.FLAGS.mark_as_parsed()
+# ml_collections loads recipes so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module.*:DeprecationWarning")
 
 CLOCK = ("step_seconds", "tokens_per_second", "teraflops")
 
@@ -205,19 +205,19 @@ def test_a_run_of_another_kind_is_refused(data, straight):
             {"objective": "distillation", "model": {"scheduler": {"solver": "euler"}}},
             "a student's model.scheduler.solver is 'dmd'",
         ),
+        ({"objective": "stills"}, "objective='stills' is unknown; there are flow, pyramid"),
         ({"accumulate": 3}, "data.batch_size=2 does not divide into accumulate=3 parts"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_loaded(data, tmp_path, changes, message):
     """One clear line, whatever is wrong, and no folder is made."""
-    recipe = runpy.run_path(str(ROOT / "tests" / "training" / "recipe.py"))["get_config"]()
-    recipe.data.train = (str(data / "train"),)
-    recipe = recipe.to_dict()
+    recipe = to_dict(toy_config(log_every=1, save_every=2))
+    recipe["data"]["train"] = (str(data / "train"),)
     merge(recipe, changes)
     with pytest.raises(
         (ConfigError, DataError, CheckpointError), match=re.escape(message)
     ) as caught:
-        TRAIN(from_dict(TrainConfig, recipe), tmp_path / "run")
+        train_here(from_dict(TrainConfig, recipe), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -228,3 +228,33 @@ def merge(values: dict, changes: dict) -> None:
             merge(values[name], change)
         else:
             values[name] = change
+
+
+def test_help_names_the_recipes_flag_and_an_unknown_recipe_lists_those_there_are(capsys):
+    assert main(["helios-jax train", "--help"]) == 0
+    assert "--config" in capsys.readouterr().out
+    assert main(["helios-jax train", "--config=train/stage9"]) == 2
+    assert "train/stage1_init" in capsys.readouterr().err
+    assert main(["helios-jax train"]) == 2
+    assert "--config names the recipe: nano/base" in capsys.readouterr().err
+
+
+def test_an_unknown_objective_is_one_line_before_anything_is_planned(capsys):
+    arguments = ["--config=train/stage1_init", "--config.objective=stills", "--plan"]
+    assert main(["helios-jax train", *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_that_diverges_ends_with_status_1(data, tmp_path, capsys):
+    """Its loss is never finite, since its learning rate makes every weight infinite."""
+    arguments = [
+        "--config=tests/training/recipe.py:flow",
+        f"--config.data.train={data / 'train'}",
+        "--config.optimizer.learning_rate=1e30",
+        "--config.max_skipped=1",
+        "--config.save_every=100",
+        f"--run={tmp_path / 'run'}",
+        f"--compile_cache={data / 'cache'}",
+    ]
+    assert main(["helios-jax train", *arguments]) == 1
+    assert "loss or gradient was not finite in 1 steps" in capsys.readouterr().err

@@ -18,8 +18,7 @@ from helios_jax.evaluation.report import EvaluationError, load_results, table
 from helios_jax.world import render
 from helios_jax.world.readings import world_tokenizer
 from helios_jax.world.scenes import Background, Object, Scene
-
-from ..training.toy import toy_config
+from tests.toys import toy_config
 
 
 def test_statistics_are_those_of_the_pictures():

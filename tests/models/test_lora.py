@@ -14,8 +14,7 @@ from helios_jax.diffusion.history import frame_indices
 from helios_jax.models.lora import LINEARS, adaptable, combine, init_adapters, merge
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.types import History
-
-from ..training.toy import LATENT, TRANSFORMER, toy_config, toy_params, warm
+from tests.toys import LATENT, TRANSFORMER, toy_config, toy_params, warm
 
 SIZES = (16, 2, 1)
 

@@ -8,7 +8,7 @@ import torch
 from diffusers.optimization import get_scheduler
 
 from helios_jax.config import ConfigError
-from helios_jax.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from helios_jax.training.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 SHAPES = {"kernel": (4, 3), "bias": (3,), "scale": ()}
 
@@ -66,7 +66,7 @@ def test_the_learning_rate_is_that_of_diffusers_at_every_step(schedule):
     config = OptimizerConfig(learning_rate=0.5, schedule=schedule, warmup_steps=4, decay_steps=20)
     adamw = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     theirs = get_scheduler(schedule, adamw, num_warmup_steps=4, num_training_steps=20)
-    ours = make_schedule(config)
+    ours = learning_rate(config)
     for step in range(20):
         assert float(ours(step)) == pytest.approx(theirs.get_last_lr()[0], abs=1e-7)
         adamw.step()

@@ -15,15 +15,9 @@ import torch.nn.functional as F
 
 from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.schedules import stage_tables
-from helios_jax.training.targets import (
-    FlowDraws,
-    TimestepConfig,
-    draw_flow,
-    flow_items,
-    flow_table,
-    pyramid_items,
-    pyramid_points,
-)
+from helios_jax.training.flow import flow_table, flow_targets
+from helios_jax.training.pyramid import pyramid_points, pyramid_targets
+from helios_jax.training.targets import FlowDraws, TimestepConfig, draw_flow
 
 SHAPE = (3, 8, 16, 2)
 ONE_STAGE = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
@@ -63,11 +57,11 @@ def test_flow_is_noise_and_data_blended_by_one_minus_the_place_in_the_table(inde
     e - x.
     """
     latents, draws = sample(index)
-    [item] = flow_items(latents, draws, ONE_STAGE, TimestepConfig(), 0)
+    [item] = flow_targets(latents, draws, ONE_STAGE, TimestepConfig(), 0)
     x = exact(latents)
     e = exact(draws.noise)
     sigma = (1000 - index) / 1000
-    assert_same(item.latents, (1 - sigma) * x + sigma * e)
+    assert_same(item.noisy, (1 - sigma) * x + sigma * e)
     assert_same(item.velocity, e - x)
     assert_same(item.timestep, 1000 * sigma)
     assert item.weight == 1
@@ -149,13 +143,13 @@ def test_each_pyramid_item_is_its_levels_start_and_end_point_blended():
     indices = (0, 7, 993, 500, 999)
     levels = (0, 1, 1, 1, 2)
     latents, draws = sample(*indices)
-    items = pyramid_items(latents, draws, PYRAMID, TimestepConfig(), (1, 3, 1))
+    items = pyramid_targets(latents, draws, PYRAMID, TimestepConfig(), (1, 3, 1))
     ends = points(latents, draws.noise)
     for item, level, j in zip(items, levels, indices, strict=True):
         start, end = ends[level]
         s = 0.999 * (1 - j / 1000)
         first, last = TIMES[level]
-        assert_same(item.latents, s * start + (1 - s) * end)
+        assert_same(item.noisy, s * start + (1 - s) * end)
         assert_same(item.velocity, start - end)
         assert float(item.timestep) == pytest.approx(first + (last - first) * j / 999, rel=1e-6)
         assert item.weight == 1
@@ -224,10 +218,10 @@ def test_mode_places_are_the_published_function_of_uniform_ones():
 def test_weights_are_the_published_functions_of_sigma(weighting, formula):
     latents, draws = sample(250, 900, 40)
     timesteps = TimestepConfig(weighting=weighting)
-    [flow] = flow_items(latents, draws, ONE_STAGE, timesteps, 0)
+    [flow] = flow_targets(latents, draws, ONE_STAGE, timesteps, 0)
     assert float(flow.weight) == pytest.approx(formula(0.75), rel=1e-6)
     for item, j in zip(
-        pyramid_items(latents, draws, PYRAMID, timesteps, (1, 1, 1)), (250, 900, 40), strict=True
+        pyramid_targets(latents, draws, PYRAMID, timesteps, (1, 1, 1)), (250, 900, 40), strict=True
     ):
         assert float(item.weight) == pytest.approx(formula(0.999 * (1 - j / 1000)), rel=1e-6)
 

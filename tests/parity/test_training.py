@@ -18,18 +18,21 @@ from helios_jax.diffusion.corruption import TaskDraws
 from helios_jax.diffusion.history import frame_indices
 from helios_jax.models.lora import combine
 from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.training import flow, pyramid
 from helios_jax.training.config import TrainableConfig
-from helios_jax.training.step import draw_batch, losses, prepare
+from helios_jax.training.denoising import denoising_batch, denoising_losses, draw_denoising
+from helios_jax.training.objectives import OBJECTIVES
 from helios_jax.training.targets import TimestepConfig
 from helios_jax.training.trainable import frozen, init_trainable
+from tests import toys
+from tests.toys import toy_batch, toy_config, warm
 
-from ..training import toy
-from ..training.toy import toy_batch, toy_config, warm
 from .compare import channels_first
 from .torch_transformer import params_from_torch, random_transformer
 
 # Of three layers, the fewest, one is run by the scan.
-TRANSFORMER = dataclasses.replace(toy.TRANSFORMER, num_layers=3)
+TRANSFORMER = dataclasses.replace(toys.TRANSFORMER, num_layers=3)
+SAMPLE_TARGETS = {"flow": flow.sample_targets, "pyramid": pyramid.sample_targets}
 RECIPES = {
     "stage 1's": {},
     "adapters everywhere": {"trainable": TrainableConfig(rank=3, lora=".*")},
@@ -76,35 +79,36 @@ def in_torchs_axes(part, slot):
     )
 
 
-def torch_losses(model, trained, questions, config):
+def torch_losses(model, trained, batch, config):
     """Mean squared error of each item, weighted: over all elements, then over the batch."""
     whole, added = effective(trained, config.model.transformer)
     weights = dict(model.named_parameters())
     weights |= whole | {name: weights[name] + change for name, change in added.items()}
-    chunk = questions.items[0].latents.shape[1]
+    chunk = batch.targets[0].noisy.shape[1]
+    conditioning = batch.conditioning
     frames = frame_indices(config.model.sample.history_sizes, chunk)
-    missing = config.model.text_encoder.max_sequence_length - questions.text.shape[1]
+    missing = config.model.text_encoder.max_sequence_length - conditioning.text.shape[1]
     given = {
         "encoder_hidden_states": torch.from_numpy(
-            np.pad(questions.text, ((0, 0), (0, missing), (0, 0)))
+            np.pad(conditioning.text, ((0, 0), (0, missing), (0, 0)))
         ),
         "indices_hidden_states": torch.tensor(
             [frames.noisy if config.history else tuple(range(chunk))]
         ),
     }
     for name in ("short", "mid", "long") if config.history else ():
-        given[f"latents_history_{name}"] = channels_first(getattr(questions.history, name))
+        given[f"latents_history_{name}"] = channels_first(getattr(conditioning.history, name))
         given[f"indices_latents_history_{name}"] = torch.tensor([getattr(frames, name)])
     found = []
-    for item in questions.items:
-        question = {
-            "hidden_states": channels_first(item.latents),
-            "timestep": torch.tensor(np.array(item.timestep)),
+    for target in batch.targets:
+        inputs = {
+            "hidden_states": channels_first(target.noisy),
+            "timestep": torch.tensor(np.array(target.timestep)),
             "return_dict": False,
         }
-        velocity = torch.func.functional_call(model, weights, kwargs=given | question)[0]
-        error = (velocity - channels_first(item.velocity)) ** 2
-        found.append((torch.tensor(np.array(item.weight)) * error.mean((1, 2, 3, 4))).mean())
+        velocity = torch.func.functional_call(model, weights, kwargs=given | inputs)[0]
+        error = (velocity - channels_first(target.velocity)) ** 2
+        found.append((torch.tensor(np.array(target.weight)) * error.mean((1, 2, 3, 4))).mean())
     return torch.stack(found)
 
 
@@ -134,27 +138,28 @@ def test_losses_and_gradients_of_every_leaf_equal_pytorchs(objective, recipe):
         # A whole history and a cut one, a text and none: whatever is drawn, every leaf has its part
         # in it.
         task = TaskDraws(jnp.array([0, 3]), jnp.array([0, 1]))
-        draws = draw_batch(0, config, batch)._replace(task=task, text=jnp.array([True, False]))
-        questions = prepare(batch, draws, config)
+        draws = draw_denoising(config, batch, OBJECTIVES[objective].items(config))
+        draws = draws._replace(task=task, text=jnp.array([True, False]))
+        targets = denoising_batch(batch, draws, config, SAMPLE_TARGETS[objective])
 
         def mean(trainable):
-            each = losses(
+            each = denoising_losses(
                 combine(base, trainable),
-                questions,
+                targets,
                 HeliosTransformer(config.model.transformer),
                 config,
             )
             return each.mean(), each
 
-        return jax.value_and_grad(mean, has_aux=True)(trainable), questions
+        return jax.value_and_grad(mean, has_aux=True)(trainable), targets
 
-    ((_, each), gradient), questions = ours(trainable, frozen(params, config.trainable), batch)
+    ((_, each), gradient), targets = ours(trainable, frozen(params, config.trainable), batch)
 
     trained = {
         path: torch.tensor(np.array(leaf), requires_grad=True)
         for path, leaf in flatten_dict(trainable, sep="/").items()
     }
-    expected = torch_losses(model, trained, questions, config)
+    expected = torch_losses(model, trained, targets, config)
     expected.mean().backward()
 
     loss_error = np.abs(np.asarray(each) / expected.detach().numpy() - 1).max()
@@ -164,8 +169,8 @@ def test_losses_and_gradients_of_every_leaf_equal_pytorchs(objective, recipe):
     }
     worst = max(errors, key=errors.get)
     print(
-        f"{objective}, {recipe}: losses {loss_error:.1e};"
-        f" gradients of {len(errors)} leaves {errors[worst]:.1e} ({worst})"
+        f"{objective}, {recipe}: losses {loss_error:.1e}; "
+        f"gradients of {len(errors)} leaves {errors[worst]:.1e} ({worst})"
     )
     assert errors.keys() == trained.keys()
     assert loss_error <= 1e-5

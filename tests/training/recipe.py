@@ -1,7 +1,7 @@
 """The toy's recipe, as train.py reads it: ``recipe.py:flow``, ``recipe.py:pyramid`` and so on."""
 
 from helios_jax.config import to_config_dict
-from tests.training.toy import toy_config
+from tests.toys import toy_config
 
 
 def get_config(objective: str = "flow"):

@@ -1,4 +1,4 @@
-"""The discriminator: what it sees, what is lost by it, and where its gradient goes."""
+"""The discriminator: what it sees, its losses, and where its gradient goes."""
 
 import functools
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from helios_jax.config import TransformerConfig
+from helios_jax.diffusion.noise import mix
 from helios_jax.models.discriminator import Discriminator
 from helios_jax.training import adversarial
 from helios_jax.training.config import AdversarialConfig
-from helios_jax.training.levels import add_noise
 from helios_jax.training.trainable import count
 
 TOY = TransformerConfig(num_attention_heads=1, attention_head_dim=8, rope_dim=(4, 2, 2))
@@ -27,15 +27,16 @@ def test_the_published_heads_have_as_many_parameters():
     assert count(heads) == 988_359_941
 
 
-def test_students_lose_by_being_found_out_and_critics_by_not_finding_them():
-    made, data = jnp.full((2, 5), 3.0), jnp.full((2, 5), -2.0)
+def test_the_students_loss_is_small_where_it_is_taken_for_data_and_the_critics_where_it_is_not():
+    generated = jnp.full((2, 5), 3.0)
+    data = jnp.full((2, 5), -2.0)
     softplus = lambda x: np.log1p(np.exp(x))
-    assert float(adversarial.student_loss(made)) == pytest.approx(softplus(3), rel=1e-6)
-    assert float(adversarial.critic_loss(made, data)) == pytest.approx(
+    assert float(adversarial.student_loss(generated)) == pytest.approx(softplus(3), rel=1e-6)
+    assert float(adversarial.critic_loss(generated, data)) == pytest.approx(
         softplus(-3) + softplus(-2), rel=1e-6
     )
-    assert adversarial.student_loss(made) > adversarial.student_loss(data)
-    assert adversarial.critic_loss(made, data) < adversarial.critic_loss(data, made)
+    assert adversarial.student_loss(generated) > adversarial.student_loss(data)
+    assert adversarial.critic_loss(generated, data) < adversarial.critic_loss(data, generated)
 
 
 def test_the_penalty_is_the_mean_square_of_the_change():
@@ -54,7 +55,7 @@ def test_the_penalty_is_the_mean_square_of_the_change():
     ],
 )
 def test_a_window_is_half_of_each_side_in_whole_patches_and_four_or_all(size, patch, expected):
-    assert adversarial.window(*size, patch) == expected
+    assert adversarial.window_size(*size, patch) == expected
 
 
 @pytest.mark.parametrize("patches", [(1, 1), (2, 5), (4, 4), (7, 12)])
@@ -86,11 +87,15 @@ def test_the_cotangent_comes_back_through_window_and_noise():
     with jax.enable_x64():
         random = np.random.default_rng(0)
         x, noise = (jnp.asarray(values) for values in random.standard_normal((2, 2, 3, 8, 8, 2)))
-        weight, sigma = jnp.asarray(random.standard_normal((3, 4, 4, 2))), jnp.array([0.3, 0.8])
+        weight = jnp.asarray(random.standard_normal((3, 4, 4, 2)))
+        sigma = jnp.array([0.3, 0.8])
         corner = jnp.array([[1, 4], [3, 0]])
-        logits = lambda x: jnp.einsum(
-            "bthwc,thwc->b", adversarial.crop(add_noise(x, noise, sigma), corner, (4, 4)), weight
-        )[:, None]
+
+        def logits(x):
+            noisy = mix(x, noise, sigma[:, None, None, None, None])
+            window = adversarial.crop(noisy, corner, (4, 4))
+            return jnp.einsum("bthwc,thwc->b", window, weight)[:, None]
+
         gradient = np.asarray(jax.grad(lambda x: adversarial.student_loss(logits(x)))(x))
         slope = (1 - sigma) / (1 + np.exp(-np.asarray(logits(x))[:, 0])) / 2
         expected = np.zeros_like(gradient)

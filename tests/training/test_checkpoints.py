@@ -205,7 +205,10 @@ def test_another_runs_checkpoint_is_refused_with_every_difference(checkpoints, r
     save_all(checkpoints, 1)
     other = {"stage": "mid", "config": {"rank": 8, "steps": 99, "shape": [1, 2], "new": None}}
     free = {"free": ["config.steps"]}
-    says = r'config.new: there absent, here null; config.rank: there 4, here 8; stage: there "base", here "mid"\. Use'
+    says = (
+        "config.new: there absent, here null; config.rank: there 4, here 8; "
+        r'stage: there "base", here "mid"\. Use'
+    )
     for act in (lambda run: run.check(), lambda run: run.restore_latest(make_state())):
         with pytest.raises(CheckpointError, match=says) as error:
             act(reopen(other, **free))
@@ -223,7 +226,10 @@ def test_another_geometry_is_refused_with_every_difference(checkpoints, reopen):
             "patch": state.trainable["patch"] | {"bias": jnp.zeros(2)},
         }
     )
-    says = r"trainable/blocks/lora_a: there float32\[4, 6\], here float32\[4, 8\]; trainable/patch/bias: there absent, here float32\[2\]\. "
+    says = (
+        r"trainable/blocks/lora_a: there float32\[4, 6\], here float32\[4, 8\]; "
+        r"trainable/patch/bias: there absent, here float32\[2\]\. "
+    )
     with pytest.raises(CheckpointError, match=says):
         reopen().restore_latest(other)
 
@@ -262,19 +268,25 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from helios_jax.training.checkpoints import Checkpoints
 
-values = {"split": jnp.arange(32.0).reshape(8, 4), "whole": jnp.arange(3), "columns": jnp.arange(16.0, dtype=jnp.bfloat16).reshape(4, 4) / 3}
+values = {
+    "split": jnp.arange(32.0).reshape(8, 4),
+    "whole": jnp.arange(3),
+    "columns": jnp.arange(16.0, dtype=jnp.bfloat16).reshape(4, 4) / 3,
+}
 
 def placed(devices):
     mesh = jax.make_mesh((devices,), ("fsdp",), devices=jax.devices()[:devices])
     specs = {"split": P("fsdp"), "whole": P(), "columns": P(None, "fsdp")}
-    return {name: jax.device_put(leaf, NamedSharding(mesh, specs[name])) for name, leaf in values.items()}
+    place = lambda leaf, spec: jax.device_put(leaf, NamedSharding(mesh, spec))
+    return {name: place(leaf, specs[name]) for name, leaf in values.items()}
 
 run = Checkpoints(FOLDER, {})
 run.save(3, placed(4))
 run.wait()
 for devices in (4, 2):
     expected = placed(devices)
-    found = run.restore_latest({name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in expected.items()})
+    shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    found = run.restore_latest({name: shape(leaf) for name, leaf in expected.items()})
     for name, leaf in found.state.items():
         assert leaf.sharding == expected[name].sharding, name
         assert np.asarray(leaf).tobytes() == np.asarray(values[name]).tobytes(), name
@@ -324,7 +336,8 @@ for trial in range(6):  # forked before this process has a backend: six starts f
     os.close(write)
     with os.fdopen(read) as told:
         print(told.readline(), flush=True)
-        for _ in range(random.randint(1, 5) if trial else 2):  # after a second save the first is on disk
+        # After a second save the first is on disk.
+        for _ in range(random.randint(1, 5) if trial else 2):
             assert told.readline() == "saving\\n", "the child failed"
         time.sleep(random.uniform(0, 0.05))
         os.kill(pid, signal.SIGKILL)

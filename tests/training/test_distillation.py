@@ -1,4 +1,4 @@
-"""Distribution matching: noise levels, the student's cotangent, and whose turn it is."""
+"""Distribution matching: noise levels, the student's cotangent, and which network moves when."""
 
 import dataclasses
 
@@ -11,24 +11,27 @@ from helios_jax.checkpoint.params import blocks_in_host_memory
 from helios_jax.config import SchedulerConfig
 from helios_jax.training.config import AdversarialConfig, DistillationConfig
 from helios_jax.training.distillation import (
-    STUDENT,
-    begin,
     critic_gradient,
-    direction,
-    make_base,
+    dmd_gradient,
+    frozen_params,
+    init_state,
     make_step,
-    start_state,
     student_cotangent,
 )
-from helios_jax.training.levels import LevelConfig, add_noise, density, draw_timestep, make_levels
+from helios_jax.training.dmd import STUDENT, dmd_context
+from helios_jax.training.levels import (
+    LevelConfig,
+    draw_timestep,
+    score_levels,
+    student_density,
+)
 from helios_jax.training.optimizer import OptimizerConfig
-
-from .toy import toy_batch, toy_config, toy_params, warm
+from tests.toys import toy_batch, toy_config, toy_params, warm
 
 
 def test_levels_are_the_published_table():
-    """48 x 80 cells of 9 frames: shift 1.919, and the nearest level of timesteps 20, 500 and 980."""
-    levels = make_levels(SchedulerConfig(), 8640)
+    """48 x 80 cells of 9 frames: shift 1.919, and the nearest level of some timesteps."""
+    levels = score_levels(SchedulerConfig(), 8640)
     assert levels.shift == pytest.approx(1.9191666667, abs=1e-9)
     np.testing.assert_allclose(
         levels.sigma[[1000, 0, 20, 500, 980]],
@@ -48,13 +51,14 @@ def test_levels_are_the_published_table():
     ],
 )
 def test_the_students_levels_become_uniform(step, expected):
-    np.testing.assert_allclose(density(LevelConfig(), step), expected, atol=5e-4)
+    np.testing.assert_allclose(student_density(LevelConfig(), step), expected, atol=5e-4)
 
 
 @pytest.mark.parametrize(("step", "mean"), [(0, 823), (250, 767), (500, 607)])
 def test_timesteps_are_whole_bounded_and_of_the_published_mean(step, mean):
-    config, shift = LevelConfig(), make_levels(SchedulerConfig(), 8640).shift
-    draw = lambda key: draw_timestep(key, config, shift, *density(config, step))
+    config = LevelConfig()
+    shift = score_levels(SchedulerConfig(), 8640).shift
+    draw = lambda key: draw_timestep(key, config, shift, *student_density(config, step))
     timesteps = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
     assert timesteps.dtype == np.int32
     assert 20 <= timesteps.min() < timesteps.max() <= 980
@@ -62,30 +66,28 @@ def test_timesteps_are_whole_bounded_and_of_the_published_mean(step, mean):
 
 
 def test_the_cotangent_is_the_gradient_of_half_the_squared_distance_to_a_target():
-    """In float64: 1/2 mean (x - c)^2, c = x - direction held constant; no smaller where everything
-    is scaled, and 0 where the scores agree.
+    """In float64: 1/2 mean (x - c)^2, c = x - its DMD gradient held constant; no smaller where
+    everything is scaled, and 0 where the scores agree.
     """
     with jax.enable_x64():
         x, fake, real = (
             jnp.asarray(values)
             for values in np.random.default_rng(0).standard_normal((3, 2, 3, 4, 4, 2))
         )
-        away = direction(x, fake, real)
-        target = x - away
+        dmd = dmd_gradient(x, fake, real)
+        target = x - dmd
         gradient = jax.grad(lambda x: 0.5 * jnp.mean((x - target) ** 2))(x)
-        np.testing.assert_allclose(gradient, away / x.size, rtol=1e-9)
-        np.testing.assert_allclose(direction(5 * x, 5 * fake, 5 * real), away, rtol=1e-12)
+        np.testing.assert_allclose(gradient, dmd / x.size, rtol=1e-9)
+        np.testing.assert_allclose(dmd_gradient(5 * x, 5 * fake, 5 * real), dmd, rtol=1e-12)
         per_sample = jnp.abs(fake - real).mean((1, 2, 3, 4)) / jnp.abs(x - real).mean((1, 2, 3, 4))
-        np.testing.assert_allclose(jnp.abs(away).mean((1, 2, 3, 4)), per_sample, rtol=1e-12)
-        assert not direction(x, real, real).any()
-        assert not direction(real, real, real).any()
+        np.testing.assert_allclose(jnp.abs(dmd).mean((1, 2, 3, 4)), per_sample, rtol=1e-12)
+        assert not dmd_gradient(x, real, real).any()
+        assert not dmd_gradient(real, real, real).any()
 
 
 @pytest.fixture(scope="module")
 def run():
-    """Three steps of a toy student whose teacher is not guided; the student's turn is every other
-    step.
-    """
+    """Three steps of a toy student, which moves at every other; its teacher is not guided."""
     config = toy_config(
         "distillation",
         distillation=DistillationConfig(guidance_scale=1.0, student_every=2),
@@ -94,20 +96,21 @@ def run():
     params = {"student": toy_params(config), "critic": toy_params(config, 1)}
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
     params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
-    step, state, told = jax.jit(make_step(config)), start_state(config, params), []
-    base = blocks_in_host_memory(make_base(config, params))  # as on one GPU
+    step = jax.jit(make_step(config))
+    state = init_state(config, params)
+    frozen = blocks_in_host_memory(frozen_params(config, params))  # as on one GPU
+    steps = []
     for _ in range(3):
-        after, numbers = step(state, base, batch)
-        told.append((state, after, numbers))
+        after, metrics = step(state, frozen, batch)
+        steps.append((state, after, metrics))
         state = after
-    return told
+    return steps
 
 
-def moved(before, after, whose):
+def moved(before, after, network):
     differ = lambda a, b: bool(jnp.any(a != b))
-    return any(
-        jax.tree.leaves(jax.tree.map(differ, before.trainable[whose], after.trainable[whose]))
-    )
+    differing = jax.tree.map(differ, before.trainable[network], after.trainable[network])
+    return any(jax.tree.leaves(differing))
 
 
 @pytest.mark.slow
@@ -115,29 +118,29 @@ def test_a_student_has_nothing_to_learn_while_the_critic_is_its_teacher(run):
     """Adapters that do nothing yet: fake score and unguided real score agree to the last bit, and
     the student stays where it is.
     """
-    before, after, numbers = run[0]
-    assert float(numbers["student_loss"]) == 0
+    before, after, metrics = run[0]
+    assert float(metrics["student_loss"]) == 0
     assert not moved(before, after, "student")
     assert moved(before, after, "critic")
 
 
 @pytest.mark.slow
-def test_the_student_moves_at_its_turn_only_and_the_critic_always(run):
+def test_the_student_moves_at_every_other_step_and_the_critic_always(run):
     assert [moved(before, after, "critic") for before, after, _ in run] == [True, True, True]
     assert [moved(before, after, "student") for before, after, _ in run] == [False, False, True]
     assert float(run[2][2]["student_loss"]) > 0
 
 
 @pytest.fixture(scope="module")
-def watched():
-    """A turn of a toy of frames just large enough for a discriminator, which looks; and critic and
-    latents.
+def adversarial():
+    """The context of a student's update, with a discriminator that sees frames just large enough;
+    and critic and latents.
     """
     model = toy_config("distillation").model
     model = dataclasses.replace(model, sample=dataclasses.replace(model.sample, height=128))
-    adversarial = AdversarialConfig(width=64, hooks=(0,), start=10)
+    settings = AdversarialConfig(width=64, hooks=(0,), start=10)
     config = toy_config(
-        "distillation", model=model, distillation=DistillationConfig(adversarial=adversarial)
+        "distillation", model=model, distillation=DistillationConfig(adversarial=settings)
     )
     taller = lambda x: jnp.concatenate([x, x[:, :, ::-1]], axis=2)
     batch = jax.tree.map(jnp.asarray, toy_batch(config))
@@ -146,24 +149,22 @@ def watched():
     )
     params = {"student": toy_params(config), "critic": toy_params(config, 1)}
     params["negative"] = {"text": batch.text[:1], "length": batch.length[:1]}
-    critic = warm(start_state(config, params).trainable["critic"])
-    turn = begin(config, make_base(config, params), batch, jnp.array(10), STUDENT)
-    return (
-        turn,
-        critic,
-        jnp.asarray(np.random.default_rng(1).standard_normal(batch.target.shape), jnp.float32),
-    )
+    critic = warm(init_state(config, params).trainable["critic"])
+    context = dmd_context(config, frozen_params(config, params), batch, jnp.array(10), STUDENT)
+    latents = np.random.default_rng(1).standard_normal(batch.target.shape)
+    return context, critic, jnp.asarray(latents, jnp.float32)
 
 
 @pytest.mark.slow
-def test_the_discriminator_begins_when_it_is_told_to(watched):
-    """Before, nothing is lost by it and its heads have no gradient; then heads learn, and the
+def test_the_discriminator_begins_at_its_step(adversarial):
+    """Before, its losses are zero and its heads have no gradient; then heads learn, and the
     critic's adapters learn from it, too.
     """
-    turn, critic, latents = watched
-    assert turn.on
-    assert not begin(turn.config, turn.base, turn.batch, jnp.array(9), STUDENT).on
-    learn = jax.jit(lambda on: critic_gradient(turn._replace(on=on), critic, latents))
+    context, critic, latents = adversarial
+    assert context.adversarial
+    earlier = dmd_context(context.config, context.frozen, context.batch, jnp.array(9), STUDENT)
+    assert not earlier.adversarial
+    learn = jax.jit(lambda on: critic_gradient(context._replace(adversarial=on), critic, latents))
     (before, lost_before), (after, lost_after) = learn(jnp.array(False)), learn(jnp.array(True))
     assert lost_before["loss"] == lost_after["loss"]
     for name in ("critic_adversarial_loss", "critic_penalty"):
@@ -177,23 +178,21 @@ def test_the_discriminator_begins_when_it_is_told_to(watched):
 
 
 @pytest.mark.slow
-def test_the_cotangent_is_the_gradient_of_all_that_the_student_loses(watched):
-    """At what it has made, the discriminator included, whose own gradient passes through window,
-    noise, critic and heads.
+def test_the_cotangent_is_the_gradient_of_the_students_whole_loss(adversarial):
+    """By the latents it generates, the discriminator included, whose own gradient passes through
+    window, noise, critic and heads.
     """
-    turn, critic, latents = watched
+    context, critic, latents = adversarial
 
     @jax.jit
     def both(latents, on):
-        def found_out(latents):
-            [logits] = turn.look(
-                critic, add_noise(latents, turn.draws.adversarial.noise, turn.sigma)
-            )
+        def loss(latents):
+            noisy = context.noised(latents, context.draws.adversarial.noise)
+            [logits] = context.discriminate(critic, noisy)
             return 0.05 * jnp.mean(jax.nn.softplus(logits))
 
-        return student_cotangent(turn._replace(on=on), critic, latents), jax.value_and_grad(
-            found_out
-        )(latents)
+        switched = context._replace(adversarial=on)
+        return student_cotangent(switched, critic, latents), jax.value_and_grad(loss)(latents)
 
     (cotangent, losses), (value, pulled) = both(latents, jnp.array(True))
     (without, _), _ = both(latents, jnp.array(False))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +9,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from helios_jax.checkpoint import CheckpointError, load_config, load_params, save
+from helios_jax.checkpoint import CheckpointError, load_params, save
 from helios_jax.checkpoint.params import random_params
 from helios_jax.config import to_dict
 from helios_jax.models.lora import merge
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import EMAConfig
 from helios_jax.training.export import export_merged, read_config, read_weights
-from helios_jax.training.step import start_state
-
-from .toy import toy_config
+from helios_jax.training.step import init_state
+from tests.toys import toy_config
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +31,7 @@ def run(tmp_path_factory):
     save(folder / "base", toy_config("flow").model, base)
     generator = np.random.default_rng(0)
     draw = lambda leaf: jnp.asarray(generator.standard_normal(leaf.shape) * 0.1, leaf.dtype)
-    state = jax.tree.map(draw, jax.eval_shape(lambda: start_state(config, base["transformer"])))
+    state = jax.tree.map(draw, jax.eval_shape(lambda: init_state(config, base["transformer"])))
     checkpoints = Checkpoints(folder / "run/checkpoints", to_dict(config))
     for step in (1, 2):
         checkpoints.save(step, state._replace(step=jnp.int32(step)))
@@ -60,32 +57,6 @@ def test_the_weights_read_are_the_average_or_those_of_the_step(run, ema):
     assert read_weights(folder / "run", step=1)[0] == 1
 
 
-@pytest.mark.slow
-def test_the_command_writes_the_merged_checkpoint_of_the_model_that_was_trained(run, tmp_path):
-    folder, config, base, state = run
-    command = [
-        sys.executable,
-        "-m",
-        "helios_jax",
-        "export",
-        "--run",
-        str(folder / "run"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "step 2 of" in done.stdout
-    assert load_config(tmp_path / "out") == config.model
-    assert_equal_trees(
-        load_params(tmp_path / "out", "transformer"), merge(base["transformer"], state.ema)
-    )
-    assert_equal_trees(load_params(tmp_path / "out", "vae"), base["vae"])
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
-    assert "exists already" in again.stderr
-
-
 def test_a_run_that_began_with_random_weights_is_completed_from_another_checkpoint(run, tmp_path):
     folder, config, _, state = run
     config = dataclasses.replace(config, checkpoint="", seed=5)
@@ -94,3 +65,16 @@ def test_a_run_that_began_with_random_weights_is_completed_from_another_checkpoi
     export_merged(config, state.trainable, tmp_path / "out", base=str(folder / "base"))
     own = random_params(config.model, 5, jnp.float32)["transformer"]
     assert_equal_trees(load_params(tmp_path / "out", "transformer"), merge(own, state.trainable))
+
+
+def test_of_a_distillation_the_student_is_read(tmp_path):
+    """Its critic trains beside it, and does not become a checkpoint."""
+    config = toy_config("distillation")
+    state = {"student": {"proj_out": {"lora_a": jnp.ones((2, 2))}}, "critic": {"a": jnp.zeros(2)}}
+    checkpoints = Checkpoints(tmp_path / "checkpoints", to_dict(config))
+    checkpoints.save(1, {"trainable": state})
+    checkpoints.close()
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    step, weights = read_weights(tmp_path)
+    assert step == 1
+    jax.tree.map(np.testing.assert_array_equal, weights, state["student"])

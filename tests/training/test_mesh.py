@@ -25,12 +25,11 @@ def compare() -> dict[str, dict[str, float]]:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from helios_jax.data.batches import DataConfig
-    from helios_jax.models.transformer import HeliosTransformer
     from helios_jax.parallel.mesh import DATA, FSDP, place_batch, tree_shardings
-    from helios_jax.training.step import make_loss, make_step, start_state
+    from helios_jax.training.flow import make_loss
+    from helios_jax.training.step import init_state, make_step
     from helios_jax.training.trainable import frozen
-
-    from .toy import toy_batch, toy_config, toy_params, warm
+    from tests.toys import toy_batch, toy_config, toy_params, warm
 
     config = toy_config(data=DataConfig(batch_size=8, text_rows=8))
     transformer = dataclasses.replace(
@@ -40,9 +39,10 @@ def compare() -> dict[str, dict[str, float]]:
         config, model=dataclasses.replace(config.model, transformer=transformer)
     )
     params = toy_params(config)
-    state, base = start_state(config, params), frozen(params, config.trainable)
+    state = init_state(config, params)
+    base = frozen(params, config.trainable)
     state = state._replace(trainable=warm(state.trainable))
-    step = make_step(make_loss(HeliosTransformer(config.model.transformer), config), config)
+    step = make_step(make_loss(config), config)
     found = {}
     for data, fsdp in MESHES:
         mesh = Mesh(np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp), (DATA, FSDP))

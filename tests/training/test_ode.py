@@ -1,6 +1,4 @@
-"""A teacher's trajectories: made by the sampler, kept in files, and what a student is asked of
-them.
-"""
+"""A teacher's trajectories: made by the sampler, kept in files, and learned from by a student."""
 
 import dataclasses
 
@@ -24,9 +22,8 @@ from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_schedule
 from helios_jax.sampling.ode_pairs import make_trajectory, schedules
 from helios_jax.sampling.pipeline import HeliosPipeline
-from helios_jax.training.ode import ask
-
-from .toy import STUDENT, toy_config
+from helios_jax.training.ode import make_targets
+from tests.toys import STUDENT, toy_config
 
 LINEAR = SchedulerConfig(time_shift_type="linear")
 TOKENS = [540, 2160, 8640]
@@ -81,7 +78,8 @@ def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path
     for number in range(2):
         save_trajectory(tmp_path / f"{number}{SUFFIX}", a_trajectory(number), {})
     folders = (str(tmp_path),)
-    batches, seen = load(folders, 2), set()
+    batches = load(folders, 2)
+    seen = set()
     for step in range(16):
         batch = next(batches)
         assert sorted(batch.sample[:, 1]) == [0, 1]
@@ -104,25 +102,27 @@ def test_batches_show_a_point_of_each_stage_after_the_teachers_own_past(tmp_path
                 seen.add((section, k, i))
             assert batch.length[row] == len(trajectory.text)
     assert len(seen) >= 22  # of 24
-    resumed, batches = load(folders, 2), load(folders, 2)
+    resumed = load(folders, 2)
+    batches = load(folders, 2)
     next(batches)
     resumed.set_state(batches.get_state())
     jax.tree.map(np.testing.assert_array_equal, next(resumed), next(batches))
 
 
-def test_the_question_is_where_the_stage_ends(tmp_path):
-    """Whatever the network answers, the flow matching loss of the question is ``weight / 2 mean((y
-    - sigma v - end)^2)``.
+def test_the_target_is_where_the_stage_ends(tmp_path):
+    """Whatever the network predicts, the flow matching loss is ``weight / 2 mean((y - sigma v -
+    end)^2)``.
     """
     save_trajectory(tmp_path / f"0{SUFFIX}", a_trajectory(), {})
     config = toy_config("ode")
-    batch = jax.tree.map(jnp.asarray, next(load((str(tmp_path),))))
-    for item, y, end, sigma in zip(ask(batch, config).items, batch.points, batch.ends, batch.sigma):
-        answer = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), jnp.float32)
-        expected = 80 / 2 * jnp.mean((y - sigma[0] * answer - end) ** 2)
-        assert float(item.weight[0] * jnp.mean((answer - item.velocity) ** 2)) == pytest.approx(
-            float(expected), rel=1e-5
-        )
+    batches = load((str(tmp_path),))
+    batch = jax.tree.map(jnp.asarray, next(batches))
+    targets = make_targets(batch, config).targets
+    for target, y, end, sigma in zip(targets, batch.points, batch.ends, batch.sigma, strict=True):
+        velocity = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), jnp.float32)
+        expected = 80 / 2 * jnp.mean((y - sigma[0] * velocity - end) ** 2)
+        loss = target.weight[0] * jnp.mean((velocity - target.velocity) ** 2)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ import pytest
 
 from helios_jax.checkpoint.params import abstract_params
 from helios_jax.training.optimizer import OptimizerConfig, make_optimizer, matrices
-
-from .toy import toy_config
+from tests.toys import toy_config
 
 CONFIG = OptimizerConfig(method="muon", learning_rate=1.0, weight_decay=0.0, clip_norm=0.0)
 

@@ -15,15 +15,14 @@ from helios_jax.data.errors import DataError
 from helios_jax.models.tokenizer import Tokenizer
 from helios_jax.training.config import TrainableConfig, ValidationConfig
 from helios_jax.training.export import export_merged
-from helios_jax.training.objectives import OBJECTIVES, load_data
+from helios_jax.training.objectives import OBJECTIVES, find_objective, load_data
 from helios_jax.training.optimizer import OptimizerConfig
 from helios_jax.training.reading import READER, make_loss
-from helios_jax.training.step import start_state
+from helios_jax.training.step import init_state
 from helios_jax.world.captions import caption
 from helios_jax.world.readings import OBJECT_QUESTIONS, SCENE_QUESTIONS, answers, world_tokenizer
 from helios_jax.world.scenes import COLORS, MOTIONS, SHAPES, sample_scene
-
-from .toy import toy_config
+from tests.toys import toy_config
 
 OBJECTIVE = OBJECTIVES["reading"]
 
@@ -46,7 +45,9 @@ def text_run(vocab_size=256, **changes):
 @pytest.fixture(scope="module")
 def run():
     config = text_run()
-    params = random_params(config.model, 0, jnp.float32)["text_encoder"] | OBJECTIVE.head(config)
+    params = random_params(config.model, 0, jnp.float32)["text_encoder"] | OBJECTIVE.extra_params(
+        config
+    )
     return config, params, *load_data(config)
 
 
@@ -85,21 +86,23 @@ def test_the_tokenizer_knows_every_word_of_the_world_in_small_letters_and_capita
 def test_the_loss_falls_and_more_is_read(run):
     config, params, batches, _ = run
     step = jax.jit(OBJECTIVE.make_step(config))
-    state, batch, told = start_state(config, params), next(batches), []
+    state = init_state(config, params)
+    batch = next(batches)
+    losses = []
     for _ in range(30):
-        state, numbers = step(state, {}, batch)
-        told.append(float(numbers["loss"]))
-    assert told[-1] < 0.6 * told[0]
-    seen = OBJECTIVE.make_validation(config)(state.trainable, {}, [batch])
-    assert seen.keys() == {
+        state, metrics = step(state, {}, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.6 * losses[0]
+    shares = OBJECTIVE.make_validation(config)(state.trainable, {}, [batch])
+    assert shares.keys() == {
         f"validation_{name}" for name in (*OBJECT_QUESTIONS, "pattern", "camera", "behind")
     }
-    assert seen["validation_behind"] > 0.8
+    assert shares["validation_behind"] > 0.8
     assert len(SCENE_QUESTIONS) == batch.scene.shape[1]
 
 
 def test_what_is_not_asked_does_not_count(run):
-    """Attributes of objects that are not there change nothing, right answers and wrong ones alike."""
+    """Attributes of objects that are not there change nothing, right and wrong answers alike."""
     config, params, batches, _ = run
     loss, batch = jax.jit(make_loss(config)), next(batches)
     value = loss(params, {}, batch)
@@ -128,4 +131,4 @@ def test_runs_that_cannot_be_are_refused():
     with pytest.raises(DataError, match="vocab_size=64 must be at least"):
         load_data(text_run(vocab_size=64))
     with pytest.raises(ConfigError, match="the objective is 'reading'"):
-        text_run(offload=True)
+        find_objective(text_run(offload=True))

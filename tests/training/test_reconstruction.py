@@ -14,11 +14,10 @@ from helios_jax.training.config import TrainableConfig, ValidationConfig
 from helios_jax.training.export import export_merged
 from helios_jax.training.objectives import OBJECTIVES, load_data
 from helios_jax.training.optimizer import OptimizerConfig
-from helios_jax.training.reconstruction import begin, psnr, standardized, to_pixels
-from helios_jax.training.step import start_state
+from helios_jax.training.reconstruction import init_params, psnr, standardized, to_pixels
+from helios_jax.training.step import init_state
 from helios_jax.world.clips import ClipConfig
-
-from .toy import toy_config
+from tests.toys import toy_config
 
 
 def vae_run(**changes):
@@ -41,16 +40,19 @@ def run():
 @pytest.mark.slow
 def test_the_loss_falls_and_the_pictures_come_nearer(run):
     """A few steps on the same two clips."""
-    config, params, batches, looked_at = run
+    config, params, batches, validation = run
     objective = OBJECTIVES["reconstruction"]
     step = jax.jit(objective.make_step(config))
-    state, batch, told = start_state(config, params), next(batches), []
+    state = init_state(config, params)
+    batch = next(batches)
+    losses = []
     for _ in range(12):
-        state, numbers = step(state, {}, batch)
-        told.append(float(numbers["loss"]))
-    assert told[-1] < 0.8 * told[0]
-    look = objective.make_validation(config)
-    before, after = look(params, {}, looked_at), look(state.trainable, {}, looked_at)
+        state, metrics = step(state, {}, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    validate = objective.make_validation(config)
+    before = validate(params, {}, validation)
+    after = validate(state.trainable, {}, validation)
     assert after["validation_psnr"] > before["validation_psnr"] + 1
 
 
@@ -58,10 +60,10 @@ def test_what_has_learned_pictures_alone_shows_every_fourth_frame_of_a_clip(run)
     """A VAE at its beginning, or after training on single frames, which touches nothing that looks
     back in time.
     """
-    config, params, _, looked_at = run
-    begun = begin(params)
+    config, params, _, validation = run
+    begun = init_params(params)
     show = jax.jit(lambda params, x: VAE(config.model.vae).apply({"params": params}, x))
-    clip = to_pixels(looked_at[0].frames)
+    clip = to_pixels(validation[0].frames)
     pictures = [show(begun, clip[:, t : t + 1]) for t in (0, 4, 8)]
     expected = jnp.concatenate([pictures[0], *([pictures[1]] * 4), *([pictures[2]] * 4)], axis=1)
     np.testing.assert_allclose(
@@ -83,12 +85,12 @@ def test_a_standardized_vae_decodes_the_same_from_latents_of_mean_0_and_deviatio
     """Latents are standardized channel by channel, the posterior's noise included, and the decoder
     takes it back.
     """
-    config, params, _, looked_at = run
-    standard, vae = standardized(config, params, looked_at), VAE(config.model.vae)
+    config, params, _, validation = run
+    standard, vae = standardized(config, params, validation), VAE(config.model.vae)
     encode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="encode"))
     decode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="decode_unclipped"))
     ours, theirs = (
-        [encode(p, to_pixels(batch.frames)) for batch in looked_at] for p in (standard, params)
+        [encode(p, to_pixels(batch.frames)) for batch in validation] for p in (standard, params)
     )
     mean, logvar = (np.concatenate([part[i].reshape(-1, 4) for part in ours]) for i in range(2))
     np.testing.assert_allclose(mean.mean(0), 0, atol=1e-5)
@@ -100,13 +102,13 @@ def test_a_standardized_vae_decodes_the_same_from_latents_of_mean_0_and_deviatio
 
 def test_a_run_becomes_a_checkpoint_of_the_vae_alone_or_with_the_rest_of_another(run, tmp_path):
     """The VAE is the run's, standardized; other parts come from --base, untouched."""
-    config, params, _, looked_at = run
+    config, params, _, validation = run
     export_merged(config, params, tmp_path / "vae")
     assert load_config(tmp_path / "vae") == config.model
     assert sorted(path.name for path in (tmp_path / "vae").iterdir() if path.is_dir()) == ["vae"]
     found = load_params(tmp_path / "vae", "vae")
     mean, logvar = VAE(config.model.vae).apply(
-        {"params": found}, to_pixels(jnp.asarray(looked_at[0].frames)), method="encode"
+        {"params": found}, to_pixels(jnp.asarray(validation[0].frames)), method="encode"
     )
     assert float(jnp.abs(mean.mean())) < 0.2
     assert 0.8 < float(jnp.sqrt(mean.var() + jnp.exp(logvar).mean())) < 1.2
@@ -145,11 +147,11 @@ def test_runs_that_cannot_be_are_refused(changes, reason):
 
 
 def test_clips_follow_from_the_step_alone():
-    """Every process draws its own rows, a resumed run the very same ones, and no scene comes twice."""
+    """Every process draws its own rows, a resumed run the same ones, and no scene comes twice."""
     config = vae_run()
     load = OBJECTIVES["reconstruction"].load
-    whole = load(config, "train", 0, 1)
-    parts = [load(config, "train", i, 2) for i in range(2)]
+    whole = load(config, "train", config.data.loader())
+    parts = [load(config, "train", config.data.loader(i, 2)) for i in range(2)]
     batches = [next(whole) for _ in range(3)]
     for batch, *shares in zip(batches, *parts):
         np.testing.assert_array_equal(
@@ -157,7 +159,7 @@ def test_clips_follow_from_the_step_alone():
         )
     assert [list(batch.sample[:, 1]) for batch in batches] == [[0, 1], [2, 3], [4, 5]]
     assert batches[0].frames.shape == (2, 5, 16, 24, 3)
-    resumed = load(config, "train", 0, 1)
+    resumed = load(config, "train", config.data.loader())
     next(whole)
     resumed.set_state(whole.get_state())
     np.testing.assert_array_equal(next(whole).frames, next(resumed).frames)

@@ -14,10 +14,9 @@ from helios_jax.diffusion.noise import ChunkNoise, stage_start
 from helios_jax.diffusion.schedules import make_schedule, shift_tokens
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.sampling.chunk import ChunkPlan, sample_chunk
+from helios_jax.training.denoising import Conditioning, velocity_fn
 from helios_jax.training.rollout import RolloutDraws, draw_rollout, rollout, step_tables
-from helios_jax.training.step import Questions, network
-
-from .toy import STUDENT, toy_batch, toy_config, toy_params
+from tests.toys import STUDENT, toy_batch, toy_config, toy_params
 
 SHAPE, STEPS = (1, 4, 8, 2), (2, 2, 2)
 TOKENS = [2, 8, 32]
@@ -160,15 +159,13 @@ def test_a_stage_has_a_gradient_while_the_stages_after_it_leave_at_once(exits, r
 def test_a_rollout_to_the_last_steps_is_what_the_sampler_makes():
     """The same student, history, text and noise: training sees the timesteps of inference."""
     config = toy_config("ode")
-    params, batch, model = (
-        toy_params(config),
-        jax.tree.map(jnp.asarray, toy_batch(config)),
-        HeliosTransformer(config.model.transformer),
-    )
+    params = toy_params(config)
+    batch = jax.tree.map(jnp.asarray, toy_batch(config))
+    model = HeliosTransformer(config.model.transformer)
     T, H, W, C = batch.target.shape[1:]
     state = HistoryState(batch.history, batch.anchor, jnp.ones((), bool))
     sizes = config.model.sample.history_sizes
-    questions = Questions([], split_history(state, sizes), batch.text, batch.length)
+    conditioning = Conditioning(split_history(state, sizes), batch.text, batch.length)
     exits = lambda key: draw_rollout(
         key, (T, H, W, C), STUDENT, STEPS, jnp.zeros((), bool), last_step_only=True
     )
@@ -176,7 +173,7 @@ def test_a_rollout_to_the_last_steps_is_what_the_sampler_makes():
     tables = step_tables(
         STUDENT, STEPS, [T * (H >> level) * (W >> level) // 4 for level in (2, 1, 0)]
     )
-    bind = lambda params: network(params, questions, model, config, T)
+    bind = lambda params: velocity_fn(params, conditioning, model, config, T)
     ours = jax.jit(
         lambda params: rollout(bind, params, drawn, jnp.zeros(2, bool), tables, STUDENT)
     )(params)

@@ -1,11 +1,10 @@
 """What a step does with a loss, whatever network it comes from: skip, count, accumulate, average;
-and what the recipes train.
+and what recipes train.
 """
 
 import contextlib
 import dataclasses
 import importlib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +14,26 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from helios_jax.checkpoint.params import abstract_params
-from helios_jax.config import ConfigError, from_dict
+from helios_jax.config import ConfigError
 from helios_jax.data.batches import DataConfig
 from helios_jax.data.errors import DataError
 from helios_jax.models.layers import Projection
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.training.abstract import abstract_run
-from helios_jax.training.config import EMAConfig, TrainableConfig, TrainConfig
-from helios_jax.training.flops import step_cost
-from helios_jax.training.objectives import load_data
+from helios_jax.training.config import (
+    AdversarialConfig,
+    DistillationConfig,
+    EMAConfig,
+    TrainableConfig,
+)
+from helios_jax.training.denoising import denoising_batch, draw_denoising, make_denoising_loss
+from helios_jax.training.flow import sample_targets
+from helios_jax.training.objectives import OBJECTIVES, find_objective, load_data
 from helios_jax.training.optimizer import OptimizerConfig, make_optimizer
-from helios_jax.training.step import draw_batch, make_loss, make_step, prepare, start_state
+from helios_jax.training.step import init_state, make_step
 from helios_jax.training.targets import TimestepConfig
 from helios_jax.training.trainable import count, frozen, init_trainable
-
-from .toy import ONE_STAGE, TRANSFORMER, toy_batch, toy_config, write_records
-
-ROOT = Path(__file__).parents[2]
+from tests.toys import ONE_STAGE, TRANSFORMER, toy_batch, toy_config, write_records
 
 
 class Linear(HeliosTransformer):
@@ -77,13 +79,18 @@ def linear_run(objective="flow", **changes):
     return Linear(TRANSFORMER), config, params
 
 
+def linear_loss(model, config):
+    """The denoising loss of the linear network."""
+    return make_denoising_loss(OBJECTIVES[config.objective].make_targets, config, model)
+
+
 def program(objective="flow", **changes):
     """``step(state, batch)``, the state it starts from, and the run."""
     model, config, params = linear_run(objective, **changes)
     base = frozen(params, config.trainable)
-    step = jax.jit(make_step(make_loss(model, config), config))
+    step = jax.jit(make_step(linear_loss(model, config), config))
     # Placed, as what comes out of a step is: else the second step would compile anew.
-    state = jax.device_put(start_state(config, params), jax.devices()[0])
+    state = jax.device_put(init_state(config, params), jax.devices()[0])
     return lambda state, batch: step(state, base, batch), state, (model, config, params)
 
 
@@ -118,12 +125,11 @@ def moments(state):
 
 
 def test_a_step_is_one_of_the_optimiser_with_the_losses_gradient(flow):
-    """The loss is the items' mean, and the norm that is told is that of the gradient before it is
-    clipped.
-    """
+    """The loss is the items' mean, and the norm is that of the gradient before it is clipped."""
     step, state, (model, config, params) = flow
-    batch, base = toy_batch(config), frozen(params, config.trainable)
-    loss = make_loss(model, config)
+    batch = toy_batch(config)
+    base = frozen(params, config.trainable)
+    loss = linear_loss(model, config)
     value, gradient = jax.jit(
         jax.value_and_grad(lambda trainable: loss(trainable, base, batch).mean())
     )(state.trainable)
@@ -147,7 +153,9 @@ def test_a_step_is_one_of_the_optimiser_with_the_losses_gradient(flow):
 
 @pytest.mark.parametrize("objective", ["flow", "pyramid"])
 def test_steps_on_one_batch_reduce_its_loss(objective, flow):
-    """A batch has the same draws at every step, so that its loss goes down; each item's is told."""
+    """A batch has the same draws at every step, so that its loss goes down; a pyramid has a metric
+    for each item.
+    """
     step, state, (_, config, _) = flow if objective == "flow" else program(objective)
     batch, seen = toy_batch(config), []
     for _ in range(20):
@@ -218,10 +226,10 @@ def test_a_batch_in_parts_is_the_batch_at_once(flow):
 def test_draws_of_a_sample_do_not_depend_on_the_batch_it_is_in():
     """Only on the seed, the epoch and the record."""
     config = toy_config("pyramid", data=dataclasses.replace(toy_config().data, batch_size=3))
-    draw = jax.jit(lambda seed, batch: draw_batch(seed, config, batch), static_argnums=0)
+    draw = jax.jit(lambda batch: draw_denoising(config, batch, items=4))
     batch = toy_batch(config)
-    draws = draw(0, batch)
-    others = draw(0, batch._replace(sample=np.array([[7, 7], [0, 2], [1, 2]], np.uint32)))
+    draws = draw(batch)
+    others = draw(batch._replace(sample=np.array([[7, 7], [0, 2], [1, 2]], np.uint32)))
     jax.tree.map(
         lambda here, there: np.testing.assert_array_equal(here[2], there[1]), draws, others
     )
@@ -238,16 +246,24 @@ def test_dropped_captions_are_no_text_at_all():
     batch = toy_batch(config)
     sample = np.stack([np.zeros(2000), np.arange(2000)], axis=1).astype(np.uint32)
     many = batch._replace(target=np.zeros((2000, 2, 2, 2, 4), np.float32), sample=sample)
-    share = 1 - np.asarray(jax.jit(lambda batch: draw_batch(0, config, batch).text)(many)).mean()
+    keeps = jax.jit(lambda batch: draw_denoising(config, batch, items=1).text)(many)
+    share = 1 - np.asarray(keeps).mean()
     assert share == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 2000) ** 0.5)
 
-    def ask(batch, text):
-        return prepare(batch, draw_batch(0, config, batch)._replace(text=text), config)
+    @jax.jit
+    def conditioning(batch, text):
+        draws = draw_denoising(config, batch, items=1)._replace(text=text)
+        return denoising_batch(batch, draws, config, sample_targets).conditioning
 
-    questions = jax.jit(ask)(batch, jnp.array([False, True]))
-    assert not np.any(questions.text[0])
-    np.testing.assert_array_equal(questions.text[1], batch.text[1])
-    assert questions.length.tolist() == [0, int(batch.length[1])]
+    shown = conditioning(batch, jnp.array([False, True]))
+    assert not np.any(shown.text[0])
+    np.testing.assert_array_equal(shown.text[1], batch.text[1])
+    assert shown.length.tolist() == [0, int(batch.length[1])]
+
+
+def read_recipe(name, *variant):
+    """A recipe of configs/train/."""
+    return importlib.import_module(f"helios_jax.configs.train.{name}").recipe(*variant)
 
 
 RECIPES = {
@@ -260,45 +276,39 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("variant", ["published", "corrected"])
-def test_recipes_train_the_published_numbers_of_parameters_and_tokens(name, variant, monkeypatch):
+def test_recipes_train_the_published_numbers_of_parameters_and_tokens(name, variant):
     """And freeze the rest: the 14 billion, and the history patches where they do not train; tokens
     are those of every sample at 384 x 640.
     """
-    monkeypatch.syspath_prepend(ROOT)
-    config = from_dict(
-        TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(variant)
-    )
-    state, base, _ = abstract_run(config)
+    config = read_recipe(name, variant)
+    state, base, batch = abstract_run(config)
     parameters, tokens = RECIPES[name]
     assert count(state.trainable) == parameters
-    assert step_cost(config, state.trainable, (9, 48, 80)).tokens == tokens
+    assert batch.target.shape[1:4] == (9, 48, 80)
+    assert find_objective(config).cost(config, state.trainable, batch).tokens == tokens
     assert count(base) == 14_288_491_584 + (0 if config.trainable.full else 23_936_000)
 
 
 @pytest.mark.parametrize("variant", ["published", "corrected"])
-def test_the_third_stage_trains_the_published_numbers_of_parameters(variant, monkeypatch):
+def test_the_third_stage_trains_the_published_numbers_of_parameters(variant):
     """The student's adapters are those of its beginning; the critic's on the linear layers alone,
     beside its heads; both stand on whole models.
     """
-    monkeypatch.syspath_prepend(ROOT)
-    read = lambda name, *variant: from_dict(
-        TrainConfig, importlib.import_module(f"configs.train.{name}").get_config(*variant)
-    )
-    state, base, batch = abstract_run(read("stage3_ode"))
+    state, base, batch = abstract_run(read_recipe("stage3_ode"))
     assert (count(state.trainable), count(base)) == (1_251_442_688, 14_312_427_584)
     assert [point.shape for point in batch.points] == [
         (1, 9, 12, 20, 16),
         (1, 9, 24, 40, 16),
         (1, 9, 48, 80, 16),
     ]
-    state, base, _ = abstract_run(read("stage3_post", variant))
+    state, base, _ = abstract_run(read_recipe("stage3_post", variant))
     assert (count(state.trainable["student"]), count(state.trainable["critic"])) == (
         1_251_442_688,
         1_246_314_496,
     )
     assert count(base["student"]) == count(base["teacher"]) == 14_312_427_584
     assert count(state.ema) == 1_251_442_688
-    state, _, _ = abstract_run(read("stage3_gan"))
+    state, _, _ = abstract_run(read_recipe("stage3_gan"))
     assert {name: count(tree) for name, tree in state.trainable["critic"].items()} == {
         "network": 1_246_314_496,
         "heads": 988_359_941,
@@ -350,6 +360,28 @@ UNSHIFTED = dataclasses.replace(
     toy_config().model, scheduler=dataclasses.replace(ONE_STAGE, use_dynamic_shifting=False)
 )
 BAD_RUNS = {
+    "several resolutions of a flow": (
+        "flow",
+        dict(model=toy_config("pyramid").model),
+        "the objective 'flow' trains one resolution, but model.scheduler.stages is 3",
+    ),
+    "a student of another solver": (
+        "ode",
+        dict(model=toy_config("pyramid").model),
+        "a student's model.scheduler.solver is 'dmd', not 'unipc'",
+    ),
+    "a distillation in parts": (
+        "distillation",
+        dict(accumulate=2),
+        "accumulate is not for the objective 'distillation'",
+    ),
+    "hooks in blocks that are not there": (
+        "distillation",
+        dict(
+            distillation=DistillationConfig(adversarial=AdversarialConfig(width=32, hooks=(0, 1)))
+        ),
+        r"hooks=\(0, 1\) must be among the blocks 0 to 0",
+    ),
     "items for each level": (
         "pyramid",
         dict(pyramid_items=(1, 1)),
@@ -381,7 +413,7 @@ BAD_RUNS = {
     "all captions": (
         "flow",
         dict(caption_dropout=1.0),
-        "caption_dropout=1.0 must be at least 0 and less than 1",
+        "caption_dropout=1.0 must be less than 1",
     ),
 }
 
@@ -390,17 +422,7 @@ BAD_RUNS = {
 def test_a_run_that_makes_no_sense_is_refused_in_one_line(case):
     objective, changes, says = BAD_RUNS[case]
     with pytest.raises(ConfigError, match=says):
-        toy_config(objective, **changes)
-
-
-def test_a_flow_has_one_stage():
-    with pytest.raises(
-        ConfigError,
-        match=r"the objective 'flow' trains one resolution, but model.scheduler.stages is 3",
-    ):
-        dataclasses.replace(toy_config("pyramid"), objective="flow")
-    model = dataclasses.replace(toy_config("pyramid").model, scheduler=ONE_STAGE)
-    assert toy_config("flow", model=model).items == 1
+        find_objective(toy_config(objective, **changes))
 
 
 def test_without_a_past_records_may_be_of_what_is_learned_alone(tmp_path):

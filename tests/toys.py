@@ -1,7 +1,8 @@
-"""A model of 2 layers and 32 channels, and batches of noise for it."""
+"""Toy models that compile in seconds, and batches of noise and records for them."""
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,16 +49,20 @@ STUDENT = SchedulerConfig(solver="dmd", time_shift_type="linear")
 TWO_STAGES = dataclasses.replace(STUDENT, stages=2, stage_range=(0.0, 0.5, 1.0))
 
 
-def toy_config(objective: str = "flow", **changes) -> TrainConfig:
-    """A training run of the toy; one flow, a pyramid of three levels asked 1, 2 and 1 questions, or
-    a student that moves every other step.
+STEPS = {"flow": (2,), "distillation": (2, 1)}
+SCHEDULERS = {"flow": ONE_STAGE, "ode": STUDENT, "distillation": TWO_STAGES}
 
-    The student has one layer and two levels: its step holds the network a dozen times.
+
+def toy_model(objective: str = "flow") -> HeliosConfig:
+    """A model of 2 layers and 32 channels.
+
+    A student has one layer and two levels: its step holds the network a dozen times.
     """
-    distilled = objective == "distillation"
-    steps = {"flow": (2,), "distillation": (2, 1)}.get(objective, (2, 2, 2))
-    model = HeliosConfig(
-        transformer=dataclasses.replace(TRANSFORMER, num_layers=1) if distilled else TRANSFORMER,
+    transformer = TRANSFORMER
+    if objective == "distillation":
+        transformer = dataclasses.replace(TRANSFORMER, num_layers=1)
+    return HeliosConfig(
+        transformer=transformer,
         vae=VAEConfig(
             base_dim=8,
             z_dim=4,
@@ -75,14 +80,28 @@ def toy_config(objective: str = "flow", **changes) -> TrainConfig:
             num_heads=2,
             max_sequence_length=32,
         ),
-        scheduler={"flow": ONE_STAGE, "ode": STUDENT, "distillation": TWO_STAGES}.get(
-            objective, SchedulerConfig()
+        scheduler=SCHEDULERS.get(objective, SchedulerConfig()),
+        sample=SampleConfig(
+            height=64,
+            width=128,
+            num_frames=33,
+            steps=STEPS.get(objective, (2, 2, 2)),
+            guidance_scale=1.0,
         ),
-        sample=SampleConfig(height=64, width=128, num_frames=33, steps=steps, guidance_scale=1.0),
     )
-    values = dict(
+
+
+def toy_config(objective: str = "flow", **changes: Any) -> TrainConfig:
+    """A training run of the toy: one flow, a pyramid of three levels with 1, 2 and 1 targets, or a
+    student that moves at every other step.
+
+    Args:
+      objective: of the run.
+      changes: other fields of the run.
+    """
+    config = TrainConfig(
         objective=objective,
-        model=model,
+        model=toy_model(objective),
         pyramid_items=(1, 2, 1),
         distillation=DistillationConfig(student_every=2),
         critic=CriticConfig(
@@ -98,7 +117,7 @@ def toy_config(objective: str = "flow", **changes) -> TrainConfig:
         steps=4,
         dtype="float32",
     )
-    return TrainConfig(**(values | changes))
+    return dataclasses.replace(config, **changes)
 
 
 def toy_params(config: TrainConfig, seed: int = 0) -> dict:
@@ -108,15 +127,25 @@ def toy_params(config: TrainConfig, seed: int = 0) -> dict:
 
 def toy_batch(config: TrainConfig, seed: int = 0) -> TrainBatch:
     """A batch of noise."""
-    rng, B = np.random.default_rng(seed), config.data.batch_size
+    rng = np.random.default_rng(seed)
+    B = config.data.batch_size
+    S = config.data.text_rows
     T, *cells = LATENT
-    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
     length = rng.integers(2, 7, B).astype(np.int32)
-    text = normal(B, config.data.text_rows, config.model.text_encoder.d_model)
-    text *= (np.arange(config.data.text_rows) < length[:, None])[..., None]
+    text = normal(B, S, config.model.text_encoder.d_model)
+    text *= (np.arange(S) < length[:, None])[..., None]
     sample = np.stack([np.full(B, seed), np.arange(B)], axis=1).astype(np.uint32)
     return TrainBatch(
-        normal(B, T, *cells), normal(B, 19, *cells), normal(B, 1, *cells), text, length, sample
+        target=normal(B, T, *cells),
+        history=normal(B, 19, *cells),
+        anchor=normal(B, 1, *cells),
+        text=text,
+        length=length,
+        sample=sample,
     )
 
 
