@@ -45,8 +45,9 @@ import numpy as np
 from absl import app, flags
 
 from helios_jax.checkpoint.params import abstract_params
-from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.history import frame_indices, start_history
+from helios_jax.fields import from_dict
 from helios_jax.kernels import attention as attention_kernel
 from helios_jax.kernels import norm_rope, residual_norm
 from helios_jax.models.block import Block, Rope, TextCache

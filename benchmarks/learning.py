@@ -27,10 +27,11 @@ from einops import rearrange
 from tqdm import tqdm
 
 from helios_jax.checkpoint.params import random_params
-from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.config import HeliosConfig
 from helios_jax.data.info import DatasetInfo, write_info
 from helios_jax.data.records import Record
 from helios_jax.data.shards import has_shard, open_shard
+from helios_jax.fields import from_dict
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.sampling.statistics import save_curves

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from helios_jax.config import from_dict
+from helios_jax.fields import from_dict
 from helios_jax.memory.report import GIB
 from helios_jax.memory.training import plan_step
 from helios_jax.training.config import TrainConfig

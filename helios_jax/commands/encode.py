@@ -38,13 +38,14 @@ from absl import flags
 from helios_jax import checkpoint, media
 from helios_jax.commands.cli import define_config, run_command
 from helios_jax.compile_cache import use_compile_cache
-from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.config import HeliosConfig
 from helios_jax.data.encoders import Encoders, load_encoders, random_encoders
 from helios_jax.data.errors import DataError, import_extra
 from helios_jax.data.info import DatasetInfo
 from helios_jax.data.jobs import EncodeConfig, Job, video_jobs, write_records
 from helios_jax.data.tables import read_captions
 from helios_jax.data.torch_latents import torch_jobs
+from helios_jax.fields import from_dict
 from helios_jax.world.jobs import WorldClips, world_jobs
 from helios_jax.world.scenes import EDITIONS, SPLITS
 

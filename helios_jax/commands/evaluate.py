@@ -30,9 +30,11 @@ from absl import flags
 from helios_jax import nano
 from helios_jax.commands.cli import UsageError, run_command
 from helios_jax.compile_cache import use_compile_cache
-from helios_jax.config import SampleConfig, from_dict
+from helios_jax.config import SampleConfig
 from helios_jax.evaluation.nano import CHUNK, PARTS, EvaluationConfig, machine
 from helios_jax.evaluation.report import load_results, table
+from helios_jax.fields import from_dict
+from helios_jax.locks import lock
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.world.scenes import EDITIONS
 
@@ -138,13 +140,14 @@ def evaluate(options: flags.FlagValues) -> None:
             pipeline.config, sample=from_dict(SampleConfig, sample, "sample")
         )
     conditions = _conditions(options, config, pipeline)
-    results = load_results(Path(options.out), conditions, options.overwrite)
-    results.conditions.update(_circumstances())
-    for part in options.parts:
-        if part not in results.parts:
-            results.parts[part] = PARTS[part](pipeline, config)
-            results.save()
-    results.write_page()
+    with lock(options.out, "the results"):
+        results = load_results(Path(options.out), conditions, options.overwrite)
+        results.conditions.update(_circumstances())
+        for part in options.parts:
+            if part not in results.parts:
+                results.parts[part] = PARTS[part](pipeline, config)
+                results.save()
+        results.write_page()
     print("\n".join(table(results.parts)))
 
 

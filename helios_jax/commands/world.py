@@ -19,6 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 from helios_jax.commands.cli import UsageError, run_command
+from helios_jax.locks import lock
 from helios_jax.media import open_video_writer
 from helios_jax.world.captions import caption
 from helios_jax.world.drawing import SMALLEST, render
@@ -85,7 +86,7 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
 def write_clips(options: flags.FlagValues) -> None:
     """Write clips and their captions as the flags say."""
     for name in ("height", "width"):
-        pixels = options[name].value
+        pixels = getattr(options, name)
         if pixels < SMALLEST or pixels % 2:
             raise UsageError(f"--{name}={pixels} must be even and at least {SMALLEST}")
     folder = Path(options.out)
@@ -93,6 +94,11 @@ def write_clips(options: flags.FlagValues) -> None:
     if index.exists():
         raise UsageError(f"{index} exists already; remove it or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
+    with lock(index, "the captions"):
+        _write_clips(options, folder, index)
+
+
+def _write_clips(options: flags.FlagValues, folder: Path, index: Path) -> None:
     size = (options.frames, options.height, options.width, options.fps)
     lines = []
     numbers = range(options.start, options.start + options.clips)

@@ -19,11 +19,12 @@ from helios_jax.data.loading import Batches, LoaderOptions, read_ahead
 from helios_jax.data.records import Record
 from helios_jax.data.sections import check_text, pad_text, section_window
 from helios_jax.data.source import RecordSource
+from helios_jax.fields import Checked, Count, Natural
 from helios_jax.types import Float, Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Checked):
     """What is trained on.
 
     Attributes:
@@ -36,13 +37,15 @@ class DataConfig:
         model without a past may read records whose sections have no more.
     """
 
+    section = "data"
+
     train: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
-    batch_size: int = 1
-    min_sections: int = 3
-    read_threads: int = 4
-    text_rows: int = 0
-    section_frames: int = 0
+    batch_size: Count = 1
+    min_sections: Count = 3
+    read_threads: Natural = 4
+    text_rows: Natural = 0
+    section_frames: Natural = 0
 
     def loader(self, process_index: int = 0, process_count: int = 1) -> LoaderOptions:
         """The options of this process's loaders."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from helios_jax import checkpoint
 from helios_jax.checkpoint.params import random_params
-from helios_jax.config import HeliosConfig, to_dict
+from helios_jax.config import HeliosConfig
 from helios_jax.data.info import DatasetInfo, json_digest
+from helios_jax.fields import to_dict
 from helios_jax.models.tokenizer import Tokenizer, clean_prompt, toy_tokenizer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE

@@ -107,7 +107,7 @@ class EpochPlan:
 
 def draw_section(seed: int, epoch: int, record: int, sections: int) -> int:
     """Which of a record's sections an epoch trains on."""
-    return int(_bits(seed, epoch, _SECTION, record).random_raw() % sections)
+    return _bits(seed, epoch, _SECTION, record).random_raw() % sections
 
 
 def _buckets(

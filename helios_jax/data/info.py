@@ -1,6 +1,5 @@
 """What holds for a whole dataset of records: ``dataset.json``."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helios_jax.config import ConfigError, from_dict
 from helios_jax.data.errors import DataError, RecordError
 from helios_jax.data.records import Record
+from helios_jax.fields import from_dict
+from helios_jax.locks import lock, remove_partials
 
 INFO = "dataset.json"
 """Name of the file in the folder of a dataset."""
@@ -77,13 +77,14 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
       DataError: if the folder holds another dataset.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{INFO}.partial-{os.getpid()}"
-    try:
-        partial.write_text(json.dumps(dataclasses.asdict(info), indent=2) + "\n", encoding="utf-8")
-        with contextlib.suppress(FileExistsError):
-            os.link(partial, folder / INFO)  # unlike a rename, this does not replace
-    finally:
-        partial.unlink(missing_ok=True)
+    path = folder / INFO
+    with lock(path, "the dataset", wait_s=10.0):
+        remove_partials(path)
+        if not path.exists():
+            partial = folder / f".{INFO}.partial-{os.getpid()}"
+            text = json.dumps(dataclasses.asdict(info), indent=2) + "\n"
+            partial.write_text(text, encoding="utf-8")
+            partial.rename(path)
     found = read_info(folder)
     if found != info:
         what = found.differences(info) or ["other inputs or settings"]
@@ -105,14 +106,7 @@ def read_info(folder: Path) -> DatasetInfo:
         raise DataError(
             f"{folder} has no {INFO}: not a folder of records; make one with helios-jax encode"
         ) from None
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        ConfigError,
-    ) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / INFO} cannot be read: {error}") from error
 
 

@@ -24,6 +24,7 @@ from helios_jax.data.errors import DataError, RecordError, SkippedError
 from helios_jax.data.info import DatasetInfo, json_digest, write_info
 from helios_jax.data.records import Record
 from helios_jax.data.shards import SKIPPED, has_shard, index_files, open_shard, read_skipped
+from helios_jax.fields import Checked, Count, Natural
 from helios_jax.models.tokenizer import clean_prompt
 from helios_jax.models.vae import encode_clip
 
@@ -48,7 +49,7 @@ class Job(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodeConfig:
+class EncodeConfig(Checked):
     """How clips become records.
 
     Attributes:
@@ -65,17 +66,17 @@ class EncodeConfig:
       seed: of that sample.
     """
 
-    height: int
-    width: int
-    fps: int = 24
+    height: Count
+    width: Count
+    fps: Count = 24
     fit: Literal["crop", "stretch", "pad"] = "crop"
-    frames: int = 33
-    min_frames: int = 99
-    max_sections: int = 15
+    frames: Count = 33
+    min_frames: Count = 99
+    max_sections: Count = 15
     dtype: Literal["float32", "bfloat16"] = "float32"
     text_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     posterior: Literal["sample", "mode"] = "sample"
-    seed: int = 0
+    seed: Natural = 0
 
     def check(self, vae: VAEConfig) -> None:
         """Refuse sizes that a model with this VAE cannot have.
@@ -84,18 +85,13 @@ class EncodeConfig:
           DataError: naming the field.
         """
         side = 2 * vae.spatial_factor  # a patch is two latent cells wide
-        if self.height < side or self.width < side or self.height % side or self.width % side:
+        if self.height % side or self.width % side:
             raise DataError(
                 f"height={self.height} and width={self.width} must be multiples of {side}"
             )
-        if self.frames < 1 or self.frames % vae.temporal_factor != 1 % vae.temporal_factor:
+        if self.frames % vae.temporal_factor != 1 % vae.temporal_factor:
             raise DataError(
                 f"frames={self.frames} of a section must be 1 + {vae.temporal_factor} k"
-            )
-        if self.min_frames < 1 or self.max_sections < 1 or self.fps < 1:
-            raise DataError(
-                f"min_frames={self.min_frames}, max_sections={self.max_sections} and "
-                f"fps={self.fps} must be at least 1"
             )
 
     def info(self, encoders: Encoders) -> DatasetInfo:
@@ -223,6 +219,7 @@ def write_records(
 
     Raises:
       DataError: if the folder holds another dataset, or one made of other inputs.
+      LockedError: if another process makes the same shard at the same time.
     """
     if clips_per_shard < 1 or not 0 <= shard < of:
         raise DataError(
@@ -242,7 +239,11 @@ def write_records(
         if kept:
             bar.write(f"{len(kept)} of {len(own)} shards are finished and kept")
         for name, part in own.items():
-            if name not in kept:
+            if name in kept:
+                continue
+            if has_shard(folder, name):  # another process has made it meanwhile
+                bar.update(len(part))
+            else:
                 _write_shard(folder, name, part, info, bar)
     return summary(folder, len(shards))
 

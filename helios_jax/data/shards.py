@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from helios_jax.data.errors import DataError, import_extra
 from helios_jax.data.records import Entry, Record, index_entry, to_bytes
+from helios_jax.locks import lock, remove_partials
 
 RECORDS = ".array_record"
 INDEX = ".jsonl"
@@ -48,17 +49,23 @@ class ShardWriter:
 
 
 @contextlib.contextmanager
-def open_shard(folder: Path, name: str) -> Iterator[ShardWriter]:
+def open_shard(folder: Path, name: str) -> Generator[ShardWriter, None, None]:
     """Write a shard, which is there, whole, when the ``with`` block ends.
 
     If the block fails or the process is killed, no part of the shard is there.
+
+    Raises:
+      LockedError: if another process writes it.
     """
-    for left in folder.glob(f".{name}.*.partial-*"):  # by a run that was killed
-        left.unlink(missing_ok=True)
-    partial = {
-        suffix: folder / f".{name}{suffix}.partial-{os.getpid()}"
-        for suffix in (RECORDS, SKIPPED, INDEX)
-    }
+    with lock(folder / name, "the shard"):
+        yield from _write_shard(folder, name)
+
+
+def _write_shard(folder: Path, name: str) -> Generator[ShardWriter, None, None]:
+    partial = {}
+    for suffix in (RECORDS, SKIPPED, INDEX):
+        remove_partials(folder / f"{name}{suffix}")
+        partial[suffix] = folder / f".{name}{suffix}.partial-{os.getpid()}"
     try:
         writer = ShardWriter(partial[RECORDS])
         try:

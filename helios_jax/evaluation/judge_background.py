@@ -173,18 +173,37 @@ def _fit(
     elapsed = times[few] - times[0]
     shares = [_share(guess, elapsed, frames.shape[1:3], stride).reshape(-1) for guess in guesses]
     share = np.stack(shares)
-    weight = np.ones_like(share)
-    for _ in range(ROUNDS):
-        second = weight * share
-        ones = weight.sum(-1)
-        cross = second.sum(-1)
-        squares = np.einsum("gp,gp->g", second, share)
-        matrix = np.array([[ones, cross], [cross, squares]]).transpose(2, 0, 1) + 1e-3 * np.eye(2)
-        right = np.stack([weight @ pixels, second @ pixels], axis=1)
-        low, slope = np.linalg.solve(matrix, right).astype(np.float32).transpose(1, 0, 2)
-        squared = sum(
-            (pixels[:, c] - low[:, c, None] - share * slope[:, c, None]) ** 2 for c in range(3)
-        )
-        distance = np.sqrt(squared)
-        weight = np.where(distance < CAP, 1 / np.maximum(distance, 4), 1e-3).astype(np.float32)
-    return np.minimum(distance, CAP).mean(-1), np.stack([low, low + slope], axis=1)
+    fit = _solve(pixels, share, np.ones_like(share))
+    for _ in range(ROUNDS - 1):
+        near = 1 / np.maximum(fit.distance, 4)
+        weight = np.where(fit.distance < CAP, near, 1e-3).astype(np.float32)
+        fit = _solve(pixels, share, weight)
+    costs = np.minimum(fit.distance, CAP).mean(-1)
+    return costs, np.stack([fit.low, fit.low + fit.slope], axis=1)
+
+
+class _Fit(NamedTuple):
+    """Colours of each guess where the second colour's share is 0, their slope, and distances."""
+
+    low: Float[np.ndarray, "guesses 3"]
+    slope: Float[np.ndarray, "guesses 3"]
+    distance: Float[np.ndarray, "guesses pixels"]
+
+
+def _solve(
+    pixels: Float[np.ndarray, "pixels 3"],
+    share: Float[np.ndarray, "guesses pixels"],
+    weight: Float[np.ndarray, "guesses pixels"],
+) -> _Fit:
+    """Weighted least squares of ``pixels = low + share slope`` for each guess."""
+    second = weight * share
+    ones = weight.sum(-1)
+    cross = second.sum(-1)
+    squares = np.einsum("gp,gp->g", second, share)
+    matrix = np.array([[ones, cross], [cross, squares]]).transpose(2, 0, 1) + 1e-3 * np.eye(2)
+    right = np.stack([weight @ pixels, second @ pixels], axis=1)
+    low, slope = np.linalg.solve(matrix, right).astype(np.float32).transpose(1, 0, 2)
+    squared = sum(
+        (pixels[:, c] - low[:, c, None] - share * slope[:, c, None]) ** 2 for c in range(3)
+    )
+    return _Fit(low, slope, np.sqrt(squared))

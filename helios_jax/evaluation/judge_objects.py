@@ -251,7 +251,8 @@ def _follow(
 def _circular_mean(
     place: Float[np.ndarray, "cells"], weight: Float[np.ndarray, "cells"], period: float
 ) -> float:
-    return np.angle(weight @ np.exp(2j * np.pi * place / period)) * period / (2 * np.pi)
+    turn = np.angle(weight @ np.exp(2j * np.pi * place / period))
+    return float(turn * period / (2 * np.pi))
 
 
 def _wrap(difference: np.ndarray, period: float | np.ndarray) -> np.ndarray:

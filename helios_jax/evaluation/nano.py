@@ -235,7 +235,9 @@ def generate(
         for first in range(0, len(scenes), config.batch):
             batch = scenes[first : first + config.batch]
             sources = [source(each.scene) for each in batch]
-            stacked = {name: np.stack([each[name] for each in sources]) for name in sources[0]}
+            stacked: dict[str, Any] = {}
+            for name in sources[0]:
+                stacked[name] = np.stack([each[name] for each in sources])
             videos = pipeline.generate(
                 [each.caption for each in batch],
                 num_frames=num_frames,

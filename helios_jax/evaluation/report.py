@@ -117,7 +117,8 @@ def _describe_image(found: dict[str, Any]) -> Iterator[str]:
 def _describe_long(found: dict[str, Any]) -> Iterator[str]:
     first, last = _percent(found["first"]), _percent(found["last"])
     yield f"* long: {first} right in the first 15 %, {last} in the last"
-    yield f"* long: from chunk to chunk, frames differ {found['seam']:.2f} times as much as within one"
+    seam = f"{found['seam']:.2f}"
+    yield f"* long: from chunk to chunk, frames differ {seam} times as much as within one"
     for name, (before, after) in found["drift"].items():
         yield f"* long: {name} {before:.3f}, then {after:.3f}"
 

@@ -104,7 +104,7 @@ def caption(scene: Scene, seed: int = 0) -> str:
 
 
 def _pick(values: Sequence[T], rng: np.random.Generator) -> T:
-    return values[rng.integers(len(values))]
+    return values[int(rng.integers(len(values)))]
 
 
 def _word(value: str, rng: np.random.Generator) -> str:

@@ -6,13 +6,13 @@ trains on follows from (seed, step) alone: row r shows scene ``step * batch_size
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from helios_jax.config import ConfigError
 from helios_jax.data.loading import Batches, LoaderOptions, endless_batches
+from helios_jax.fields import Checked, ConfigError, Count, Range
 from helios_jax.types import Int
 from helios_jax.world.drawing import render
 from helios_jax.world.scenes import EDITIONS, sample_scene
@@ -24,7 +24,7 @@ _WINDOW = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipConfig:
+class ClipConfig(Checked):
     """Clips of the procedural world.
 
     Attributes:
@@ -35,12 +35,15 @@ class ClipConfig:
       edition: of the world, see :data:`~helios_jax.world.scenes.EDITIONS`.
     """
 
-    frames: int = 9
-    window: tuple[int, int] = (64, 64)
-    validation_frames: int = 33
-    edition: int = 1
+    section = "clips"
+
+    frames: Count = 9
+    window: Annotated[tuple[int, int], Range(1)] = (64, 64)
+    validation_frames: Count = 33
+    edition: Count = 1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.frames % 4 != 1 or self.validation_frames % 4 != 1:
             raise ConfigError(
                 f"clips.frames={self.frames} and clips.validation_frames="

@@ -22,6 +22,7 @@ from helios_jax.data.jobs import Clip, EncodeConfig, Job, encode_record, video_j
 from helios_jax.data.shards import read_skipped
 from helios_jax.data.source import RecordSource
 from helios_jax.data.tables import read_captions
+from helios_jax.errors import HeliosError
 from helios_jax.world import render, sample_scene
 from helios_jax.world.jobs import WorldClips, world_jobs
 
@@ -230,5 +231,5 @@ def test_a_bad_table_is_refused(tmp_path, name, content, match):
     ],
 )
 def test_sizes_are_checked_before_anything_is_loaded(change, match):
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(HeliosError, match=match):
         dataclasses.replace(CONFIG, **change).check(MODEL.vae)

@@ -13,6 +13,7 @@ from helios_jax.data.info import write_info
 from helios_jax.data.records import Entry, from_bytes, to_bytes
 from helios_jax.data.shards import has_shard, open_shard, read_skipped
 from helios_jax.data.source import RecordSource
+from helios_jax.locks import LockedError
 
 from .toy import INFO, toy_record, write_damaged, write_dataset
 
@@ -172,3 +173,32 @@ def test_a_dataset_is_begun_once(tmp_path):
         RecordSource([tmp_path])
     with pytest.raises(DataError, match="not a folder of records"):
         RecordSource([tmp_path / "nowhere"])
+
+
+def test_two_encoders_do_not_write_one_shard(tmp_path):
+    """The second is refused by name, and does not touch what the first has written."""
+    with open_shard(tmp_path, "clips-00000") as shard:
+        shard.write(toy_record("clip-0"))
+        match = "the shard .*clips-00000 is being written by process"
+        with pytest.raises(LockedError, match=match), open_shard(tmp_path, "clips-00000"):
+            pass
+        with open_shard(tmp_path, "clips-00001") as other:
+            other.write(toy_record("clip-1"))
+    assert [has_shard(tmp_path, f"clips-0000{i}") for i in range(2)] == [True, True]
+
+
+def test_a_shard_that_was_killed_leaves_no_litter(tmp_path):
+    """The next process that writes the shard removes what is half written, and that alone."""
+    left = [
+        ".clips-00000.array_record.partial-1",
+        ".clips-00000.jsonl.partial-1",
+        ".clips-00000.lock",
+    ]
+    others = [".clips-00001.jsonl.partial-1"]
+    for name in (*left, *others):
+        (tmp_path / name).touch()
+    with open_shard(tmp_path, "clips-00000") as shard:
+        shard.write(toy_record("clip-0"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert not names & {*left}
+    assert {*others} <= names

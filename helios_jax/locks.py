@@ -1,0 +1,205 @@
+"""One writer a path: locks that end with the process that holds them.
+
+A lock is a file beside its path, ``.NAME.lock``, which its holder keeps locked (``flock``) and in
+which it names itself. The system releases the lock when the process ends, however it ends, so the
+file that a killed process leaves does not block the next one. On a file system without such locks
+the file itself is the lock, until the process that it names has ended; of two processes that begin
+within a moment, both may have it there.
+"""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import glob
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import NamedTuple
+
+from helios_jax.errors import HeliosError
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of file systems without locks."""
+
+
+class LockedError(HeliosError):
+    """Another process is writing a path; the message says which."""
+
+
+class Owner(NamedTuple):
+    """The process that holds a lock.
+
+    Attributes:
+      host: its machine's name.
+      process: its number there.
+      born: when it was started, by the machine's clock; tells it from a later process with the same
+        number. Empty where the system does not say.
+      since: when it took the lock.
+    """
+
+    host: str
+    process: int
+    born: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.since}"
+
+    def is_gone(self) -> bool:
+        """Whether the process has ended; False where this machine cannot know."""
+        if self.host != socket.gethostname():
+            return False
+        return not _is_alive(self.process) or _born(self.process) != self.born
+
+
+@contextlib.contextmanager
+def lock(
+    path: str | os.PathLike, what: str = "", wait_s: float = 0.0
+) -> Generator[None, None, None]:
+    """Be the only writer of a path while the ``with`` block runs.
+
+    A lock that a dead process has left is taken over, which is logged. Threads of one process
+    exclude one another as processes do.
+
+    Args:
+      path: a file or a folder, there or not; its folder must be there.
+      what: the path in words, as in "the run".
+      wait_s: seconds to wait for another writer.
+
+    Raises:
+      LockedError: if another writer has it; the message names it.
+    """
+    path = Path(os.path.abspath(path))
+    file = path.with_name(f".{path.name}.lock")
+    name = f"{what} {path}".strip()
+    deadline = time.monotonic() + wait_s
+    while (descriptor := _take(file, name, time.monotonic() >= deadline)) is None:
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        # Removed while it is held: whoever waits for it finds that its file is gone.
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def remove_partials(path: str | os.PathLike) -> list[Path]:
+    """Remove the files and folders ``.NAME.partial-*`` that dead writers of a path have left.
+
+    Call it while the path's lock is held: what is there then has no writer.
+
+    Returns:
+      What was removed.
+    """
+    path = Path(path)
+    removed = []
+    for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.partial-*")):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+        removed.append(left)
+    return removed
+
+
+def _take(file: Path, name: str, must: bool) -> int | None:
+    """Try to lock the file.
+
+    Returns:
+      Its descriptor, which holds the lock until it is closed; None to try again.
+
+    Raises:
+      LockedError: if it ``must`` be had now, and another writer has it.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        locked = _flock(descriptor)
+        owner = _read(descriptor)
+        if locked is None:
+            locked = owner is None or owner.is_gone()
+        if not locked and must:
+            holder = owner or "another process"
+            raise LockedError(
+                f"{name} is being written by {holder}: wait until it has ended, or name another "
+                "path"
+            )
+        # The last holder may have removed the file since it was opened.
+        if locked and _is_same(descriptor, file):
+            if owner:
+                logging.getLogger(__name__).warning(
+                    "%s: taking over from %s, which has ended", name, owner
+                )
+            _write(descriptor)
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether the lock could be had; None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return None
+        raise
+    return True
+
+
+def _is_same(descriptor: int, file: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _read(descriptor: int) -> Owner | None:
+    """The owner that the file names; None if it names none, as while it is being written."""
+    try:
+        fields = json.loads(os.pread(descriptor, 4096, 0))
+        return Owner(
+            str(fields["host"]), int(fields["process"]), str(fields["born"]), str(fields["since"])
+        )
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+        return None
+
+
+def _write(descriptor: int) -> None:
+    process = os.getpid()
+    since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    owner = Owner(socket.gethostname(), process, _born(process), since)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(owner._asdict()).encode(), 0)
+
+
+def _is_alive(process: int) -> bool:
+    if process < 1:
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _born(process: int) -> str:
+    """When a process was started, in the kernel's clock ticks; empty where that is not known."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]  # the 22nd field; the second may hold spaces
