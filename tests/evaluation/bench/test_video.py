@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helios_jax.evaluation.bench import BenchError, Video
-from helios_jax.evaluation.bench.video import target_size
+from helios_jax.evaluation.bench.readers import target_size
 from helios_jax.media import open_video_writer
 from helios_jax.media.ffmpeg import find_ffmpeg
 

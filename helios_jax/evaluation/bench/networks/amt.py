@@ -62,25 +62,21 @@ class AMT(nn.Module):
         forward = correlation(features[:batch], features[batch:])
         backward = correlation(features[batch:], features[:batch])
         levels = ContextEncoder(self.dtype, name="encoder")(images.astype(self.dtype))
-        one, two, three, four = ((level[:batch], level[batch:]) for level in levels)
+        maps = [(level[:batch], level[batch:]) for level in levels]
 
-        shape = (*four[0].shape[:-1], 1)
-        time = jnp.full(shape, MIDDLE, self.dtype)
-        x = Decoder(112, 4 + PYRAMID[2], self.dtype, name="decoder4")(
-            jnp.concatenate([*four, time], axis=-1)
-        )
-        flows, feature = _split(x)
-        for name, maps, width, scale in (("3", three, 132, 1), ("2", two, 96, 2)):
-            update = Update(scale, self.dtype, name=f"update{int(name) + 1}")
+        coarsest = maps[3]
+        time = jnp.full((*coarsest[0].shape[:-1], 1), MIDDLE, self.dtype)
+        decoder = Decoder(112, 4 + PYRAMID[2], self.dtype, name="decoder4")
+        flows, feature = _split(decoder(jnp.concatenate([*coarsest, time], axis=-1)))
+        for level, width in ((3, 132), (2, 96)):
+            update = Update(2 ** (3 - level), self.dtype, name=f"update{level + 1}")
             flows, feature = update(flows, feature, forward, backward)
-            outs = 4 + PYRAMID[int(name) - 2]
-            x = Decoder(width, outs, self.dtype, name=f"decoder{name}")(
-                _warped(feature, maps, flows)
-            )
-            change, feature = _split(x)
+            decoder = Decoder(width, 4 + PYRAMID[level - 2], self.dtype, name=f"decoder{level}")
+            change, feature = _split(decoder(_warped(feature, maps[level - 1], flows)))
             flows = resize_flow(flows, 2) + change
         flows, feature = Update(4, self.dtype, name="update2")(flows, feature, forward, backward)
-        x = Decoder(60, 8 * FLOWS, self.dtype, name="decoder1")(_warped(feature, one, flows))
+        decoder = Decoder(60, 8 * FLOWS, self.dtype, name="decoder1")
+        x = decoder(_warped(feature, maps[0], flows))
         return self._combine(both, mean, flows, x.astype(jnp.float32))
 
     def _combine(
