@@ -178,6 +178,7 @@ class TrainConfig(Checked):
       offload: keep frozen blocks in host memory, from where each layer is copied as it is needed.
       clips: of the procedural world, for the objective ``"reconstruction"``.
       kl_weight: weight there of the posterior's divergence from the standard normal.
+      equivariance_weight: weight there of half-size clips, decoded from means of 2 x 2 latents.
       distillation, critic: of a student, which takes ``model.sample.steps``.
       data_parallel, fsdp: devices over which batches, and parameters, are spread; ``data_parallel``
         0 takes all there are.
@@ -208,6 +209,7 @@ class TrainConfig(Checked):
     offload: bool = False
     clips: ClipConfig = ClipConfig()
     kl_weight: NonNegative = 0.0
+    equivariance_weight: NonNegative = 0.0
     distillation: DistillationConfig = DistillationConfig()
     critic: CriticConfig = CriticConfig()
     data_parallel: Natural = 0

@@ -2,7 +2,9 @@
 
 The loss is ``mean(|e| + e^2) + kl_weight KL``, with e the error of pixels in [-1, 1] and KL the
 mean over latents of the posterior's divergence from the standard normal (Kingma and Welling 2013,
-appendix B).
+appendix B). With an ``equivariance_weight`` the same distance of half-size clips counts too,
+decoded from the means of 2 x 2 latents (EQ-VAE, Kouzelis et al. 2025): what the coarse levels of
+the pyramid hold is a small picture then.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import UInt8
 
 from helios_jax.data.loading import Batches, LoaderOptions
+from helios_jax.diffusion.pyramid import downsample
 from helios_jax.models.lora import combine
 from helios_jax.models.vae import VAE, sample_posterior
 from helios_jax.training.config import TrainConfig
@@ -67,11 +70,18 @@ def make_loss(config: TrainConfig) -> Loss:
             key = jax.random.fold_in(jax.random.key(config.seed), sample[1])
             return jax.random.normal(key, mean.shape[1:])
 
+        def distance(latents, pixels):
+            decoded = apply(latents, method="decode_unclipped")
+            error = decoded.astype(jnp.float32) - pixels
+            return jnp.mean(jnp.abs(error) + error**2)
+
         latents = sample_posterior(mean, logvar, jax.vmap(draw)(batch.sample))
-        decoded = apply(latents, method="decode_unclipped")
-        error = decoded.astype(jnp.float32) - pixels
         divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1 - logvar)
-        return (jnp.mean(jnp.abs(error) + error**2) + config.kl_weight * divergence)[None]
+        total = distance(latents, pixels) + config.kl_weight * divergence
+        if config.equivariance_weight:
+            halved = distance(downsample(latents), downsample(pixels))
+            total += config.equivariance_weight * halved
+        return total[None]
 
     return loss
 

@@ -9,12 +9,19 @@ from helios_jax.checkpoint import load_config, load_params
 from helios_jax.checkpoint.params import random_params
 from helios_jax.config import ConfigError
 from helios_jax.data.batches import DataConfig
+from helios_jax.diffusion.pyramid import downsample
 from helios_jax.models.vae import VAE
 from helios_jax.training.config import TrainableConfig, ValidationConfig
 from helios_jax.training.export import export_merged
 from helios_jax.training.objectives import OBJECTIVES, load_data
 from helios_jax.training.optimizer import OptimizerConfig
-from helios_jax.training.reconstruction import init_params, psnr, standardized, to_pixels
+from helios_jax.training.reconstruction import (
+    init_params,
+    make_loss,
+    psnr,
+    standardized,
+    to_pixels,
+)
 from helios_jax.training.step import init_state
 from helios_jax.world.clips import ClipConfig
 from tests.toys import toy_config
@@ -54,6 +61,25 @@ def test_the_loss_falls_and_the_pictures_come_nearer(run):
     before = validate(params, {}, validation)
     after = validate(state.trainable, {}, validation)
     assert after["validation_psnr"] > before["validation_psnr"] + 1
+
+
+def test_equivariance_adds_the_distance_of_half_size_clips():
+    """Decoded from the means of 2 x 2 latents."""
+    clips = ClipConfig(frames=1, window=(16, 32), validation_frames=1)
+    plain = vae_run(clips=clips)
+    equivariant = vae_run(clips=clips, equivariance_weight=0.5)
+    params = random_params(plain.model, 0, jnp.float32)["vae"]
+    batch = next(load_data(plain)[0])
+    losses = [float(make_loss(config)(params, {}, batch)[0]) for config in (plain, equivariant)]
+    vae = VAE(plain.model.vae)
+    pixels = to_pixels(batch.frames)
+    mean, logvar = vae.apply({"params": params}, pixels, method="encode")
+    keys = [jax.random.fold_in(jax.random.key(plain.seed), number) for _, number in batch.sample]
+    noise = jnp.stack([jax.random.normal(key, mean.shape[1:]) for key in keys])
+    latents = downsample(mean + jnp.exp(0.5 * logvar) * noise)
+    error = vae.apply({"params": params}, latents, method="decode_unclipped") - downsample(pixels)
+    expected = 0.5 * float(jnp.mean(jnp.abs(error) + error**2))
+    assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_has_learned_pictures_alone_shows_every_fourth_frame_of_a_clip(run):
