@@ -40,6 +40,19 @@ class Dot:
     about: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Brings values from ``low`` to ``high`` to places from ``start`` to ``end``."""
+
+    low: Number
+    high: Number
+    start: float
+    end: float
+
+    def __call__(self, value: Number) -> float:
+        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
+
+
 def ticks(low: Number, high: Number, count: int = 4) -> list[float]:
     """Round numbers from ``low`` to ``high``, some ``count`` of them."""
     span = (high - low) or abs(high) or 1.0
@@ -79,8 +92,8 @@ def line_chart(title: str, lines: Sequence[Line], x_title: str, describe: str = 
     margin = (high - low) * 0.06 or max(abs(high) * 0.05, 1e-6)
     low, high = low - margin, high + margin
     last = max(max(line.x) for line in lines) or 1.0
-    to_x = lambda x: left + (width - left - right) * x / last
-    to_y = lambda y: top + (height - top - bottom) * (high - y) / (high - low)
+    to_x = Scale(0, last, left, width - right)
+    to_y = Scale(low, high, height - bottom, top)
     parts = _open(width, height, title, describe)
     for value, label in _ticks(low, high, 4):
         parts.append(_grid(left, to_y(value), width - right, to_y(value)))
@@ -114,7 +127,7 @@ def scale_chart(
     """Rows of dots on one scale, a row for each metric; models that agree stand side by side."""
     width, step, left, right, top = 720.0, 34.0, 210.0, 24.0, 26.0
     height = top + step * len(rows) + 8
-    to_x = lambda x: left + (width - left - right) * (x - low) / (high - low)
+    to_x = Scale(low, high, left, width - right)
     parts = _open(width, height, title, describe)
     for value, label in _ticks(low, high, 9):
         parts.append(_grid(to_x(value), top, to_x(value), height - 8))
@@ -140,8 +153,8 @@ def scatter_chart(
     low, high = min(dot.y for dot in dots), max(dot.y for dot in dots)
     margin = (high - low) * 0.25 or max(abs(high) * 0.1, 0.05)
     low, high = low - margin, high + margin
-    to_x = lambda x: left + (width - left - right) * x / x_high
-    to_y = lambda y: top + (height - top - bottom) * (high - y) / (high - low)
+    to_x = Scale(0, x_high, left, width - right)
+    to_y = Scale(low, high, height - bottom, top)
     parts = _open(width, height, title, describe)
     for value, label in _ticks(low, high, 5):
         parts.append(_grid(left, to_y(value), width - right, to_y(value)))

@@ -178,9 +178,10 @@ def _warp(images: Float[Array, "N Y X"], flow: Float[Array, "Y X 2"]) -> Float[A
     left = jnp.minimum(x.astype(jnp.int32), width - 2)
     y, x = y - top.astype(y.dtype), x - left.astype(x.dtype)
     flat = images.reshape(len(images), -1).T  # one gather fetches all coefficients of a pixel
-    corner = lambda dy, dx: flat[(top + dy) * width + left + dx]
-    upper = corner(0, 0) * (1 - x)[..., None] + corner(0, 1) * x[..., None]
-    lower = corner(1, 0) * (1 - x)[..., None] + corner(1, 1) * x[..., None]
+    place = top * width + left
+    upper = flat[place] * (1 - x)[..., None] + flat[place + 1] * x[..., None]
+    place = place + width
+    lower = flat[place] * (1 - x)[..., None] + flat[place + 1] * x[..., None]
     return jnp.moveaxis(upper * (1 - y)[..., None] + lower * y[..., None], -1, 0)
 
 

@@ -1,9 +1,10 @@
 """The report: one HTML page without external parts."""
 
 import base64
+import functools
 import html
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def html_report(
         _curves_section,
         _scatter_section,
         _free_section,
-        lambda models: _prompts_section(models, shown),
+        functools.partial(_prompts_section, shown=shown),
         _conditions_section,
     )
     return string.Template(template).substitute(
@@ -239,16 +240,11 @@ def _curves_section(models: Sequence[Summary]) -> str:
 
 
 def _scatter_section(models: Sequence[Summary]) -> str:
-    quality: Callable[[Summary], float | None]
-    if sum(model.share >= LEAST_SHARE for model in models) > 1:
-        y_title = "total, of 10"
-        quality = lambda model: model.total.of_ten if model.share >= LEAST_SHARE else None
-    else:
-        y_title = f"{TITLES[WORLD]}, share"
-        quality = lambda model: model.results[WORLD].mean if WORLD in model.results else None
+    totals = sum(model.share >= LEAST_SHARE for model in models) > 1
+    y_title = "total, of 10" if totals else f"{TITLES[WORLD]}, share"
     dots = []
     for place, model in enumerate(models):
-        value = quality(model)
+        value = _quality(model, totals)
         if model.throughput and value is not None:
             about = f"{model.name}: {number(model.throughput)} frames/s, {number(value)}"
             dots.append(Dot(place, model.name, model.throughput, value, about))
@@ -264,6 +260,13 @@ def _scatter_section(models: Sequence[Summary]) -> str:
         f'<section><h2>Throughput and quality</h2><p class="note">{_words(note)}</p>'
         f'<figure class="wide">{chart}</figure></section>'
     )
+
+
+def _quality(model: Summary, totals: bool) -> float | None:
+    """The total, or what the world's judge finds; None where it is not measured."""
+    if totals:
+        return model.total.of_ten if model.share >= LEAST_SHARE else None
+    return model.results[WORLD].mean if WORLD in model.results else None
 
 
 def _free_section(models: Sequence[Summary]) -> str:
