@@ -192,13 +192,15 @@ def merge_models(
         values = {metric: row[SCORE_TYPES[score_type]] for metric, row in rows.items()}
         models[name] = {**values, total: summary[total]}
         metrics |= {*values}
-    return {
+    content = {
         "num_models": len(models),
         "score_type": score_type,
         "metrics": [*sorted(metrics), total],
         "models": models,
-        "rating_scale": ratings.RATING_SCALE,
     }
+    if score_type == "rating":
+        content["rating_scale"] = ratings.RATING_SCALE
+    return content
 
 
 def read_merged(path: str | os.PathLike) -> dict[str, Any]:
