@@ -1,5 +1,5 @@
-"""Peak host memory, bytes and seconds of a conversion, there and back, on a random checkpoint of
-Wan-1.3B's size.
+"""Peak host memory, bytes and seconds of a conversion to helios-jax and back, on a random
+checkpoint of Wan-1.3B's size.
 
   python benchmarks/convert.py --out benchmarks/results/convert.json
 
@@ -122,7 +122,9 @@ def measure(work: Path) -> list[dict]:
     """One result for each case and direction."""
     results = []
     for case, vocabulary in CASES.items():
-        torch, ours, back = work / "torch", work / "ours", work / "back"
+        torch = work / "torch"
+        ours = work / "ours"
+        back = work / "back"
         made = make_folder(torch, geometry(vocabulary))
         for direction, source, target, options in (
             ("to helios-jax", torch, ours, []),
@@ -144,14 +146,16 @@ def measure(work: Path) -> list[dict]:
 
 def conditions() -> dict[str, str]:
     """Everything a figure depends on."""
-    packages = ("jax", "numpy", "ml_dtypes", "tensorstore", "orbax-checkpoint")
+    packages = ("jax", "numpy", "ml_dtypes")
     return {
         "machine": MACHINE.value,
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in packages},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "memory": "VmHWM of the converting process: anonymous and mapped file pages, without the page cache",
-        "seconds": "whole process, imports, strict check, digests and sync to disk included; the source was written just before",
+        "memory": "VmHWM of the converting process: anonymous and mapped file pages, without the "
+        "page cache",
+        "seconds": "whole process, imports, strict check, digests and sync to disk included; the "
+        "source was written just before",
     }
 
 
@@ -160,13 +164,17 @@ def main(_: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=WORK.value) as work:
         results = measure(Path(work))
     print(
-        f"{'case':24}{'direction':16}{'tensors':>8}{'GB':>7}{'largest GB':>12}{'seconds':>9}{'MB/s':>7}{'peak GB':>9}{'bound GB':>10}"
+        f"{'case':24}{'direction':16}{'tensors':>8}{'GB':>7}{'largest GB':>12}"
+        f"{'seconds':>9}{'MB/s':>7}{'peak GB':>9}{'bound GB':>10}"
     )
     for row in results:
         rate = row["bytes"] / row["seconds"] / 1e6
-        sizes = f"{row['bytes'] / 1e9:7.2f}{row['largest_tensor'] / 1e9:12.2f}{row['seconds']:9.1f}{rate:7.0f}"
+        gigabytes = {name: row[name] / 1e9 for name in ("bytes", "largest_tensor", "peak_bytes")}
         print(
-            f"{row['case']:24}{row['direction']:16}{row['tensors']:8}{sizes}{row['peak_bytes'] / 1e9:9.2f}{row['bound_bytes'] / 1e9:10.2f}"
+            f"{row['case']:24}{row['direction']:16}{row['tensors']:8}"
+            f"{gigabytes['bytes']:7.2f}{gigabytes['largest_tensor']:12.2f}"
+            f"{row['seconds']:9.1f}{rate:7.0f}"
+            f"{gigabytes['peak_bytes']:9.2f}{row['bound_bytes'] / 1e9:10.2f}"
         )
     report = json.dumps(
         {"command": "python benchmarks/convert.py", "conditions": conditions(), "results": results},

@@ -106,6 +106,9 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
             f"{' and '.join(map(str, READABLE_VERSIONS))}: convert it again"
         )
     shared = _checked_shared(file, values.pop("shared", {}))
+    for name, section in values.items():
+        if not isinstance(section, dict):
+            raise CheckpointError(f"{file}: {name} is not a section, a JSON dictionary")
     try:
         config = from_dict(HeliosConfig, values)
     except ConfigError as error:
@@ -203,7 +206,8 @@ def load_params(
     if broken:
         raise CheckpointError(
             f"{component} of {files.root} has NaN or infinite values in {', '.join(broken)}: its "
-            "training broke down, or its conversion; --noverify (verify=False) loads it all the same"
+            "training broke down, or its conversion; --noverify (verify=False) loads it all the "
+            "same"
         )
     return unflatten_dict(loaded, sep="/")
 

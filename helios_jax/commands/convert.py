@@ -3,31 +3,34 @@
 Helios, as downloaded in Diffusers' layout (Base, Mid or Distilled, any dtype, any number of
 shards):
 
-  python convert_torch_weights.py --source Helios-Distilled --out checkpoints/helios-distilled
+  python convert_torch_weights.py --source Helios-Distilled --out checkpoints/distilled
 
 The same, stored in bfloat16 (half the disk of the float32 release; the VAE keeps float32):
 
-  python convert_torch_weights.py --source Helios-Distilled --out checkpoints/helios-distilled --dtype bfloat16
+  python convert_torch_weights.py --source Helios-Distilled --out checkpoints/distilled \\
+      --dtype bfloat16
 
 A base and what was trained on it, merged:
 
-  python convert_torch_weights.py --source Helios-Base --lora pytorch_lora_weights.safetensors --partial transformer_partial.pth --out DIR
+  python convert_torch_weights.py --source Helios-Base --out checkpoints/merged \\
+      --lora pytorch_lora_weights.safetensors --partial transformer_partial.pth
 
 A Helios that starts from Wan 2.1 T2V (1.3B or 14B; the original folder or the Diffusers one):
 
-  python convert_torch_weights.py --source Wan2.1-T2V-1.3B --init_from_wan --out checkpoints/from-wan
+  python convert_torch_weights.py --source Wan2.1-T2V-1.3B --init_from_wan --out checkpoints/wan
 
 Back to a folder that `diffusers` loads:
 
-  python convert_torch_weights.py --to_diffusers --source checkpoints/helios-distilled --out Helios-Diffusers
+  python convert_torch_weights.py --to_diffusers --source checkpoints/distilled --out Diffusers
 
 or, without the history patches, to the pipeline of Wan 2.1:
 
-  python convert_torch_weights.py --to_wan --source checkpoints/from-wan --out Wan-Diffusers
+  python convert_torch_weights.py --to_wan --source checkpoints/wan --out Wan-Diffusers
 
-Tensors stream one by one, so a checkpoint of any size needs little memory. The output appears under
-its name only when it is complete. Exit status: 0 when done, 2 when the input cannot be used (one
-line on stderr says why).
+Tensors are read and written one by one, so a checkpoint of any size needs little memory. The output
+appears under its name only when it is complete. A checkpoint's files are compared with their
+digests first; folders of PyTorch weights have none. Exit status: 0 when done, 2 when the input
+cannot be used (one line on stderr says why).
 """
 
 from collections.abc import Sequence

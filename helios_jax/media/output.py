@@ -35,9 +35,11 @@ def output_kind(path: str | os.PathLike) -> str:
     """The key of :data:`KINDS` for a path; pipes take mp4.
 
     Raises:
-      MediaError: if the suffix is not known.
+      MediaError: if the suffix is not known, or no file can have the name.
     """
     name = os.fspath(path)
+    if "\0" in name:
+        raise MediaError(f"{name!r}: no file can have such a name")
     if is_pipe(path):
         return ".mp4"
     suffix = "" if name.endswith(os.sep) else Path(name).suffix.lower()

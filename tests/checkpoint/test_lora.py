@@ -13,8 +13,12 @@ from helios_jax.checkpoint.convert import from_torch, to_diffusers
 from .test_convert import tensors_of
 from .torch_models import save_pipeline
 
-WIDTH, FFN, RANK = 24, 20, 4
-Q, UP, MID = "blocks.1.attn1.to_q", "blocks.0.ffn.net.0.proj", "patch_mid"
+WIDTH = 24
+FFN = 20
+RANK = 4
+Q = "blocks.1.attn1.to_q"
+UP = "blocks.0.ffn.net.0.proj"
+MID = "patch_mid"
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -109,7 +113,8 @@ def test_wan_names_and_alphas_are_understood(base, tmp_path, prefix, ffn, attent
     other = factors(attention, WIDTH, WIDTH, prefix=prefix, names=("lora_down", "lora_up"), seed=1)
     alpha = {f"{prefix}{ffn}.alpha": torch.tensor(2.0)}
     found, before = merged(base, tmp_path, lora | other | alpha)
-    up, q = before[f"{UP}.weight"], before[f"{Q}.weight"]
+    up = before[f"{UP}.weight"]
+    q = before[f"{Q}.weight"]
     expected = {
         f"{UP}.weight": up.double() + change(lora, up.shape, 0.5),
         f"{Q}.weight": q.double() + change(other, q.shape, 1),
@@ -149,7 +154,8 @@ def test_a_partial_file_replaces_and_the_discriminator_is_left_out(base, tmp_pat
 def test_first_the_partial_file_replaces_then_the_lora_adds_but_of_a_patch_only_the_lora_counts(
     base, tmp_path
 ):
-    lora, patch = factors(Q, WIDTH, WIDTH), factors(MID, WIDTH, 4, 2, 4, 4)
+    lora = factors(Q, WIDTH, WIDTH)
+    patch = factors(MID, WIDTH, 4, 2, 4, 4)
     partial = {
         f"{Q}.weight": torch.randn(WIDTH, WIDTH),
         f"{MID}.weight": torch.randn(WIDTH, 4, 2, 4, 4),
@@ -157,7 +163,8 @@ def test_first_the_partial_file_replaces_then_the_lora_adds_but_of_a_patch_only_
         "patch_long.bias": torch.randn(WIDTH),
     }
     found, before = merged(base, tmp_path, lora | patch, partial)
-    q, mid = partial[f"{Q}.weight"].to(before[f"{Q}.weight"].dtype), before[f"{MID}.weight"]
+    q = partial[f"{Q}.weight"].to(before[f"{Q}.weight"].dtype)
+    mid = before[f"{MID}.weight"]
     expected = {
         f"{Q}.weight": q.double() + change(lora, q.shape, 1),
         f"{MID}.weight": mid.double() + change(patch, mid.shape, 1),

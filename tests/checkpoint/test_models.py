@@ -52,7 +52,8 @@ class Bound:
     """A model with its static frame indices."""
 
     def __init__(self, model, indices):
-        self.model, self.indices = model, indices
+        self.model = model
+        self.indices = indices
 
     def init(self, key, *inputs):
         return self.model.init(key, *inputs, self.indices)

@@ -23,8 +23,11 @@ CLASS = ("PIL.Image", "Image")
 def read(content):
     """With the vocabulary of torch's files and one class more."""
     storages = Storages(Path("/nowhere"), "archive/data/", {})
-    known = lambda name: name in STORAGE_DTYPES or name == CLASS
-    return read_pickle(content, FUNCTIONS, known, storages.find)
+
+    def is_class(name):
+        return name in STORAGE_DTYPES or name == CLASS
+
+    return read_pickle(content, FUNCTIONS, is_class, storages.find)
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -138,11 +141,27 @@ INTERESTING = [
     b"N",
 ]
 OPCODES = [operation.code.encode("latin1") for operation in pickletools.opcodes]
-STEP = st.one_of(
-    st.sampled_from(INTERESTING),
-    st.builds(lambda code, rest: code + rest, st.sampled_from(OPCODES), st.binary(max_size=12)),
-)
-PROGRAM = st.lists(STEP, max_size=40).map(lambda steps: b"".join(steps) + b".")
+
+
+def program_of(choices):
+    """The program that bytes choose: some choose a step that leads on, others any operation, with
+    the bytes that follow as its argument.
+    """
+    steps = [b"\x80\x04N])}X\x01\x00\x00\x000K\x01N])}"]  # for operations to find something
+    place = 0
+    while place < len(choices):
+        choice = choices[place]
+        place += 1
+        if choice < 192:
+            steps.append(INTERESTING[choice % len(INTERESTING)])
+        else:
+            length = choice % 8
+            steps.append(OPCODES[choice % len(OPCODES)] + choices[place : place + length])
+            place += length
+    return b"".join(steps) + b"."
+
+
+PROGRAM = st.binary(max_size=80).map(program_of)
 
 VALUES = (type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset)
 
@@ -169,9 +188,11 @@ resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 sys.path.insert(0, {root!r})
 import hypothesis
 from tests.checkpoint.test_pickles import PROGRAM, check_one
-quiet = [hypothesis.HealthCheck.too_slow]
 settings = hypothesis.settings(
-    max_examples=100_000, deadline=None, database=None, suppress_health_check=quiet
+    max_examples=100_000,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
 )
 settings(hypothesis.given(PROGRAM)(check_one))()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -87,7 +87,7 @@ def test_a_malicious_file_runs_nothing_and_is_named(tmp_path):
     )
     with pytest.raises(
         CheckpointError,
-        match=r"evil\.pth asks to run posix\.mkdir, which is not part of a dictionary of tensors: refused",
+        match=r"evil\.pth asks to run posix\.mkdir, which is not part of .* tensors: refused",
     ):
         read_pth(tmp_path / "evil.pth")
     assert not (tmp_path / "attacked").exists()

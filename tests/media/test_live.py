@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 
+import hypothesis
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from helios_jax.media import MediaError, live_frames, open_live_writer, open_video_writer
 
@@ -60,6 +62,14 @@ def write(path, chunks, fps=24, **options):
             writer.write(clip(chunk * CHUNK))
 
 
+@pytest.fixture(scope="module")
+def live_file(tmp_path_factory):
+    """A live file of two chunks."""
+    path = tmp_path_factory.mktemp("live") / "a.mp4"
+    write(path, [0, 1])
+    return path
+
+
 def test_every_chunk_is_there_when_it_is_written(tmp_path):
     """The growing file plays up to its last frame while the writer is still open."""
     path = tmp_path / "a.mp4"
@@ -79,7 +89,8 @@ def test_a_chunk_is_one_fragment_whatever_it_shows(tmp_path):
     """Frames that have nothing in common look like cuts to the encoder; times still go on without a
     gap.
     """
-    path, random = tmp_path / "noise.mp4", np.random.default_rng(0)
+    path = tmp_path / "noise.mp4"
+    random = np.random.default_rng(0)
     with open_live_writer(path, 24) as writer:
         for count in (33, 33, 4):
             writer.write(random.integers(0, 255, (count, 32, 48, 3), np.uint8))
@@ -140,7 +151,8 @@ def test_named_pipe(tmp_path):
     """What a player at the other end has received after one chunk shows that chunk; the pipe is
     left a pipe.
     """
-    path, received = tmp_path / "pipe", bytearray()
+    path = tmp_path / "pipe"
+    received = bytearray()
     write(tmp_path / "one chunk.mp4", [0])
     os.mkfifo(path)
 
@@ -272,6 +284,36 @@ def test_only_live_files_are_continued(tmp_path):
         write(path, [1], keep_frames=12)
     with pytest.raises(MediaError, match="went into a pipe"):
         write("-", [0], keep_frames=12)
+
+
+@hypothesis.settings(max_examples=300, deadline=None, database=None)
+@hypothesis.given(st.data())
+def test_any_change_of_a_live_file_is_read_or_one_line(live_file, data):
+    """Sizes and kinds of boxes, missing boxes, cuts: whatever there is in a file of that name."""
+    content = bytearray(live_file.read_bytes())
+    headers = [match.start() for match in re.finditer(b"mo|tr|md|ft", content)]
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(headers)) + data.draw(st.integers(-4, 8))
+        content[max(0, place)] = data.draw(st.integers(0, 255))
+    changed = live_file.with_name("changed.mp4")
+    changed.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        counts = live_frames(changed)
+    except MediaError as error:
+        message = str(error)
+    else:
+        assert counts == sorted(counts)
+        return
+    assert message.startswith(f"{changed}: not a video that was written live")
+
+
+@pytest.mark.parametrize("box", [b"traf", b"trun", b"moof", b"mdat"])
+def test_a_fragment_without_one_of_its_boxes_is_one_line(tmp_path, box):
+    write(tmp_path / "a.mp4", [0, 1])
+    content = (tmp_path / "a.mp4").read_bytes().replace(box, b"free")
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(MediaError, match="not a video that was written live"):
+        live_frames(tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize(("fps", "height"), [(25, 32), (24, 34)])

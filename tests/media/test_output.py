@@ -33,12 +33,13 @@ def test_relative_paths_and_existing_files_pass(tmp_path, monkeypatch):
     [
         (
             "a.avi",
-            r"cannot write \.avi files; known: \.mp4 .*\.gif .*\.safetensors .*folder of PNG images",
+            r"cannot write \.avi files; known: \.mp4 .*\.gif .*\.safetensors .*folder of PNG",
         ),
         ("missing/a.mp4", r"the folder .*/missing does not exist; create it first"),
         ("file.txt/a.mp4", r"the folder .*/file\.txt does not exist"),
         ("folder.mp4", "is a folder; name a file"),
         ("file.txt/", "is a file; PNG images need a folder"),
+        ("a\0.mp4", "no file can have such a name"),
         ("full", "is not empty"),
         ("x" * 300 + ".mp4", "cannot be written: File name too long"),
     ],

@@ -20,7 +20,8 @@ from helios_jax.media import (
     video_input,
 )
 
-HEIGHT, WIDTH = 32, 64
+HEIGHT = 32
+WIDTH = 64
 LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
 
 
@@ -161,7 +162,8 @@ def test_variable_rate(tmp_path):
 def test_sound_is_left_alone(tmp_path, order):
     """Before or after the video in the file, and longer than it."""
     silent = make(tmp_path / "silent.mp4", counting(40))
-    maps = [word for number in order for word in ("-map", number)]
+    first, second = order
+    maps = ["-map", first, "-map", second]
     ffmpeg(
         "-i",
         silent,
@@ -318,10 +320,8 @@ def test_what_is_no_video_is_refused(tmp_path):
 
 def test_a_size_that_changes_is_refused(tmp_path):
     """Frames cannot be counted across it; the error says how to get a video of one size."""
-    small, large = (
-        make(tmp_path / "small.h264", counting(80)),
-        make(tmp_path / "large.h264", np.zeros((40, 64, 96, 3), np.uint8)),
-    )
+    small = make(tmp_path / "small.h264", counting(80))
+    large = make(tmp_path / "large.h264", np.zeros((40, 64, 96, 3), np.uint8))
     (tmp_path / "a.h264").write_bytes(small.read_bytes() + large.read_bytes())
     with pytest.raises(
         MediaError, match=r"81 frames came instead of 100; .* give a copy, made by ffmpeg"
@@ -362,7 +362,7 @@ LISTS = {
     "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nclip.mp4\n#EXT-X-ENDLIST\n",
     "a.ffconcat": "ffconcat version 1.0\nfile clip.mp4\n",
     "a.mp4": "ffconcat version 1.0\nfile clip.mp4\n",
-    "a.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n",
+    "a.sdp": "v=0\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n",
     "a.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
     "a.imf": '<?xml version="1.0"?><AssetMap xmlns="http://www.smpte-ra.org/schemas/429-9/2007/AM"/>',
     "a.txt": "a text, which ffmpeg draws as a terminal would\n" * 100,
