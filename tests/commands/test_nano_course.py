@@ -1,5 +1,6 @@
 """The course of helios-nano: parts that fit one another, run once each, and gone on with."""
 
+import importlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from helios_jax import nano
-from helios_jax.commands.cli import recipes
+from helios_jax.commands.cli import recipes, run_command
 from helios_jax.commands.nano_course import (
     CourseError,
     Part,
@@ -20,6 +21,8 @@ from helios_jax.commands.nano_course import (
     read_ledger,
     run_parts,
 )
+from helios_jax.config import from_dict
+from helios_jax.training.config import TrainConfig
 
 LONG = (
     "ode-pairs",
@@ -56,6 +59,17 @@ def test_every_part_reads_what_an_earlier_one_has_written():
             needed += values(part, "run")
         assert set(needed) <= made, part
         made |= {*values(part, "out"), *values(part, "run")}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections, which loads recipes
+@pytest.mark.parametrize("part", course(), ids=lambda part: part.name)
+def test_every_part_has_flags_that_its_command_knows(part):
+    name, *arguments = part.arguments
+    module = importlib.import_module(f"helios_jax.commands.{name.replace('-', '_')}")
+    parsed = []
+    assert run_command("", module.define_flags, parsed.append, [name, *arguments]) == 0
+    if name == "train":
+        from_dict(TrainConfig, parsed[0].config.to_dict())
 
 
 def test_every_recipe_of_nano_is_a_part_once():
