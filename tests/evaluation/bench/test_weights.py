@@ -67,8 +67,19 @@ def test_the_file_of_another_network_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"amt-s\.pth lacks token_embedding|lacks conv1"):
         read_viclip(amt)
     viclip = toy_weights.write_viclip(tmp_path / "viclip.pth")
-    with pytest.raises(CheckpointError, match=r"viclip\.pth does not have the tensors"):
+    with pytest.raises(CheckpointError, match=r"viclip\.pth lacks feat_encoder\.conv1\.weight"):
         read_amt(viclip)
+    with pytest.raises(CheckpointError, match=r"viclip\.pth lacks weight"):
+        read_aesthetic_head(viclip, 32)
+
+
+def test_a_tensor_that_is_missing_is_named(tmp_path):
+    path = toy_weights.write_amt(tmp_path / "amt-s.pth")
+    state = torch.load(path)["state_dict"]
+    del state["update2.gru.0.bias"]
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"missing: update2\.gru\.0\.bias"):
+        read_amt(path)
 
 
 def test_a_head_for_other_features_is_named(tmp_path):

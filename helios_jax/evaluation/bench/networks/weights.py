@@ -131,6 +131,8 @@ def build_params(
       CheckpointError: naming every missing, unexpected and misshaped tensor.
     """
     expected = {slot.name: slot.shape for slot in slots}
+    if not expected.keys() & tensors.keys():
+        raise CheckpointError(f"{what} lacks {slots[0].name}: it is the file of another network")
     check_tensors(str(what), expected, {name: tensor.shape for name, tensor in tensors.items()})
     leaves: dict[str, np.ndarray] = {}
     for slot in slots:
