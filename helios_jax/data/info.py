@@ -10,8 +10,9 @@ from typing import Any
 
 from helios_jax.data.errors import DataError, RecordError
 from helios_jax.data.records import Record
-from helios_jax.fields import from_dict
+from helios_jax.fields import ConfigError, from_dict
 from helios_jax.locks import lock, remove_partials
+from helios_jax.readers import MIB, ReadError, read_json
 
 INFO = "dataset.json"
 """Name of the file in the folder of a dataset."""
@@ -100,14 +101,17 @@ def read_info(folder: Path) -> DatasetInfo:
     Raises:
       DataError: if there is none.
     """
-    try:
-        return from_dict(DatasetInfo, json.loads((folder / INFO).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    path = folder / INFO
+    if not path.exists():
         raise DataError(
             f"{folder} has no {INFO}: not a folder of records; make one with helios-jax encode"
-        ) from None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{folder / INFO} cannot be read: {error}") from error
+        )
+    try:
+        return from_dict(DatasetInfo, read_json(path, limit=MIB))
+    except ReadError as error:
+        raise DataError(str(error)) from error
+    except ConfigError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def common_info(folders: Sequence[Path]) -> DatasetInfo:

@@ -23,7 +23,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from helios_jax.data.errors import RecordError
+from helios_jax.data.errors import DataError, RecordError
 from helios_jax.types import Float
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
@@ -69,6 +69,9 @@ class Entry:
     tokens: int
     frames: int
     source: str
+
+
+_ENTRY_TYPES: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Entry)}
 
 
 def to_bytes(record: Record) -> bytes:
@@ -133,6 +136,20 @@ def index_entry(record: Record) -> Entry:
         frames=record.metadata["frames"],
         source=record.metadata["source"],
     )
+
+
+def to_entry(line: Any) -> Entry:
+    """A line of an index as an entry.
+
+    Raises:
+      DataError: naming the field that is missing or of another type.
+    """
+    if not isinstance(line, dict) or line.keys() != _ENTRY_TYPES.keys():
+        raise DataError(f"a line must have the fields {', '.join(_ENTRY_TYPES)}")
+    for name, kind in _ENTRY_TYPES.items():
+        if type(line[name]) is not kind or (kind is int and line[name] < 0):
+            raise DataError(f"{name}={line[name]!r} must be of type {kind.__name__}")
+    return Entry(**line)
 
 
 def _to_array(name: str, tensor: Mapping[str, Any]) -> np.ndarray:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from helios_jax.data.errors import DataError, import_extra
-from helios_jax.data.records import Entry, Record, index_entry, to_bytes
+from helios_jax.data.records import Entry, Record, index_entry, to_bytes, to_entry
 from helios_jax.locks import lock, remove_partials
+from helios_jax.readers import ReadError, read_json_lines
 
 RECORDS = ".array_record"
 INDEX = ".jsonl"
@@ -100,23 +101,29 @@ def read_index(path: Path) -> list[Entry]:
       DataError: if it is damaged.
     """
     try:
-        return [Entry(**line) for line in _read_lines(path)]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return [to_entry(line) for line in read_json_lines(path)]
+    except (ReadError, DataError) as error:
         raise DataError(
             f"{path} is damaged: {error}; remove it and encode this shard again"
         ) from error
 
 
 def read_skipped(folder: Path) -> list[dict[str, str]]:
-    """Inputs that were left out of a dataset: source, kind and reason of each."""
+    """Inputs that were left out of a dataset: source, kind and reason of each.
+
+    Raises:
+      DataError: if a file of them is damaged.
+    """
     lines = []
     for path in sorted(folder.glob(f"*{SKIPPED}")):
-        lines += _read_lines(path)
+        try:
+            lines += read_json_lines(path)
+        except ReadError as error:
+            raise DataError(str(error)) from error
+    for line in lines:
+        if not isinstance(line, dict) or line.keys() != {"source", "kind", "reason"}:
+            raise DataError(f"{folder}/*{SKIPPED}: {line!r} names no input that was left out")
     return lines
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -1,12 +1,15 @@
 """Tables of videos and captions: CSV files and JSON lines."""
 
-import csv
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from helios_jax.data.errors import DataError
+from helios_jax.readers import MIB, ReadError, read_csv, read_json_lines
+
+MOST_BYTES = 1024 * MIB
+"""Of a CSV file of captions."""
+MOST_ROWS = 10_000_000
+"""Of a CSV file of captions."""
 
 
 def read_captions(path: Path) -> list[tuple[Path, str]]:
@@ -19,30 +22,32 @@ def read_captions(path: Path) -> list[tuple[Path, str]]:
     Raises:
       DataError: if the table cannot be read; naming the line that has no video or no caption.
     """
-    if path.suffix.lower() not in (".csv", ".jsonl"):
+    readers = {".csv": _read_csv, ".jsonl": read_json_lines}
+    if path.suffix.lower() not in readers:
         raise DataError(f"{path}: captions are read from .csv and .jsonl files")
-    try:
-        lines = list(_read_lines(path))
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {reason}") from error
     clips = []
-    for number, line in enumerate(lines, 1):
-        video = (line.get("path") or line.get("video")) if isinstance(line, dict) else None
-        if not isinstance(video, str) or "caption" not in line:
-            raise DataError(f"{path}: record {number} has no path (or video) or no caption")
-        caption = line["caption"]
-        clips.append((path.parent / video, caption if isinstance(caption, str) else ""))
+    try:
+        for number, line in enumerate(readers[path.suffix.lower()](path), 1):
+            clips.append(_read_clip(path, number, line))
+    except ReadError as error:
+        raise DataError(str(error)) from error
     if not clips:
         raise DataError(f"{path} lists no videos")
     return clips
 
 
-def _read_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            yield from csv.DictReader(file)
-        else:
-            for line in file:
-                if line.strip():
-                    yield json.loads(line)
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    return read_csv(path, limit=MOST_BYTES, rows=MOST_ROWS, strict=False)
+
+
+def _read_clip(path: Path, number: int, line: Any) -> tuple[Path, str]:
+    """The video and the caption of a line."""
+    video = (line.get("path") or line.get("video")) if isinstance(line, dict) else None
+    if not isinstance(video, str) or "caption" not in line:
+        raise DataError(f"{path}: record {number} has no path (or video) or no caption")
+    caption = line["caption"] if isinstance(line["caption"], str) else ""
+    try:
+        (video + caption).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can hold
+        raise DataError(f"{path}: record {number} has text that is not Unicode") from error
+    return path.parent / video, caption

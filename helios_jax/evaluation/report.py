@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from helios_jax.errors import HeliosError
 from helios_jax.evaluation.judge import ATTRIBUTES, interval
+from helios_jax.readers import ReadError, read_json
 from helios_jax.sampling.statistics import save_curves
 
 
@@ -66,14 +67,16 @@ def load_results(out: Path, conditions: dict[str, Any], overwrite: bool) -> Resu
     if overwrite or not results.json.exists():
         return results
     try:
-        content = json.loads(results.json.read_text(encoding="utf-8"))
+        content = read_json(results.json)
         there = content["conditions"]
         same = {**there, **json.loads(json.dumps(conditions))} == there
         results.parts.update(content["results"])
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+    except ReadError as error:
+        raise EvaluationError(f"{error}; name another --out, or --overwrite") from error
+    except (ValueError, TypeError, LookupError) as error:
         raise EvaluationError(
-            f"{results.json} cannot be read ({type(error).__name__}: {error}): name another --out, "
-            "or --overwrite"
+            f"{results.json} cannot be read: it holds no results; name another --out, or "
+            "--overwrite"
         ) from error
     if not same:
         raise EvaluationError(

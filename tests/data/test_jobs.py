@@ -204,13 +204,19 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, encoders):
     [
         ("a.txt", "", r"captions are read from \.csv and \.jsonl files"),
         ("a.csv", "file,text\na,b\n", "record 1 has no path"),
-        ("a.csv", "path,caption\n", "lists no videos"),
+        ("a.csv", "path,caption\n", "it has no rows"),
         (
             "a.jsonl",
             '{"path": "a.mp4", "caption": "a"}\n{"path": "b.mp4"}\n',
             "record 2 has no path",
         ),
         ("a.jsonl", "[1]\n", "record 1 has no path"),
+        ("a.jsonl", "\n", "lists no videos"),
+        (
+            "a.jsonl",
+            '{"path": "a.mp4", "caption": "\\ud800"}',
+            "record 1 has text that is not Unicode",
+        ),
         ("a.jsonl", "{", "cannot be read"),
     ],
 )

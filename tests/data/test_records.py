@@ -175,6 +175,27 @@ def test_a_dataset_is_begun_once(tmp_path):
         RecordSource([tmp_path / "nowhere"])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"sections": 4', '"sections": "4"'),
+        ('"sections": 4', '"sections": -4'),
+        ('"tokens"', '"token"'),
+        ("{", "["),
+        ('"sections": 4', f'"sections": {"[" * 10_000}'),
+    ],
+    ids=("type", "sign", "name", "syntax", "depth"),
+)
+def test_a_damaged_index_is_named(tmp_path, change):
+    folder = write_dataset(tmp_path / "set", [toy_record("clip-0")])
+    index = folder / "clips-00000.jsonl"
+    index.write_text(index.read_text().replace(*change, 1))
+    with pytest.raises(
+        DataError, match=r"clips-00000\.jsonl is damaged: .*encode this shard again"
+    ):
+        RecordSource([folder])
+
+
 def test_two_encoders_do_not_write_one_shard(tmp_path):
     """The second is refused by name, and does not touch what the first has written."""
     with open_shard(tmp_path, "clips-00000") as shard:
