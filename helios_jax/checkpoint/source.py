@@ -255,7 +255,10 @@ def _size(folder: Path, tensors: Mapping[str, TorchTensor], name: str, axis: int
         raise CheckpointError(
             f"{folder} is not an original Wan 2.1 folder: after renaming, {name} is missing"
         )
-    return tensors[name].shape[axis]
+    shape = tensors[name].shape
+    if len(shape) <= axis or not shape[axis]:
+        raise CheckpointError(f"{folder}: {name} is {list(shape)}: its axis {axis} is missing")
+    return shape[axis]
 
 
 def _without_tied_copy(folder: Path, tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:

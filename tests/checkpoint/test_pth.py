@@ -193,7 +193,8 @@ def test_a_zip_without_a_pickle_or_with_a_broken_one_is_one_clear_line(tmp_path)
 
 def test_a_view_beyond_its_storage_is_refused(tmp_path):
     program = (
-        b"(dVw\nctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI4\ntQI2\n(I3\nt(I1\ntI00\n"
+        b"(dVw\nctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI4\n"
+        b"tQI2\n(I3\nt(I1\ntI00\n"
         b"ccollections\nOrderedDict\n)RtRs."
     )
     write_archive(tmp_path / "view.pth", program, **{"0": bytes(16)})

@@ -75,7 +75,8 @@ def test_help_teaches_by_example():
 
 SLOWLY = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs these tests in the background has it ignored
+# A shell that runs these tests in the background has SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from helios_jax.checkpoint import component
 pieces = component._pieces
 component._pieces = lambda *arguments: (time.sleep(0.2), pieces(*arguments))[1]

@@ -364,7 +364,7 @@ LISTS = {
     "a.mp4": "ffconcat version 1.0\nfile clip.mp4\n",
     "a.sdp": "v=0\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n",
     "a.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
-    "a.imf": '<?xml version="1.0"?><AssetMap xmlns="http://www.smpte-ra.org/schemas/429-9/2007/AM"/>',
+    "a.xml": '<AssetMap xmlns="http://www.smpte-ra.org/schemas/429-9/2007/AM"/>',
     "a.txt": "a text, which ffmpeg draws as a terminal would\n" * 100,
     "a.srt": "1\n00:00:00,000 --> 00:00:01,000\nwords\n",
 }
