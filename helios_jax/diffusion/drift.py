@@ -147,7 +147,8 @@ def control_drift(
     corrupted = jnp.where(
         decision.corrupted[:, None, None, None, None], latents + control.strength * noise, latents
     )
-    window, T = history.ring.shape[1], latents.shape[1]
+    window = history.ring.shape[1]
+    T = latents.shape[1]
     ring = jnp.concatenate([history.ring[:, : max(window - T, 0)], corrupted], axis=1)[:, -window:]
     if control.corrupt == "chunk":
         latents = jnp.where(shown, corrupted, latents)

@@ -110,7 +110,8 @@ def make_schedule(config: SchedulerConfig, stage: int, steps: int, shift_tokens:
     timesteps = np.linspace(table.timesteps[0], table.timesteps[-1], points)[:steps]
     if config.use_dynamic_shifting:
         sigmas = dynamic_shift(config, sigmas, shift_tokens)
-        low, high = table.timesteps[-1], table.timesteps[0]
+        low = table.timesteps[-1]
+        high = table.timesteps[0]
         timesteps = low + sigmas * (high - low)
     return Schedule(np.trunc(timesteps), np.append(sigmas, 0.0))
 
