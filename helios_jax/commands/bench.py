@@ -177,7 +177,8 @@ def define_score(options: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def score(options: flags.FlagValues) -> None:
     """Score what is not scored yet, merge, and print the table."""
-    videos, out = Path(options.videos), Path(options.out)
+    videos = Path(options.videos)
+    out = Path(options.out)
     prompts = _prompts_of(options, videos)
     truth = Path(options.truth) if options.truth else None
     entries = find_videos(videos, prompts, truth)[: options.limit]

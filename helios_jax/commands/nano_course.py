@@ -296,7 +296,8 @@ def curves(folder: Path) -> dict[str, list[dict[str, int | float]]]:
 
 def overview(parts: Sequence[Part], folder: Path) -> str:
     """A line for each part, with its state and core-hours, and their sum."""
-    lines, total = [], 0.0
+    lines = []
+    total = 0.0
     ledger = read_ledger(folder)
     for part in parts:
         own = [line for line in ledger if line["part"] == part.name]

@@ -45,7 +45,8 @@ class DatasetInfo:
         """Fields that keep two datasets from being mixed; an unknown digest fits every other."""
         found = []
         for field in dataclasses.fields(self):
-            here, there = getattr(self, field.name), getattr(other, field.name)
+            here = getattr(self, field.name)
+            there = getattr(other, field.name)
             unknown = field.name in DIGESTS and "" in (here, there)
             if field.name != "inputs" and here != there and not unknown:
                 found.append(f"{field.name} {here!r} and {there!r}")

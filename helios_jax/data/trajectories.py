@@ -20,7 +20,8 @@ from helios_jax.types import Float, Int
 
 SUFFIX = ".trajectory.safetensors"
 # First words of a draw's seed, so that draws of different kinds are independent.
-_ORDER, _POINT = 1, 2
+_ORDER = 1
+_POINT = 2
 
 
 class StagePath(NamedTuple):

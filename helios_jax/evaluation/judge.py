@@ -102,7 +102,8 @@ def _best_match(seen: tuple[Object, ...], asked: tuple[Object, ...]) -> list[lis
         agreements = [_agree(thing, wanted) for thing, wanted in zip(match, asked)]
         count = sum(map(sum, agreements))
         if count > most:
-            best, most = agreements, count
+            best = agreements
+            most = count
     return best
 
 

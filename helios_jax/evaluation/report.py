@@ -118,7 +118,8 @@ def _describe_image(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _describe_long(found: dict[str, Any]) -> Iterator[str]:
-    first, last = _percent(found["first"]), _percent(found["last"])
+    first = _percent(found["first"])
+    last = _percent(found["last"])
     yield f"* long: {first} right in the first 15 %, {last} in the last"
     seam = f"{found['seam']:.2f}"
     yield f"* long: from chunk to chunk, frames differ {seam} times as much as within one"

@@ -18,7 +18,8 @@ from helios_jax.checkpoint.params import HOST_MEMORY
 from helios_jax.config import ConfigError
 from helios_jax.types import tree_bytes
 
-DATA, FSDP = "data", "fsdp"
+DATA = "data"
+FSDP = "fsdp"
 
 RULES = (
     (r"(.*/)?blocks/.*/(kernel|lora_a)", 1),

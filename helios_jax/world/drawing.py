@@ -78,8 +78,11 @@ def _polygon_distance(
     squared = np.full_like(x, np.inf)
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0)):
-        px, py = x - ax, y - ay  # from the edge's first corner
-        ex, ey = bx - ax, by - ay
+        # from the edge's first corner
+        px = x - ax
+        py = y - ay
+        ex = bx - ax
+        ey = by - ay
         along = np.clip((px * ex + py * ey) / (ex * ex + ey * ey), 0, 1)
         squared = np.minimum(squared, (px - along * ex) ** 2 + (py - along * ey) ** 2)
         if ey:

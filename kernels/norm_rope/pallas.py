@@ -81,7 +81,8 @@ def norm_rope(
                     token = lax.rem(block, blocks) * run + i
                     factor = gain[(token >= history).astype(jnp.int32)]
                     even, odd = _unpack(_pack(even, odd, dtype), dtype)
-                    even, odd = even * factor, odd * factor
+                    even = even * factor
+                    odd = odd * factor
                 result[block, i] = _pack(even, odd, dtype)
 
         @pl.when(part == 0)

@@ -42,7 +42,8 @@ def norm_rope_one(
     # Diffusers does.
     normed = rms_norm(x.reshape(B, N, K * d), scale, eps=eps)
     pairs = normed.astype(jnp.float32).reshape(B, N, K, d // 2, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
+    even = pairs[..., 0]
+    odd = pairs[..., 1]
     cos, sin = (table[None, :, None, :] for table in rope)
     rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return rotated.reshape(x.shape).astype(x.dtype)

@@ -39,7 +39,8 @@ def flows(frames: Iterable[UInt8[np.ndarray, "Y X 3"]]) -> Flows:
     """
     cv2 = require_opencv("motion amplitude")
     grays = (cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames)
-    scaled, lengths = [], []
+    scaled = []
+    lengths = []
     for before, after in itertools.pairwise(grays):
         flow = farneback(before, after)
         height, width = before.shape

@@ -14,7 +14,8 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3", "12 4", "1 4", "4 2 1 2", "10 2 2 2")
 """Of the lines of the first to the eighth model."""
 COLORS = len(DASHES)
 Number = int | float
-MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +85,19 @@ def labels(values: Sequence[Number]) -> list[str]:
 
 def line_chart(title: str, lines: Sequence[Line], x_title: str, describe: str = "") -> str:
     """Curves over time, with a band where several videos are behind a line."""
-    width, height = 360.0, 190.0
-    left, right, top, bottom = 52.0, 10.0, 12.0, 32.0
+    width = 360.0
+    height = 190.0
+    left = 52.0
+    right = 10.0
+    top = 12.0
+    bottom = 32.0
     lows = [value for line in lines for value in line.low]
     highs = [value for line in lines for value in line.high]
-    low, high = min(lows), max(highs)
+    low = min(lows)
+    high = max(highs)
     margin = (high - low) * 0.06 or max(abs(high) * 0.05, 1e-6)
-    low, high = low - margin, high + margin
+    low = low - margin
+    high = high + margin
     last = max(max(line.x) for line in lines) or 1.0
     to_x = Scale(0, last, left, width - right)
     to_y = Scale(low, high, height - bottom, top)
@@ -125,7 +132,11 @@ def scale_chart(
     title: str, rows: Sequence[tuple[str, Sequence[Dot]]], low: Number, high: Number, describe: str
 ) -> str:
     """Rows of dots on one scale, a row for each metric; models that agree stand side by side."""
-    width, step, left, right, top = 720.0, 34.0, 210.0, 24.0, 26.0
+    width = 720.0
+    step = 34.0
+    left = 210.0
+    right = 24.0
+    top = 26.0
     height = top + step * len(rows) + 8
     to_x = Scale(low, high, left, width - right)
     parts = _open(width, height, title, describe)
@@ -147,12 +158,18 @@ def scatter_chart(
     title: str, dots: Sequence[Dot], x_title: str, y_title: str, describe: str
 ) -> str:
     """Dots with their models' names: how fast against how good."""
-    width, height = 720.0, 330.0
-    left, right, top, bottom = 62.0, 20.0, 24.0, 46.0
+    width = 720.0
+    height = 330.0
+    left = 62.0
+    right = 20.0
+    top = 24.0
+    bottom = 46.0
     x_high = max(dot.x for dot in dots) * 1.08 or 1.0
-    low, high = min(dot.y for dot in dots), max(dot.y for dot in dots)
+    low = min(dot.y for dot in dots)
+    high = max(dot.y for dot in dots)
     margin = (high - low) * 0.25 or max(abs(high) * 0.1, 0.05)
-    low, high = low - margin, high + margin
+    low = low - margin
+    high = high + margin
     to_x = Scale(0, x_high, left, width - right)
     to_y = Scale(low, high, height - bottom, top)
     parts = _open(width, height, title, describe)
@@ -174,7 +191,8 @@ def scatter_chart(
 
 def key(model: int) -> str:
     """The line and the shape of a model, for a legend."""
-    color, dash = f"c{model % COLORS}", DASHES[model % COLORS]
+    color = f"c{model % COLORS}"
+    dash = DASHES[model % COLORS]
     return (
         '<svg class="key" viewBox="0 0 34 14" aria-hidden="true">'
         f'<line class="line {color}" stroke-dasharray="{dash}" x1="1" x2="33" y1="7" y2="7"/>'
@@ -203,7 +221,8 @@ def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str
 
 def _mark(model: int, x: Number, y: Number, about: str, size: Number = 5.5) -> str:
     """The shape of a model: circle, square, diamond, triangle."""
-    color, shape = f"mark c{model % COLORS}", model % 4
+    color = f"mark c{model % COLORS}"
+    shape = model % 4
     title = f"<title>{html.escape(about)}</title>" if about else ""
     if shape == 0:
         return f'<circle class="{color}" cx="{x:.1f}" cy="{y:.1f}" r="{size}">{title}</circle>'

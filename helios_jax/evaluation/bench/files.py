@@ -185,7 +185,9 @@ def merge_models(
       merged: the content of each model's ``merged_results.json``, by the name of its folder.
       score_type: one of :data:`SCORE_TYPES`.
     """
-    total, models, metrics = "total_weighted_rating", {}, set()
+    total = "total_weighted_rating"
+    models = {}
+    metrics = set()
     for name, content in merged.items():
         summary = content["summary"]
         rows = {**summary["non_drifting"], **summary["drifting"]}

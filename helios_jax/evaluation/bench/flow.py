@@ -97,7 +97,8 @@ def expansion_flow(
     for one, two in reversed(pyramid):
         if flow.shape[:2] != one.shape:
             flow = 2 * jax.image.resize(flow, (*one.shape, 2), "linear")
-        before, after = expand(one), expand(two)
+        before = expand(one)
+        after = expand(two)
         for _ in range(ITERATIONS):
             flow = _solve(before, after, flow)
     return flow
@@ -108,7 +109,8 @@ def expand(image: Float[Array, "Y X"]) -> Float[Array, "5 Y X"]:
     x = np.arange(-RADIUS, RADIUS + 1)
     weights = np.exp(-(x**2) / (2 * SIGMA**2))
     weights /= weights.sum()
-    second, fourth = (weights * x**2).sum(), (weights * x**4).sum()
+    second = (weights * x**2).sum()
+    fourth = (weights * x**4).sum()
     padded = jnp.pad(image, RADIUS, mode="edge")
     down = [_correlate(padded, weights * x**power, axis=0) for power in range(3)]
     # without the barrier XLA computes each of them again for each of its uses
@@ -128,7 +130,8 @@ def _solve(
     there = _warp(after, flow)
     _, _, xx, yy, xy = (before + there) / 2
     xy = xy / 2
-    x, y = flow[..., 0], flow[..., 1]
+    x = flow[..., 0]
+    y = flow[..., 1]
     change_x = (before[0] - there[0]) / 2 + xx * x + xy * y
     change_y = (before[1] - there[1]) / 2 + xy * x + yy * y
     products = [xx * xx + xy * xy, xy * (xx + yy), xy * xy + yy * yy]
@@ -171,12 +174,14 @@ def _window_mean(images: Float[Array, "N Y X"]) -> Float[Array, "N Y X"]:
 def _warp(images: Float[Array, "N Y X"], flow: Float[Array, "Y X 2"]) -> Float[Array, "N Y X"]:
     """Bilinear; beyond the border stand the pixels of the border."""
     height, width = images.shape[1:]
-    row, column = jnp.arange(height, dtype=flow.dtype), jnp.arange(width, dtype=flow.dtype)
+    row = jnp.arange(height, dtype=flow.dtype)
+    column = jnp.arange(width, dtype=flow.dtype)
     y = jnp.clip(row[:, None] + flow[..., 1], 0, height - 1)
     x = jnp.clip(column[None] + flow[..., 0], 0, width - 1)
     top = jnp.minimum(y.astype(jnp.int32), height - 2)
     left = jnp.minimum(x.astype(jnp.int32), width - 2)
-    y, x = y - top.astype(y.dtype), x - left.astype(x.dtype)
+    y = y - top.astype(y.dtype)
+    x = x - left.astype(x.dtype)
     flat = images.reshape(len(images), -1).T  # one gather fetches all coefficients of a pixel
     place = top * width + left
     upper = flat[place] * (1 - x)[..., None] + flat[place + 1] * x[..., None]

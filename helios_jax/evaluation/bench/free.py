@@ -188,8 +188,10 @@ def _look(
     """Luma, a thumbnail of it, and the figures of a frame."""
     pixels = frame.astype(jnp.float32) / 255
     luma = pixels @ jnp.array([0.299, 0.587, 0.114])
-    top, low = pixels.max(-1), pixels.min(-1)
-    down, across = jnp.abs(jnp.diff(pixels, axis=0)), jnp.abs(jnp.diff(pixels, axis=1))
+    top = pixels.max(-1)
+    low = pixels.min(-1)
+    down = jnp.abs(jnp.diff(pixels, axis=0))
+    across = jnp.abs(jnp.diff(pixels, axis=1))
     found = {
         "brightness": luma.mean(),
         "contrast": luma.std(),

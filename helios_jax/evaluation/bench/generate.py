@@ -71,7 +71,8 @@ def generate_videos(
 
         def work(device: jax.Device) -> None:
             with jax.default_device(device):
-                make, warm = load(), False
+                make = load()
+                warm = False
                 while not stop.is_set():
                     try:
                         prompt = todo.get_nowait()
@@ -97,7 +98,8 @@ def _make_video(
     stop: threading.Event,
 ) -> float:
     """Write a video; returns the seconds that making it took, those of writing left out."""
-    seconds, count = 0.0, 0
+    seconds = 0.0
+    count = 0
     bar.set_description(prompt.video_name)
     with open_video_writer(folder / prompt.video_name, fps) as writer:
         pieces = make(prompt)

@@ -225,7 +225,8 @@ def read_question(path: str | os.PathLike) -> str:
 
 def estimate_cost(lengths: Sequence[int], metric: str, question: str = QUESTION) -> Cost:
     """What a metric asks about videos of so many frames."""
-    images, calls = 0, 0
+    images = 0
+    calls = 0
     for length in lengths:
         if metric == "naturalness":
             shown = [len(strided_frames(0, length, NUM_FRAMES))]

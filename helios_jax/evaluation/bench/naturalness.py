@@ -16,7 +16,8 @@ from helios_jax.evaluation.bench.video import Figures, Video
 from helios_jax.evaluation.bench.windows import strided_frames, window_length
 
 NUM_FRAMES = 16
-LOWEST, HIGHEST = 1.0, 5.0
+LOWEST = 1.0
+HIGHEST = 5.0
 
 Judge = Callable[[Sequence[UInt8[np.ndarray, "Y X 3"]]], str]
 """Shows frames to a model and returns its answer as text."""
@@ -50,7 +51,8 @@ def judged_drift(video: Video, judge: Judge) -> Figures:
     length = window_length(count)
     first = judge(video.judged_frames(strided_frames(0, length, NUM_FRAMES)))
     last = judge(video.judged_frames(strided_frames(count - length, count, NUM_FRAMES)))
-    start, end = value_of(first), value_of(last)
+    start = value_of(first)
+    end = value_of(last)
     return {
         "drift_naturalness_score": abs(start - end),
         "start_naturalness_score": start,

@@ -157,7 +157,8 @@ def _stack(
     path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "Y X 3"]]
 ) -> UInt8[np.ndarray, "F Y X 3"]:
     """Frames as one array, which grows where it lies: a copy would double the memory."""
-    stacked, count = np.empty((0,), np.uint8), 0
+    stacked = np.empty((0,), np.uint8)
+    count = 0
     for frame in frames:
         if count == len(stacked):
             stacked.resize((max(2 * count, 64), *frame.shape), refcheck=False)

@@ -39,7 +39,8 @@ from helios_jax.evaluation.bench.world import score_world
 
 SHORT = 81
 """Frames of a short video: the first ones of a long one."""
-FREE, WORLD = "free", "world"
+FREE = "free"
+WORLD = "world"
 FREE_FILE = "free_measures.json"
 CONDITIONS = "conditions.json"
 STRIPS = "strips"
@@ -286,7 +287,8 @@ def _scorer(
 def _measure_free(
     entry: Entry, video: Video, folder: Path, options: ScoreOptions
 ) -> dict[str, Any]:
-    meter, strip = FreeMeter(options.flow), StripMaker()
+    meter = FreeMeter(options.flow)
+    strip = StripMaker()
     for piece in read_pieces(entry.path, most=options.most):
         meter.add(piece)
         strip.add(piece)

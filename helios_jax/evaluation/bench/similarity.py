@@ -14,7 +14,8 @@ WINDOW = 11
 """Pixels of SSIM's window."""
 SIGMA = 1.5
 """Of its Gaussian."""
-BRIGHTNESS, CONTRAST = 0.01**2, 0.03**2
+BRIGHTNESS = 0.01**2
+CONTRAST = 0.03**2
 """SSIM's two constants, for values from 0 to 1."""
 EQUAL = 100.0
 """The PSNR of equal frames, dB; it would be infinite."""
@@ -54,7 +55,8 @@ def psnr(frame: UInt8[Array, "Y X 3"], truth: UInt8[Array, "Y X 3"]) -> Float[Ar
 @jax.jit
 def ssim(frame: UInt8[Array, "Y X 3"], truth: UInt8[Array, "Y X 3"]) -> Float[Array, ""]:
     """Mean structural similarity of luma (Wang et al. 2004, eq. 13), where windows fit."""
-    one, two = _luma(frame), _luma(truth)
+    one = _luma(frame)
+    two = _luma(truth)
     images = jnp.stack([one, two, one * one, two * two, one * two])
     mean_1, mean_2, square_1, square_2, product = _blur(images)
     variance_1 = square_1 - mean_1**2

@@ -88,7 +88,8 @@ def smoothness_drift(video: Video, model: SmoothnessModel) -> Figures:
     length = window_length(count, LEAST_WINDOW)
     if count < length:
         raise BenchError(f"{video.path}: drift of smoothness needs {length} frames, not {count}")
-    first, last = range(0, length - 2, 2), range(count - length, count - 2, 2)
+    first = range(0, length - 2, 2)
+    last = range(count - length, count - 2, 2)
     start = _score(_deviations_of(video, frames, model, first).values())
     end = _score(_deviations_of(video, frames, model, last).values())
     return {

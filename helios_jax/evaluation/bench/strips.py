@@ -16,8 +16,10 @@ class StripMaker:
     """Keeps some evenly spaced frames of a video that comes piece by piece, in small."""
 
     def __init__(self, frames: int = FRAMES, height: int = HEIGHT):
-        self._count, self._height = frames, height
-        self._stride, self._seen = 1, 0
+        self._count = frames
+        self._height = height
+        self._stride = 1
+        self._seen = 0
         self._kept: list[tuple[int, Image.Image]] = []
         self._last: Image.Image | None = None
 

@@ -38,7 +38,8 @@ def score_world(
             counts.append(accuracy([score(read_clip(frames, fps, edition), scene)]))
     curve = [counted["all"][0] / counted["all"][1] for counted in counts]
     length = window_length(len(curve))
-    start, end = float(np.mean(curve[:length])), float(np.mean(curve[-length:]))
+    start = float(np.mean(curve[:length]))
+    end = float(np.mean(curve[-length:]))
     attributes = {}
     for name in ATTRIBUTES:
         attributes[name] = [sum(counted[name][i] for counted in counts) for i in range(2)]

@@ -196,9 +196,11 @@ class Update(nn.Module):
         backward: Pyramid,
     ) -> tuple[Float[Array, "B Y X 4"], Float[Array, "B Y X C"]]:
         channels = feature.shape[-1]
-        small, net = flows, feature
+        small = flows
+        net = feature
         if self.scale > 1:
-            small, net = resize_flow(flows, 1 / self.scale), resize(feature, 1 / self.scale)
+            small = resize_flow(flows, 1 / self.scale)
+            net = resize(feature, 1 / self.scale)
         height, width = small.shape[1:3]
         grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), axis=-1).astype(
             jnp.float32

@@ -162,7 +162,8 @@ def warp(x: Float[Array, "Y X C"], flow: Float[Array, "Y X 2"]) -> Float[Array, 
     top = jnp.minimum(jnp.floor(rows), height - 2)
     right_share = (columns - left)[..., None].astype(x.dtype)
     bottom_share = (rows - top)[..., None].astype(x.dtype)
-    left, top = left.astype(jnp.int32), top.astype(jnp.int32)
+    left = left.astype(jnp.int32)
+    top = top.astype(jnp.int32)
     upper = x[top, left] * (1 - right_share) + x[top, left + 1] * right_share
     lower = x[top + 1, left] * (1 - right_share) + x[top + 1, left + 1] * right_share
     return upper * (1 - bottom_share) + lower * bottom_share

@@ -49,7 +49,8 @@ def _feature_encoder() -> list[Slot]:
     ins = 32
     for layer, width in enumerate((32, 64, 96), start=1):
         for index in range(2):
-            torch, ours = f"{name}.layer{layer}.{index}", f"{name}/layer{layer}_{index}"
+            torch = f"{name}.layer{layer}.{index}"
+            ours = f"{name}/layer{layer}_{index}"
             narrow = width // 4
             slots += _conv(f"{torch}.conv1", f"{ours}/conv1", narrow, ins, 1)
             slots += _conv(f"{torch}.conv2", f"{ours}/conv2", narrow, narrow, 3)
@@ -61,17 +62,20 @@ def _feature_encoder() -> list[Slot]:
 
 
 def _context_encoder() -> list[Slot]:
-    slots, ins = [], 3
+    slots = []
+    ins = 3
     for level, width in enumerate(PYRAMID, start=1):
         for index in range(2):
-            torch, ours = f"encoder.pyramid{level}.{index}", f"encoder/pyramid{level}_{index}"
+            torch = f"encoder.pyramid{level}.{index}"
+            ours = f"encoder/pyramid{level}_{index}"
             slots += _conv_prelu(torch, ours, width, ins)
             ins = width
     return slots
 
 
 def _decoder(name: str, ins: int, width: int, outs: int) -> list[Slot]:
-    block, path = f"{name}.convblock", f"{name}/convblock"
+    block = f"{name}.convblock"
+    path = f"{name}/convblock"
     sides = [(number, SIDE if number in (2, 4) else width) for number in (1, 2, 3, 4)]
     residual = [
         slot

@@ -47,7 +47,8 @@ def clip_hf_slots(config: VisionConfig) -> list[Slot]:
         *linear("mlp.fc1", f"{path}/c_fc", (width,), (4 * width,)),
         *linear("mlp.fc2", f"{path}/c_proj", (4 * width,), (width,)),
     ]
-    prefix, embeddings = CLIP_HF_PREFIX, f"{CLIP_HF_PREFIX}embeddings"
+    prefix = CLIP_HF_PREFIX
+    embeddings = f"{CLIP_HF_PREFIX}embeddings"
     patch = (config.patch_size, config.patch_size)
     positions = (1 + config.patches, width)
     return [

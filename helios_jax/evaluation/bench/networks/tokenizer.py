@@ -18,7 +18,8 @@ from helios_jax.models.tokenizer import clean_prompt
 from helios_jax.types import Int
 
 NUM_MERGES = 48894
-START, END = 49406, 49407
+START = 49406
+END = 49407
 CONTEXT = 32
 """Tokens of a text, start and end included."""
 

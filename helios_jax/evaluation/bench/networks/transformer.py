@@ -66,7 +66,8 @@ class _Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        width, tokens = x.shape[-1], x.shape[1]
+        width = x.shape[-1]
+        tokens = x.shape[1]
         head_width = width // self.heads
         project = functools.partial(nn.DenseGeneral, dtype=self.dtype)
         qkv = project((3, self.heads, head_width), name="qkv")(x)

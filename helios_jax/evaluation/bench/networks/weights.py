@@ -44,7 +44,8 @@ def read_clip(path: str | os.PathLike) -> tuple[VisionConfig, Params]:
     }
     embeddings = f"{names.CLIP_HF_PREFIX}embeddings"
     found.pop(f"{embeddings}.position_ids", None)  # 0, 1, 2, ...; older versions saved it
-    patch, position = f"{embeddings}.patch_embedding.weight", f"{embeddings}.position_embedding"
+    patch = f"{embeddings}.patch_embedding.weight"
+    position = f"{embeddings}.position_embedding"
     config = _vision_config(path, found, patch, f"{position}.weight", names.CLIP_HF_PROJECTION, 0)
     return config, build_params(path, names.clip_hf_slots(config), found)
 
@@ -155,7 +156,8 @@ def _vision_config(
     path: str | os.PathLike, tensors: Tensors, patch: str, position: str, proj: str, outs: int
 ) -> VisionConfig:
     """Sizes of an image encoder from its patch embedding, positions and projection."""
-    width, patch_size = _size(path, tensors, patch, 0), _size(path, tensors, patch, -1)
+    width = _size(path, tensors, patch, 0)
+    patch_size = _size(path, tensors, patch, -1)
     side = math.isqrt(_size(path, tensors, position, 0) - 1)
     return VisionConfig(
         image_size=side * patch_size,
