@@ -204,7 +204,8 @@ def write_video(pipeline: HeliosPipeline, prompt: str, seed: int, path: Path) ->
         for [frames] in pipeline.stream(prompt, seed=seed, on_chunk=keep):
             writer.write(frames[:left])
             left -= len(frames)
-    first, last = rows[0], rows[-1]
+    first = rows[0]
+    last = rows[-1]
     return {name: last[name] - first[name] for name in first if name not in ("chunk", "video")}
 
 

@@ -123,7 +123,8 @@ class DMDContext(NamedTuple):
 
     def conditioning(self, history: History) -> Conditioning:
         """A history, and the batch's text."""
-        text, length = self.batch.text, self.batch.length
+        text = self.batch.text
+        length = self.batch.length
         return Conditioning(history, jnp.asarray(text), jnp.asarray(length))
 
     def velocity_fn(self, params: Params, conditioning: Conditioning) -> VelocityFn:

@@ -51,7 +51,9 @@ def step_cost(
     """
     cfg = config.model.transformer
     history, noisy = level_tokens(config, latent, levels)
-    D, F, L = cfg.width, cfg.ffn_dim, cfg.num_layers
+    D = cfg.width
+    F = cfg.ffn_dim
+    L = cfg.num_layers
     flat: Any = flatten_dict(trainable, sep="/")
     adapters = {
         path: leaf.size // L

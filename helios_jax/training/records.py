@@ -118,7 +118,8 @@ def _lacking_text_row(config: TrainConfig, source: RecordSource) -> list[str]:
 def _odd_sizes(config: TrainConfig, source: RecordSource) -> list[str]:
     _, rows, columns = config.model.transformer.patch_size
     coarsest = 2 ** (config.model.scheduler.stages - 1)
-    rows, columns = rows * coarsest, columns * coarsest
+    rows = rows * coarsest
+    columns = columns * coarsest
     sizes = {(entry.height, entry.width) for entry in source.entries}
     return [
         f"latents of {height} x {width} do not divide by {rows} x {columns}"

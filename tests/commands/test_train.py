@@ -89,7 +89,8 @@ def final_state(run: Path) -> tuple[int, dict[str, np.ndarray]]:
 
 def assert_same(one: Path, other: Path) -> None:
     """Parameters, optimiser, average, order of data and metrics, bit for bit."""
-    (step, state), (other_step, other_state) = final_state(one), final_state(other)
+    (step, state) = final_state(one)
+    (other_step, other_state) = final_state(other)
     assert step == other_step
     assert state.keys() == other_state.keys()
     assert any("ema" in name for name in state)
@@ -110,7 +111,8 @@ def test_a_run_killed_ten_times_ends_where_one_in_a_piece_does(data, straight, t
     """SIGKILL at random moments, saving included: the next start goes on from a step that verifies,
     and nothing is lost but time.
     """
-    moments, run = random.Random(0), tmp_path / "run"
+    moments = random.Random(0)
+    run = tmp_path / "run"
     for _ in range(10):
         with start(data, run, "flow", "--config.save_every=1") as process:
             seen = (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").exists() else 0

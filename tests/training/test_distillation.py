@@ -165,7 +165,8 @@ def test_the_discriminator_begins_at_its_step(adversarial):
     earlier = dmd_context(context.config, context.frozen, context.batch, jnp.array(9), STUDENT)
     assert not earlier.adversarial
     learn = jax.jit(lambda on: critic_gradient(context._replace(adversarial=on), critic, latents))
-    (before, lost_before), (after, lost_after) = learn(jnp.array(False)), learn(jnp.array(True))
+    (before, lost_before) = learn(jnp.array(False))
+    (after, lost_after) = learn(jnp.array(True))
     assert lost_before["loss"] == lost_after["loss"]
     for name in ("critic_adversarial_loss", "critic_penalty"):
         assert lost_before[name] == 0 < lost_after[name]

@@ -41,7 +41,8 @@ def run(tmp_path_factory):
 
 
 def assert_equal_trees(found, expected):
-    found, expected = flatten_dict(found, sep="/"), flatten_dict(expected, sep="/")
+    found = flatten_dict(found, sep="/")
+    expected = flatten_dict(expected, sep="/")
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():
         np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)

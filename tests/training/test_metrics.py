@@ -78,7 +78,8 @@ def test_a_missing_package_is_one_clear_line(tmp_path, monkeypatch, package, opt
 
 def test_wandb_goes_on_with_the_run_it_began(tmp_path, monkeypatch):
     """The package itself is not needed: a stand-in notes what it is called with."""
-    starts, logged = [], []
+    starts = []
+    logged = []
     run = types.SimpleNamespace(
         log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None
     )

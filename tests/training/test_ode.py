@@ -60,7 +60,8 @@ def load(folders, batch_size=1):
 
 
 def test_a_file_comes_back_as_it_was_and_another_is_refused(tmp_path):
-    trajectory, path = a_trajectory(), tmp_path / f"0{SUFFIX}"
+    trajectory = a_trajectory()
+    path = tmp_path / f"0{SUFFIX}"
     save_trajectory(path, trajectory, {"prompt": "a ball"})
     jax.tree.map(np.testing.assert_array_equal, load_trajectory(path), trajectory)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

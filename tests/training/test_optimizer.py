@@ -90,9 +90,12 @@ def test_no_kernel_of_the_model_is_left_out_or_cut_across():
 def test_without_momentum_steps_are_those_of_adamw_and_gradients_are_not_kept():
     """Three steps with ``b1`` 0."""
     config = OptimizerConfig(b1=0.0, b2=0.9, learning_rate=0.1, weight_decay=0.01, clip_norm=0.0)
-    ours, theirs = make_optimizer(config), optax.adamw(0.1, 0.0, 0.9, config.eps, weight_decay=0.01)
-    rng, params = np.random.default_rng(0), {"kernel": jnp.ones((3, 4))}
-    state, expected_state = ours.init(params), theirs.init(params)
+    ours = make_optimizer(config)
+    theirs = optax.adamw(0.1, 0.0, 0.9, config.eps, weight_decay=0.01)
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.ones((3, 4))}
+    state = ours.init(params)
+    expected_state = theirs.init(params)
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 12 + 2
     for _ in range(3):
         gradient = {"kernel": jnp.asarray(rng.standard_normal((3, 4)), jnp.float32)}

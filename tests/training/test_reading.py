@@ -104,7 +104,8 @@ def test_the_loss_falls_and_more_is_read(run):
 def test_what_is_not_asked_does_not_count(run):
     """Attributes of objects that are not there change nothing, right and wrong answers alike."""
     config, params, batches, _ = run
-    loss, batch = jax.jit(make_loss(config)), next(batches)
+    loss = jax.jit(make_loss(config))
+    batch = next(batches)
     value = loss(params, {}, batch)
     unasked = np.where(batch.objects < 0, -7, batch.objects).astype(np.int32)
     np.testing.assert_array_equal(loss(params, {}, batch._replace(objects=unasked)), value)

@@ -112,7 +112,8 @@ def test_a_standardized_vae_decodes_the_same_from_latents_of_mean_0_and_deviatio
     takes it back.
     """
     config, params, _, validation = run
-    standard, vae = standardized(config, params, validation), VAE(config.model.vae)
+    standard = standardized(config, params, validation)
+    vae = VAE(config.model.vae)
     encode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="encode"))
     decode = jax.jit(lambda params, x: vae.apply({"params": params}, x, method="decode_unclipped"))
     ours, theirs = (

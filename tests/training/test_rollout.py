@@ -18,7 +18,8 @@ from helios_jax.training.denoising import Conditioning, velocity_fn
 from helios_jax.training.rollout import RolloutDraws, draw_rollout, rollout, step_tables
 from tests.toys import STUDENT, toy_batch, toy_config, toy_params
 
-SHAPE, STEPS = (1, 4, 8, 2), (2, 2, 2)
+SHAPE = (1, 4, 8, 2)
+STEPS = (2, 2, 2)
 TOKENS = [2, 8, 32]
 
 
@@ -56,13 +57,15 @@ def brute_force(params, draws, counts):
     """
     finals = []
     for b in range(draws.exits.shape[0]):
-        noise, data = jax.tree.map(lambda x, b=b: x[b : b + 1], draws.noise), None
+        noise = jax.tree.map(lambda x, b=b: x[b : b + 1], draws.noise)
+        data = None
         for stage in range(3):
             start = stage_start(data, noise, STUDENT, stage)
             schedule = make_schedule(
                 STUDENT, stage, counts[b][stage], shift_tokens(STUDENT, stage, TOKENS)
             )
-            x, leave = start, int(draws.exits[b, stage])
+            x = start
+            leave = int(draws.exits[b, stage])
             for i in range(leave + 1):
                 own = params if i == leave else jax.lax.stop_gradient(params)
                 data = x - schedule.sigmas[i] * bind(own)(
@@ -96,7 +99,8 @@ def test_values_and_gradients_are_those_of_python_at_all_exits_by_one_program():
     """
     with jax.enable_x64():
         values = three_numbers()
-        tables, plain = step_tables(STUDENT, STEPS, TOKENS), jnp.zeros(2, bool)
+        tables = step_tables(STUDENT, STEPS, TOKENS)
+        plain = jnp.zeros(2, bool)
         ours = jax.jit(
             lambda params, draws: gradients(
                 lambda params: rollout(bind, params, draws, plain, tables, STUDENT), params
@@ -117,7 +121,8 @@ def test_values_and_gradients_are_those_of_python_at_all_exits_by_one_program():
 def test_a_sample_without_a_past_takes_twice_the_steps_beside_one_that_has_one():
     with jax.enable_x64():
         values = three_numbers()
-        tables, drawn = step_tables(STUDENT, STEPS, TOKENS), draws(exits=[[3, 0, 2], [1, 1, 0]])
+        tables = step_tables(STUDENT, STEPS, TOKENS)
+        drawn = draws(exits=[[3, 0, 2], [1, 1, 0]])
         ours = gradients(
             lambda params: rollout(bind, params, drawn, jnp.array([True, False]), tables, STUDENT),
             values,
@@ -138,10 +143,8 @@ def test_a_sample_without_a_past_takes_twice_the_steps_beside_one_that_has_one()
 )
 def test_a_stage_has_a_gradient_while_the_stages_after_it_leave_at_once(exits, reached):
     """Stage 2 always, stage 1 if stage 2 leaves at its first step, stage 0 if both do."""
-    tables, drawn = (
-        step_tables(STUDENT, STEPS, TOKENS),
-        jax.tree.map(lambda x: x.astype(jnp.float32), draws(1, exits=[exits])),
-    )
+    tables = step_tables(STUDENT, STEPS, TOKENS)
+    drawn = jax.tree.map(lambda x: x.astype(jnp.float32), draws(1, exits=[exits]))
     drawn = drawn._replace(exits=jnp.asarray([exits]))
     sizes = {2: 0, 4: 1, 8: 2}
 

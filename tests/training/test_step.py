@@ -157,7 +157,8 @@ def test_steps_on_one_batch_reduce_its_loss(objective, flow):
     for each item.
     """
     step, state, (_, config, _) = flow if objective == "flow" else program(objective)
-    batch, seen = toy_batch(config), []
+    batch = toy_batch(config)
+    seen = []
     for _ in range(20):
         state, metrics = step(state, batch)
         seen.append(float(metrics["loss"]))
@@ -197,7 +198,9 @@ def test_the_average_copies_then_follows_and_skipped_steps_do_not_count(flow):
     = n - 2 of itself at update n.
     """
     step, state, (_, config, _) = flow
-    average, batch, n = state.trainable, toy_batch(config), 0
+    average = state.trainable
+    batch = toy_batch(config)
+    n = 0
     for bad in (False, False, True, False, False):
         state, _ = step(state, spoiled(batch) if bad else batch)
         if not bad:
@@ -429,10 +432,8 @@ def test_without_a_past_records_may_be_of_what_is_learned_alone(tmp_path):
     """Stills to learn from, whole sections to validate with; a model that continues its past needs
     whole sections.
     """
-    stills, sections = (
-        write_records(tmp_path / "stills", 2, frames=1),
-        write_records(tmp_path / "sections", 2),
-    )
+    stills = write_records(tmp_path / "stills", 2, frames=1)
+    sections = write_records(tmp_path / "sections", 2)
     data = DataConfig(
         train=(str(stills),), validation=(str(sections),), batch_size=2, section_frames=1
     )
