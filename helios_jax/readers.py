@@ -10,7 +10,6 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import yaml
@@ -182,8 +181,7 @@ def _message(path: str | os.PathLike, where: str, reason: str) -> str:
     words = " ".join(str(reason).split())
     if len(words) > 300:
         words = f"{words[:300]} ..."
-    name = str(Path(path)) if not isinstance(path, bytes) else repr(path)
-    return f"{name} cannot be read: {f'{where}: ' if where else ''}{words}"
+    return f"{os.fspath(path)} cannot be read: {f'{where}: ' if where else ''}{words}"
 
 
 def _size(count: int) -> str:

@@ -16,7 +16,7 @@ ArrayRecord gives random access and a checksum for every record. Nothing here is
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import ml_dtypes
 import numpy as np
@@ -71,7 +71,7 @@ class Entry:
     source: str
 
 
-_ENTRY_TYPES: dict[str, type] = {field.name: field.type for field in dataclasses.fields(Entry)}
+_ENTRY_TYPES = get_type_hints(Entry)
 
 
 def to_bytes(record: Record) -> bytes:

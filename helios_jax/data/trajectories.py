@@ -93,9 +93,11 @@ def load_trajectory(path: Path) -> Trajectory:
         paths = []
         for s in range(sections):
             paths.append([_stage_path(tensors, f"{s}/{k}") for k in range(stages)])
-        return Trajectory(paths, tensors["text"])
-    except (safetensors.SafetensorError, ValueError, LookupError, OSError) as error:
+        trajectory = Trajectory(paths, tensors["text"])
+        _check(trajectory)
+    except (safetensors.SafetensorError, ValueError, TypeError, LookupError, OSError) as error:
         raise DataError(f"{path} is no trajectory: {type(error).__name__}: {error}") from error
+    return trajectory
 
 
 def load_trajectories(
@@ -135,6 +137,25 @@ def load_trajectories(
 
 def _stage_path(tensors: dict[str, np.ndarray], place: str) -> StagePath:
     return StagePath(*(tensors[f"{name}/{place}"] for name in StagePath._fields))
+
+
+def _check(trajectory: Trajectory) -> None:
+    """Refuse tensors that do not belong together.
+
+    Raises:
+      ValueError: saying which.
+    """
+    if trajectory.text.ndim != 2:
+        raise ValueError(f"text has shape {list(trajectory.text.shape)}, not [tokens, E]")
+    for k, stages in enumerate(zip(*trajectory.sections)):
+        for stage in stages:
+            levels = (len(stage.path) - 1,)
+            if stage.path.ndim != 5 or stage.path.shape[1:] != stages[0].path.shape[1:]:
+                raise ValueError(f"paths of stage {k} have different shapes, or other than 5 axes")
+            if not levels[0] or stage.sigma.shape != levels or stage.timestep.shape != levels:
+                raise ValueError(
+                    f"stage {k} has not as many noise levels as samples before its end"
+                )
 
 
 def _row(files: Sequence[Path], number: int, seed: int, text_rows: int) -> tuple[Any, ...]:
