@@ -314,7 +314,8 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
     from helios_jax.models.tokenizer import clean_prompt
     from helios_jax.models.umt5 import encode_text
     from helios_jax.sampling.chunk import sample_chunk
-    from helios_jax.sampling.request import make_request, reference_frames
+    from helios_jax.sampling.geometry import reference_frames
+    from helios_jax.sampling.request import make_request
     from helios_jax.types import History
 
     pipeline = HeliosPipeline.from_checkpoint(folder / "jax")
@@ -322,25 +323,25 @@ def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
         ChunkNoise(jnp.asarray(unit), tuple(map(jnp.asarray, blocks)))
         for unit, *blocks in read_noise(folder, variant)
     ]
-    asked = dict(
+    request = make_request(
+        pipeline.config,
         height=HEIGHT,
         width=WIDTH,
         num_frames=33 * CHUNKS[variant],
         steps=STEPS[variant],
         guidance_scale=GUIDANCE[variant],
+        negative_prompt=NEGATIVE,
     )
-    # diffusers cuts the video to 4m + 1 frames.
-    kept = reference_frames(pipeline.config, asked["num_frames"])
+    # Diffusers cuts the video to 4m + 1 frames.
+    kept = reference_frames(pipeline.config, request.num_frames)
     rows = {
         "request": Row(
-            lambda: pipeline.generate(PROMPT, NEGATIVE, noise=noise, output="float32", **asked)[
-                :, :kept
-            ]
+            lambda: pipeline.generate(PROMPT, request, noise=noise, output="float32")[:, :kept]
         )
     }
     if variant == "distilled":
         params = pipeline.params["transformer"]
-        plan = make_request(pipeline.config, **asked).plan
+        plan = request.plan
         indices = frame_indices(plan.history_sizes, LATENTS[0])
         apply = functools.partial(pipeline.transformer.apply, {"params": params})
         text = pipeline.encode_prompts([PROMPT])

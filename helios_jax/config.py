@@ -28,6 +28,9 @@ from helios_jax.fields import (
     to_dict,
 )
 
+Solver = Literal["unipc", "euler", "dmd", "dpmpp_2m"]
+"""Names of :data:`~helios_jax.diffusion.solvers.SOLVERS`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(Checked):
@@ -171,7 +174,7 @@ class SchedulerConfig(Checked):
     stage_range: tuple[Share, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
     gamma: Annotated[float, Range(above=0)] = 1 / 3
     shift: Positive = 1.0
-    solver: Literal["unipc", "euler", "dmd", "dpmpp_2m"] = "unipc"
+    solver: Solver = "unipc"
     use_dynamic_shifting: bool = True
     time_shift_type: Literal["exponential", "linear"] = "exponential"
     shift_tokens: Literal["previous_stage", "own_stage"] = "previous_stage"
@@ -275,6 +278,7 @@ __all__ = [
     "SampleConfig",
     "SchedulerConfig",
     "Section",
+    "Solver",
     "TextEncoderConfig",
     "TransformerConfig",
     "VAEConfig",

@@ -220,8 +220,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     """``value`` as the annotated type, or ConfigError."""
     origin = typing.get_origin(hint)
     args = typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, where)
     if origin is Literal:
         if value in args:
             return value

@@ -9,32 +9,36 @@ from helios_jax.world.scenes import BACKGROUND_COLORS, COLORS, SHAPES
 
 ASSETS = Path(__file__).parent / "assets"
 CHECKPOINT = ASSETS / "nano"
-"""Distilled. Beside it are ``nano-base`` and ``nano-mid``, which it learned from; they share its VAE,
-text encoder and tokenizer.
+"""Distilled. Beside it are ``nano-base`` and ``nano-mid``, which it learned from; they share its
+VAE, text encoder and tokenizer.
 """
 
-EXAMPLES = (  # in the words of its captions
-    "A large red star glides slowly to the right, against a plain navy background. The camera stays still.",
-    "A small yellow circle bounces up and down quickly and a big green ring spins clockwise, over a black and cream checkerboard. A static camera.",
-    "There is a top-to-bottom gradient of teal and maroon. A huge white square pulses in size slowly. The camera pans left.",
+EXAMPLES = (
+    "A large red star glides slowly to the right, against a plain navy background. "
+    "The camera stays still.",
+    "A small yellow circle bounces up and down quickly and a big green ring spins clockwise, "
+    "over a black and cream checkerboard. A static camera.",
+    "There is a top-to-bottom gradient of teal and maroon. A huge white square pulses in size "
+    "slowly. The camera pans left.",
 )
+"""Prompts in the words of its captions."""
 
 
 def advice(prompts: Iterable[str], tokenizer: Tokenizer) -> str:
-    """What to say to somebody whose prompts have words that it never saw; empty where there are
-    none.
-    """
-    unknown = list(
-        dict.fromkeys(word for prompt in prompts for word in tokenizer.words_in_pieces(prompt))
-    )
+    """What to say of prompts with words that helios-nano does not know; empty if there are none."""
+    unknown: dict[str, None] = {}
+    for prompt in prompts:
+        unknown |= dict.fromkeys(tokenizer.words_in_pieces(prompt))
     if not unknown:
         return ""
-    return "\n".join(
-        [
-            f"helios-nano has never seen {', '.join(unknown)}: of other things it makes what it takes them for.",
-            f"It knows things of two sizes ({', '.join(WORDS['small'] + WORDS['large'])}), nine colors ({', '.join(COLORS)}) and seven shapes "
-            f"({', '.join(SHAPES)}) that move in eight directions, bounce, spin or pulse, slowly or quickly, on plain, gradient, striped or "
-            f"checkered backgrounds ({', '.join(BACKGROUND_COLORS)}), before a camera that stays or pans:",
-            *(f'  "{example}"' for example in EXAMPLES),
-        ]
-    )
+    lines = [
+        f"helios-nano does not know these words: {', '.join(unknown)}. It draws the nearest thing "
+        "that it knows.",
+        f"It knows things of two sizes ({', '.join(WORDS['small'] + WORDS['large'])}), nine colors "
+        f"({', '.join(COLORS)}) and seven shapes ({', '.join(SHAPES)}). They move in eight "
+        "directions, bounce, spin or pulse, slowly or quickly, on plain, gradient, striped or "
+        f"checkered backgrounds ({', '.join(BACKGROUND_COLORS)}), before a camera that stays or "
+        "pans:",
+    ]
+    lines += [f'  "{example}"' for example in EXAMPLES]
+    return "\n".join(lines)

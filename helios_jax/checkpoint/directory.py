@@ -152,7 +152,7 @@ def load_params(
     component: str,
     dtypes: Callable[[str], Any] | None = None,
     verify: bool = True,
-    sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding] | None = None,
+    sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding | None] | None = None,
     progress: Callable[[int], Any] = lambda size: None,
 ) -> Params:
     """Read a component's parameters, leaf by leaf: the host holds one leaf at a time beside what is

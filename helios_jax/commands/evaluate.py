@@ -29,13 +29,13 @@ from absl import flags
 
 from helios_jax import nano
 from helios_jax.commands.cli import UsageError, run_command
+from helios_jax.commands.request_flags import define_request_flags, read_request_flags
 from helios_jax.compile_cache import use_compile_cache
-from helios_jax.config import SampleConfig
 from helios_jax.evaluation.nano import CHUNK, PARTS, EvaluationConfig, machine
 from helios_jax.evaluation.report import load_results, table
-from helios_jax.fields import from_dict
 from helios_jax.locks import lock
 from helios_jax.sampling.pipeline import HeliosPipeline
+from helios_jax.sampling.request import request_fields
 from helios_jax.world.scenes import EDITIONS
 
 
@@ -105,20 +105,9 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def _define_sampling(options: flags.FlagValues) -> None:
-    """How videos are made."""
-    flags.DEFINE_list(
-        "steps",
-        None,
-        "Solver steps of each stage; by default the checkpoint's.",
-        flag_values=options,
-    )
-    flags.DEFINE_float("guidance_scale", None, "By default the checkpoint's.", flag_values=options)
-    flags.DEFINE_list(
-        "guidance_interval",
-        None,
-        "Least and greatest noise level of the steps with guidance; by default the checkpoint's.",
-        flag_values=options,
-    )
+    """How videos are made: by default as the checkpoint says."""
+    names = [field.name for field in request_fields() if field.metadata["sampler"]]
+    define_request_flags(options, only=names)
 
 
 def evaluate(options: flags.FlagValues) -> None:
@@ -133,12 +122,6 @@ def evaluate(options: flags.FlagValues) -> None:
         pipeline = HeliosPipeline.for_decoding(options.checkpoint)
     else:
         pipeline = HeliosPipeline.from_checkpoint(options.checkpoint)
-    if options.guidance_interval is not None:
-        levels = _numbers(options.guidance_interval, float, "--guidance_interval")
-        sample = dataclasses.asdict(pipeline.config.sample) | {"guidance_interval": list(levels)}
-        pipeline.config = dataclasses.replace(
-            pipeline.config, sample=from_dict(SampleConfig, sample, "sample")
-        )
     conditions = _conditions(options, config, pipeline)
     with lock(options.out, "the results"):
         results = load_results(Path(options.out), conditions, options.overwrite)
@@ -152,15 +135,13 @@ def evaluate(options: flags.FlagValues) -> None:
 
 
 def _read_config(options: flags.FlagValues) -> EvaluationConfig:
-    steps = options.steps
     return EvaluationConfig(
         prompts=options.prompts,
         frames=options.frames,
         long_videos=options.long,
         long_frames=options.long_frames,
         batch=options.batch,
-        steps=None if steps is None else tuple(_numbers(steps, int, "--steps")),
-        guidance_scale=options.guidance_scale,
+        sampling=read_request_flags(options),
         seed=options.seed,
         edition=options.edition,
     )
@@ -172,7 +153,7 @@ def _conditions(
     """What results depend on; those of other conditions are not gone on with."""
     return {
         "checkpoint": os.path.basename(os.path.normpath(options.checkpoint)),
-        "request": dataclasses.asdict(pipeline.config.sample) | config.sampling(),
+        "request": dataclasses.asdict(config.request(pipeline).sample),
         "prompts": config.prompts,
         "frames": config.frames,
         "batch": config.batch,
@@ -186,21 +167,6 @@ def _circumstances() -> dict[str, str]:
     versions = {package: importlib.metadata.version(package) for package in ("jax", "numpy")}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     return {"date": date, "machine": machine(), **versions}
-
-
-def _numbers(words: Sequence[str], kind: type, flag: str) -> list[Any]:
-    """The numbers of a list flag.
-
-    Raises:
-      UsageError: naming the word that is none.
-    """
-    numbers = []
-    for word in words:
-        try:
-            numbers.append(kind(word))
-        except ValueError:
-            raise UsageError(f"{flag}: {word!r} is not a number") from None
-    return numbers
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Exit status: 0 when all files are there, 2 when the input cannot be used (one li
 why).
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from helios_jax.compile_cache import use_compile_cache
 from helios_jax.data.trajectories import SUFFIX, save_trajectory
 from helios_jax.sampling.ode_pairs import make_trajectory
 from helios_jax.sampling.pipeline import HeliosPipeline
-from helios_jax.sampling.request import RequestError
+from helios_jax.sampling.request import RequestError, make_request
 from helios_jax.world.captions import caption
 from helios_jax.world.scenes import sample_scene
 
@@ -96,8 +95,7 @@ def write_trajectories(options: flags.FlagValues) -> None:
     stages = pipeline.config.scheduler.stages
     student = read_steps(options.student_steps, stages)
     # The student's schedule, whatever the teacher's own.
-    linear = dataclasses.replace(pipeline.config.scheduler, time_shift_type="linear")
-    pipeline.config = dataclasses.replace(pipeline.config, scheduler=linear)
+    request = make_request(pipeline.config, num_frames=1, time_shift_type="linear")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(options.seed)
@@ -107,7 +105,9 @@ def write_trajectories(options: flags.FlagValues) -> None:
         if path.exists():
             continue
         own_key = jax.random.fold_in(key, number)
-        trajectory = make_trajectory(pipeline, prompts[number], own_key, options.sections, student)
+        trajectory = make_trajectory(
+            pipeline, prompts[number], request, own_key, options.sections, student
+        )
         save_trajectory(path, trajectory, {"prompt": prompts[number], "seed": str(options.seed)})
 
 

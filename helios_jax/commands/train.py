@@ -49,6 +49,7 @@ from helios_jax.memory.training import plan_step
 from helios_jax.models.lora import combine
 from helios_jax.parallel.start import start_processes
 from helios_jax.sampling.pipeline import HeliosPipeline
+from helios_jax.sampling.request import make_request
 from helios_jax.sampling.statistics import chunk_rows
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.loop import Evaluation, Run, TrainOptions, train
@@ -165,9 +166,8 @@ def load_pipeline(config: TrainConfig, verify: bool) -> HeliosPipeline:
     else:
         pipeline = HeliosPipeline.random(config.model, config.seed, dtype=dtype)
     prompts = [*config.validation.prompts, config.model.sample.negative_prompt]
-    pipeline.release_text_encoder(prompts)
-    pipeline.params = {"vae": pipeline.params["vae"]}
-    return pipeline
+    pipeline = pipeline.with_text_encoder_released(prompts)
+    return pipeline.replace(params={"vae": pipeline.params["vae"]})
 
 
 def sample_videos(
@@ -179,13 +179,12 @@ def sample_videos(
       How far each statistic has drifted from the first to the last chunk, averaged over videos.
     """
     transformer = combine(run.objective.student(run.frozen), run.averaged(state))
-    pipeline.params = {**pipeline.params, "transformer": transformer}
+    pipeline = pipeline.replace(params={**pipeline.params, "transformer": transformer})
     folder.mkdir(parents=True, exist_ok=True)
     drifts = []
     for number, prompt in enumerate(run.config.validation.prompts):
         path = folder / f"step{done:07d}_{number}.mp4"
         drifts.append(write_video(pipeline, prompt, number, path))
-    pipeline.params = {"vae": pipeline.params["vae"]}
     return {
         f"drift_{name}": float(np.mean([drift[name] for drift in drifts])) for name in drifts[0]
     }
@@ -193,15 +192,15 @@ def sample_videos(
 
 def write_video(pipeline: HeliosPipeline, prompt: str, seed: int, path: Path) -> dict[str, float]:
     """Sample and write one video; returns the drift of each statistic."""
-    sample = pipeline.config.sample
+    request = make_request(pipeline.config, seed=seed)
     rows = []
 
     def keep(record):
         rows.extend(chunk_rows(record.index, record.latents, record.frames, record.drift))
 
-    left = sample.num_frames
-    with media.open_video_writer(str(path), sample.fps, overwrite=True) as writer:
-        for [frames] in pipeline.stream(prompt, seed=seed, on_chunk=keep):
+    left = request.num_frames
+    with media.open_video_writer(str(path), request.sample.fps, overwrite=True) as writer:
+        for [frames] in pipeline.stream(prompt, request, on_chunk=keep):
             writer.write(frames[:left])
             left -= len(frames)
     first = rows[0]

@@ -16,8 +16,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from helios_jax.evaluation.judge import accuracy, read_clip, score
 from helios_jax.evaluation.measures import Frames, frame_difference, psnr, statistics
 from helios_jax.models.vae import decode_latents, encode_clip
 from helios_jax.sampling.pipeline import HeliosPipeline
+from helios_jax.sampling.request import Request, RequestFields, read_request
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.world.captions import caption
 from helios_jax.world.drawing import render
@@ -52,8 +53,7 @@ class EvaluationConfig:
       frames: of the videos of text and image.
       long_videos, long_frames: videos of the part long, and frames of each.
       batch: videos made at once; the noise of a video depends on its place in the batch.
-      steps: solver steps of each stage; None for the checkpoint's.
-      guidance_scale: None for the checkpoint's.
+      sampling: fields of the request that are not the checkpoint's.
       seed: of scenes and noise.
       edition: of the world, see :data:`~helios_jax.world.scenes.EDITIONS`.
     """
@@ -63,19 +63,13 @@ class EvaluationConfig:
     long_videos: int = 2
     long_frames: int = 1449
     batch: int = 4
-    steps: tuple[int, ...] | None = None
-    guidance_scale: float | None = None
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seed: int = 2000
     edition: int = 1
 
-    def sampling(self) -> dict[str, Any]:
-        """The sampling options that differ from the checkpoint's."""
-        options: dict[str, Any] = {}
-        if self.steps is not None:
-            options["steps"] = list(self.steps)
-        if self.guidance_scale is not None:
-            options["guidance_scale"] = self.guidance_scale
-        return options
+    def request(self, pipeline: HeliosPipeline, **fields: Unpack[RequestFields]) -> Request:
+        """A request of ``pipeline``, sampled as the configuration says."""
+        return read_request(pipeline.config, {**self.sampling, **fields})
 
 
 class HeldOutScene(NamedTuple):
@@ -173,12 +167,8 @@ def evaluate_speed(pipeline: HeliosPipeline, config: EvaluationConfig) -> dict[s
     [scene] = held_out_scenes(config, 1)
     took: dict[str, list[float]] = {"transformer": [], "all": []}
     with Stopwatch() as stopwatch:
-        stream = pipeline.stream(
-            scene.caption,
-            num_frames=SPEED_CHUNKS * CHUNK,
-            stopwatch=stopwatch,
-            **config.sampling(),
-        )
+        request = config.request(pipeline, num_frames=SPEED_CHUNKS * CHUNK)
+        stream = pipeline.stream(scene.caption, request, stopwatch=stopwatch)
         before: dict[str, float] = {}
         began = None
         for _ in tqdm(stream, desc="speed", total=SPEED_CHUNKS, unit="chunk", disable=None):
@@ -238,12 +228,17 @@ def generate(
             stacked: dict[str, Any] = {}
             for name in sources[0]:
                 stacked[name] = np.stack([each[name] for each in sources])
-            videos = pipeline.generate(
-                [each.caption for each in batch],
+            request = config.request(
+                pipeline,
+                batch=len(batch),
                 num_frames=num_frames,
                 seed=config.seed + batch[0].number,
-                **stacked,
-                **config.sampling(),
+            )
+            videos = pipeline.generate(
+                [each.caption for each in batch],
+                request,
+                image=stacked.get("image"),
+                video=stacked.get("video"),
             )
             for each, given, frames in zip(batch, sources, videos):
                 yield Sample(each.scene, given, frames)
@@ -303,12 +298,10 @@ def _stream_long(
     pipeline: HeliosPipeline, config: EvaluationConfig, scene: HeldOutScene
 ) -> Iterator[Frames]:
     """The chunks of a long video."""
-    stream = pipeline.stream(
-        scene.caption,
-        num_frames=config.long_frames,
-        seed=config.seed + scene.number,
-        **config.sampling(),
+    request = config.request(
+        pipeline, num_frames=config.long_frames, seed=config.seed + scene.number
     )
+    stream = pipeline.stream(scene.caption, request)
     chunks = math.ceil(config.long_frames / CHUNK)
     for frames in tqdm(stream, desc=f"long {scene.number}", total=chunks, disable=None):
         yield np.asarray(frames[0])

@@ -3,7 +3,7 @@
 from helios_jax.media.ffmpeg import MediaError
 from helios_jax.media.fit import FITS
 from helios_jax.media.images import read_image
-from helios_jax.media.latents import load_latents, save_latents
+from helios_jax.media.latents import LatentsWriter, load_latents, save_latents
 from helios_jax.media.live import LiveWriter, live_frames, open_live_writer
 from helios_jax.media.output import check_output, is_pipe, numbered, output_kind
 from helios_jax.media.video import VideoWriter, open_video_writer
@@ -11,6 +11,7 @@ from helios_jax.media.video_input import TooShortError, VideoInput, read_pieces,
 
 __all__ = [
     "FITS",
+    "LatentsWriter",
     "LiveWriter",
     "MediaError",
     "TooShortError",

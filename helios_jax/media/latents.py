@@ -1,18 +1,25 @@
-"""Latents on disk: one safetensors file with the tensor ``latents``, channels last, and a few
-strings.
+"""Latents on disk: a safetensors file with the tensor ``latents``, channels last, and some strings.
+
+A file that still grows has a tensor for each chunk instead, ``latents/00000`` and so on, so that
+each is written once; :func:`load_latents` reads both.
 """
 
+import json
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from helios_jax.media.ffmpeg import MediaError
 from helios_jax.media.output import check_output, output_kind, staged
 from helios_jax.types import Array, Float
+
+ENTRY = 192
+"""Bytes of a file's header that are enough for the entry of a chunk."""
 
 
 def save_latents(
@@ -30,19 +37,16 @@ def save_latents(
     Raises:
       MediaError: if nothing can be written there.
     """
-    if output_kind(path) != ".safetensors":
-        raise MediaError(f"{path}: latents are written to .safetensors files")
-    check_output(path)
+    _check_path(path)
+    tensors = {"latents": np.ascontiguousarray(latents, np.float32)}
     with staged(Path(os.path.abspath(path))) as partial:
-        safetensors.numpy.save_file(
-            {"latents": np.ascontiguousarray(latents, np.float32)}, partial, dict(metadata or {})
-        )
+        safetensors.numpy.save_file(tensors, partial, dict(metadata or {}))
 
 
 def load_latents(
     path: str | os.PathLike, verify: bool = True
 ) -> tuple[Float[np.ndarray, "B T H W C"], dict[str, str]]:
-    """Read what :func:`save_latents` wrote.
+    """Read what :func:`save_latents` or :class:`LatentsWriter` wrote.
 
     Args:
       path: the file.
@@ -55,20 +59,170 @@ def load_latents(
       MediaError: if the file is missing, damaged, or holds something else.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            latents = file.get_tensor("latents")
-            metadata = file.metadata()
-    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+        header, start = _read_header(path)
+        names = sorted(name for name in header if name.partition("/")[0] == "latents")
+        if not names:
+            raise ValueError("it has no latents")
+        parts = [_map(path, header[name], start) for name in names]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MediaError(f"{path}: not a file of latents: {error}") from error
-    if latents.dtype != np.float32 or latents.ndim != 5 or not latents.size:
-        raise MediaError(
-            f"{path}: latents must be float32 [B, T, H, W, C], not {latents.dtype} "
-            f"{list(latents.shape)}"
-        )
+    for name, part in zip(names, parts):
+        if header[name]["dtype"] != "F32" or part.ndim != 5 or not part.size:
+            raise MediaError(
+                f"{path}: latents must be float32 [B, T, H, W, C], not {header[name]['dtype']} "
+                f"{list(part.shape)}"
+            )
+    latents = np.concatenate(parts, axis=1)
     if verify and not np.isfinite(latents).all():
         count = latents.size - np.count_nonzero(np.isfinite(latents))
         raise MediaError(
             f"{path}: {count} of {latents.size} values are NaN or infinite: the file is damaged, "
             "or was sampled from broken weights; --noverify (verify=False) decodes it all the same"
         )
-    return latents, metadata or {}
+    return latents, header.get("__metadata__", {})
+
+
+class LatentsWriter:
+    """Appends chunks to a file of latents, which can be read after each.
+
+    A chunk is appended as a tensor of its own, and then the header, which has room for all of them,
+    is written over. A process that is killed between the two leaves the file as it was, with bytes
+    after its end that :func:`load_latents` ignores.
+
+    Attributes:
+      frames: latent frames in the file.
+    """
+
+    frames: int
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        chunks: int,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        keep_frames: int = 0,
+    ):
+        """Open a file.
+
+        Args:
+          path: a ``.safetensors`` file; the first chunk replaces whatever is there.
+          chunks: how many will be written at most.
+          metadata: whatever should be kept with them (prompt, seed, ...).
+          keep_frames: latent frames of the file that is there to keep, as far as it has them; what
+            follows is dropped.
+
+        Raises:
+          MediaError: if nothing can be written there, or what is to be kept cannot be read.
+        """
+        _check_path(path)
+        self._path = Path(os.path.abspath(path))
+        self._header: dict[str, Any] = {"__metadata__": dict(metadata or {})}
+        self._end = 0
+        self.frames = 0
+        # A multiple of 8, so that tensors are aligned.
+        self._room = 8 * ((len(_dump(self._header)) + ENTRY * (chunks + 2)) // 8)
+        if keep_frames:
+            kept, _ = load_latents(path, verify=False)
+            self.write(kept[:, :keep_frames])
+
+    def write(self, latents: Float[Array, "B T H W C"] | Float[np.ndarray, "B T H W C"]) -> None:
+        """Append a chunk; when this returns, it is there to be read.
+
+        Raises:
+          MediaError: if the disk is full.
+        """
+        chunk = np.ascontiguousarray(latents, np.float32)
+        try:
+            if self._end:
+                self._append(self._path, chunk)
+                return
+            with staged(self._path) as partial:
+                partial.write_bytes(struct.pack("<Q", self._room) + b" " * self._room)
+                self._append(partial, chunk)
+        except OSError as error:
+            raise MediaError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def finish(self) -> None:
+        """Make the one tensor ``latents`` of all chunks, as :func:`save_latents` writes it."""
+        if not self._end:
+            raise MediaError(f"{self._path}: no latents were written")
+        header, start = _read_header(self._path)
+        metadata = header.pop("__metadata__")
+        chunks = [_map(self._path, header[name], start) for name in sorted(header)]
+        B, _, *rest = chunks[0].shape
+        frames = sum(chunk.shape[1] for chunk in chunks)
+        whole = {
+            "__metadata__": metadata,
+            "latents": _entry((B, frames, *rest), 0, self._end),
+        }
+        head = _dump(whole)
+        head += b" " * (-len(head) % 8)
+        with staged(self._path) as partial, partial.open("wb") as file:
+            file.write(struct.pack("<Q", len(head)) + head)
+            for video in range(B):
+                for chunk in chunks:
+                    file.write(chunk[video].tobytes())
+
+    def _append(self, path: Path, chunk: np.ndarray) -> None:
+        """Add a chunk behind the others, then say so in the header."""
+        end = self._end + chunk.nbytes
+        self._header[f"latents/{len(self._header) - 1:05d}"] = _entry(chunk.shape, self._end, end)
+        with path.open("r+b") as file:
+            file.seek(8 + self._room + self._end)
+            file.write(chunk.tobytes())
+            file.flush()
+            file.seek(8)
+            file.write(_dump(self._header).ljust(self._room))
+            file.truncate(8 + self._room + end)
+        self._end = end
+        self.frames += chunk.shape[1]
+
+
+def _check_path(path: str | os.PathLike) -> None:
+    if output_kind(path) != ".safetensors":
+        raise MediaError(f"{path}: latents are written to .safetensors files")
+    check_output(path)
+
+
+def _entry(shape: tuple[int, ...], start: int, end: int) -> dict[str, Any]:
+    """A tensor in the header of a safetensors file."""
+    return {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+
+
+def _dump(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def _read_header(path: str | os.PathLike) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its data begin.
+
+    Raises:
+      OSError, ValueError: if it cannot be read.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ValueError("it has no header")
+        header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("it has no header")
+    return header, 8 + length
+
+
+def _map(path: str | os.PathLike, entry: Mapping[str, Any], start: int) -> np.ndarray:
+    """A tensor of a file, which is read when it is used.
+
+    Raises:
+      ValueError: if the file ends before the tensor does.
+    """
+    shape = tuple(entry["shape"])
+    first, end = entry["data_offsets"]
+    if start + end > os.path.getsize(path):
+        raise ValueError("it is cut short")
+    if entry["dtype"] != "F32":
+        return np.empty(shape, np.void)
+    if end - first != 4 * int(np.prod(shape)):
+        raise ValueError("a tensor has not the size that its shape says")
+    return np.memmap(path, "<f4", "r", start + first, shape)

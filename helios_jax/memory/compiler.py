@@ -14,7 +14,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -65,7 +65,8 @@ gpu_device_info {{
   threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  shared_memory_per_core: 233472 shared_memory_per_block: 49152 shared_memory_per_block_optin: {shared_memory}
+  shared_memory_per_core: 233472 shared_memory_per_block: 49152
+  shared_memory_per_block_optin: {shared_memory}
   device_memory_size: {gpu.memory} memory_bandwidth: {gpu.bandwidth} l2_cache_size: {gpu.l2_cache}
 }}
 dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
@@ -140,7 +141,7 @@ def compile_for(
     args = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x, mesh)), args
     )
-    jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
+    jitted: Any = fn if hasattr(fn, "lower") else jax.jit(fn)
     # Without a device nothing can be timed, and of what it could generate itself for a matrix
     # product XLA would take the first: cuBLAS is what would win.
     options = {"xla_gpu_enable_triton_gemm": False, **(options or {})}
@@ -151,7 +152,8 @@ def compile_for(
 def _folders(package: str) -> list[Path]:
     """Folders of a package that several distributions share."""
     spec = importlib.util.find_spec(package)
-    return [Path(folder) for folder in spec.submodule_search_locations] if spec else []
+    places = spec.submodule_search_locations if spec else None
+    return [Path(folder) for folder in places or ()]
 
 
 def _sharding(x: Any, mesh: Mesh) -> jax.sharding.Sharding:
@@ -170,11 +172,13 @@ def _sharding(x: Any, mesh: Mesh) -> jax.sharding.Sharding:
 
 
 @contextlib.contextmanager
-def _hopper_answers() -> Iterator[None]:
+def _hopper_answers() -> Generator[None, None, None]:
     """What jax asks of the GPU while it traces cuDNN's attention."""
     from jax._src.cudnn import fused_attention_stablehlo as attention
 
-    version = lambda capability: tuple(map(int, capability.split(".")))
+    def version(capability: str) -> tuple[int, ...]:
+        return tuple(map(int, capability.split(".")))
+
     with (
         mock.patch.object(attention, "check_cudnn_version", return_value=CUDNN),
         mock.patch.object(

@@ -5,18 +5,21 @@ what is reported. It works in a process of its own: JAX is started there without
 machine has, and what the compiler prints stays out of the way.
 """
 
-import importlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from helios_jax.errors import HeliosError
-from helios_jax.memory import compiler as deviceless
+from helios_jax.memory import compiler
 
 GIB = 2**30
 
@@ -30,10 +33,14 @@ class CompilerAbsentError(PlanError):
 
 
 class Program(NamedTuple):
-    """A jitted function of arrays, and its arguments; ``jax.ShapeDtypeStruct`` stands for an array."""
+    """A jitted function, and its arguments: trees of arrays or of ``jax.ShapeDtypeStruct``."""
 
-    function: Callable[..., Any]
+    function: jax.stages.Wrapped
     args: tuple[Any, ...]
+
+
+MakePrograms = Callable[..., dict[str, Program]]
+"""Programs by name; a function of a module, so that another process can import it."""
 
 
 class ProgramMemory(NamedTuple):
@@ -60,7 +67,7 @@ class ProgramMemory(NamedTuple):
         return self.temporary + self.outputs - self.aliased
 
 
-class Plan(NamedTuple):
+class MemoryPlan(NamedTuple):
     """Bytes that a job needs.
 
     Attributes:
@@ -105,15 +112,14 @@ class Plan(NamedTuple):
 
 
 def program_memory(
-    programs: str, arguments: Mapping[str, Any], target: str
+    make_programs: MakePrograms, args: tuple[Any, ...], target: str
 ) -> Iterator[tuple[str, ProgramMemory]]:
     """Compile programs for a GPU in a process of its own, and yield the memory of each as soon as
     it is known.
 
     Args:
-      programs: ``"package.module:function"`` that returns ``{name: Program}``; imported where the
-        compiling is done.
-      arguments: of that function, by name; what JSON can carry.
+      make_programs: is called in that process.
+      args: its arguments, which are pickled on the way.
       target: a key of :data:`helios_jax.memory.compiler.TARGETS`.
 
     Yields:
@@ -123,36 +129,48 @@ def program_memory(
       CompilerAbsentError: if nothing can be compiled for a GPU here.
       PlanError: if one of the programs cannot be compiled.
     """
-    command = [sys.executable, "-m", __name__, json.dumps([programs, arguments, target])]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-    with (
-        tempfile.TemporaryFile("w+") as complaints,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
-        ) as process,
-    ):
-        try:
-            for line in process.stdout:
-                outcome, name, result = json.loads(line)
-                if outcome == "absent":
-                    raise CompilerAbsentError(result)
-                if outcome == "failed":
-                    raise PlanError(f"{name} cannot be compiled for {target}: {result}")
-                yield name, ProgramMemory(*result)
-        except BaseException:
-            process.kill()
-            raise
-        if process.wait() != 0:
-            complaints.seek(0)
-            last = next(
-                (line for line in reversed(complaints.read().splitlines()) if line.strip()),
-                f"exit status {process.returncode}",
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder, "job")
+        log = Path(folder, "log")
+        job.write_bytes(pickle.dumps((make_programs, args, target)))
+        command = [sys.executable, "-m", __name__, str(job)]
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            ) as process,
+        ):
+            try:
+                for line in process.stdout or ():
+                    yield _read_outcome(json.loads(line), target)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            lines = [line for line in log.read_text().splitlines() if line.strip()]
+            last = lines[-1] if lines else f"exit status {process.returncode}"
+            raise PlanError(
+                f"compiling {make_programs.__qualname__} for {target} ended with: {last}"
             )
-            raise PlanError(f"compiling {programs} for {target} ended with: {last}")
+
+
+def _read_outcome(outcome: list[Any], target: str) -> tuple[str, ProgramMemory]:
+    """What the other process says of one program.
+
+    Raises:
+      CompilerAbsentError, PlanError: as :func:`program_memory`.
+    """
+    kind, name, result = outcome
+    if kind == "absent":
+        raise CompilerAbsentError(result)
+    if kind == "failed":
+        raise PlanError(f"{name} cannot be compiled for {target}: {result}")
+    return name, ProgramMemory(*result)
 
 
 def measure(program: Program, target: str) -> ProgramMemory:
@@ -160,7 +178,9 @@ def measure(program: Program, target: str) -> ProgramMemory:
     says nothing against it.
     """
     began = time.perf_counter()
-    stats = deviceless.compile_for(program.function, *program.args, target=target).memory_analysis()
+    stats: Any = compiler.compile_for(
+        program.function, *program.args, target=target
+    ).memory_analysis()
     return ProgramMemory(
         stats.argument_size_in_bytes,
         stats.output_size_in_bytes,
@@ -176,23 +196,23 @@ def _rows(parts: dict[str, int]) -> list[str]:
 
 
 def main() -> None:
-    """What the process that compiles does: one line of JSON a program, with its memory or with what
+    """The process that compiles: prints one line of JSON a program, with its memory or with what
     went wrong.
     """
-    programs, arguments, target = json.loads(sys.argv[1])
-    tell = lambda *outcome: print(json.dumps(outcome), flush=True)
-    if reason := deviceless.unavailable():
-        tell("absent", "", reason)
+    if reason := compiler.unavailable():
+        _print("absent", "", reason)
         return
-    module, _, function = programs.partition(":")
-    name = programs
+    make_programs, args, target = pickle.loads(Path(sys.argv[1]).read_bytes())
+    name = make_programs.__qualname__
     try:
-        for name, program in getattr(importlib.import_module(module), function)(
-            **arguments
-        ).items():
-            tell("compiled", name, measure(program, target))
-    except Exception as error:  # whatever it is, it is the other process's to report
-        tell("failed", name, f"{type(error).__name__}: {error}")
+        for name, program in make_programs(*args).items():
+            _print("compiled", name, measure(program, target))
+    except Exception as error:  # whatever it is, the other process reports it
+        _print("failed", name, f"{type(error).__name__}: {error}")
+
+
+def _print(kind: str, name: str, result: Any) -> None:
+    print(json.dumps([kind, name, result]), flush=True)
 
 
 if __name__ == "__main__":

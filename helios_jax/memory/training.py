@@ -1,14 +1,12 @@
 """Memory of a training step: by compiling it for a GPU that need not be there, or estimated."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
-from helios_jax.config import from_dict, to_dict
 from helios_jax.memory.compiler import TARGETS
-from helios_jax.memory.report import CompilerAbsentError, Plan, Program, program_memory
+from helios_jax.memory.report import CompilerAbsentError, MemoryPlan, Program, program_memory
 from helios_jax.training.abstract import abstract_run
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.flops import level_tokens
@@ -18,7 +16,7 @@ from helios_jax.types import tree_bytes
 
 def plan_step(
     config: TrainConfig, target: str, progress: Callable[[str], None] = lambda message: None
-) -> Plan:
+) -> MemoryPlan:
     """The plan of a step on one GPU, as compiled for it; without the compiler (the extra ``plan``),
     an estimate.
 
@@ -32,9 +30,8 @@ def plan_step(
       PlanError: if the compiler fails.
     """
     estimate = estimate_step(config)
-    arguments = {"config": to_dict(config)}
     try:
-        [(_, memory)] = program_memory(f"{__name__}:step_programs", arguments, target)
+        [(_, memory)] = program_memory(step_programs, (config,), target)
     except CompilerAbsentError as error:
         advice = "pip install -e '.[plan]' for what the compiler says"
         return estimate._replace(source=f"{estimate.source} ({error}: {advice})")
@@ -57,12 +54,12 @@ def step_program(config: TrainConfig) -> Program:
     return Program(jax.jit(step, donate_argnums=0), abstract_run(config))
 
 
-def step_programs(config: dict[str, Any]) -> dict[str, Program]:
-    """:func:`step_program` of a configuration that another process was sent."""
-    return {"training step": step_program(from_dict(TrainConfig, config))}
+def step_programs(config: TrainConfig) -> dict[str, Program]:
+    """:func:`step_program` by name, for the process that compiles."""
+    return {"training step": step_program(config)}
 
 
-def estimate_step(config: TrainConfig) -> Plan:
+def estimate_step(config: TrainConfig) -> MemoryPlan:
     """The plan by arithmetic: arrays are exact; working memory is gradients, the inputs of blocks,
     and one block's backward pass.
     """
@@ -109,7 +106,7 @@ def estimate_step(config: TrainConfig) -> Plan:
         host["activations that wait there"] = block_inputs
     else:
         working += block_inputs
-    return Plan(
+    return MemoryPlan(
         resident,
         {"training step": working},
         {},

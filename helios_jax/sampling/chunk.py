@@ -2,11 +2,12 @@
 is to be timed.
 """
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,9 @@ from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.guidance import guide, guide_zero_star
 from helios_jax.diffusion.history import HistoryState, append_chunk, frame_indices, split_history
 from helios_jax.diffusion.noise import ChunkNoise, stage_start
-from helios_jax.diffusion.pyramid import stage_grids
+from helios_jax.diffusion.pyramid import stage_tokens
 from helios_jax.diffusion.schedules import Schedule, make_schedule, shift_tokens
-from helios_jax.diffusion.solvers import SolverTable, solver_step, solver_table, start_solver
+from helios_jax.diffusion.solvers import solver_step, solver_table, start_solver
 from helios_jax.models.block import TextCache
 from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
 from helios_jax.types import Array, Float, Params
@@ -44,10 +45,74 @@ class ChunkPlan(NamedTuple):
     history_sizes: tuple[int, int, int] = (16, 2, 1)
 
 
-_STATIC = ("model", "scheduler", "plan")
+StepKind = Literal["zero", "prompt", "guided"]
+"""What the velocity of a step is: zero, that of the prompt alone, or guided."""
+
+STATIC = {"static": True}
+"""Marks a field that is part of a compiled program, and not one of its inputs."""
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="state")
+def apply(model: HeliosTransformer, params: Params, method: str, *args: Any) -> Any:
+    """Call a method of the transformer with its parameters."""
+    return model.apply({"params": params}, *args, method=method)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Denoiser:
+    """The transformer, bound to what all steps of a chunk share.
+
+    Attributes:
+      params: the transformer's.
+      history: tokens of the chunks before; where ``plan.guided``, twice.
+      text: keys and values of the prompts; where ``plan.guided``, followed by the negative ones.
+      guidance_scale: weight of the prompt against the negative prompt.
+      model, scheduler, plan: static.
+    """
+
+    params: Params
+    history: HistoryTokens
+    text: TextCache
+    guidance_scale: Float[Array, ""]
+    model: HeliosTransformer = dataclasses.field(metadata=STATIC)
+    scheduler: SchedulerConfig = dataclasses.field(metadata=STATIC)
+    plan: ChunkPlan = dataclasses.field(metadata=STATIC)
+
+    def embed_times(self, timesteps: np.ndarray) -> TimeEmbedding:
+        """Embeddings of the timesteps of a stage, a row each."""
+        return apply(self.model, self.params, "embed_time", jnp.asarray(timesteps, jnp.float32))
+
+    def velocity(
+        self, kind: StepKind, sample: Float[Array, "B T _ _ C"], time: TimeEmbedding
+    ) -> Float[Array, "B T _ _ C"]:
+        """The velocity at one time. Guidance is done in float32, whatever the model's dtype."""
+        if kind == "zero":
+            return jnp.zeros_like(sample)
+        if kind == "prompt":
+            text, history = self.text, self.history
+            if self.plan.guided:
+                text, history = _first_half(text, history)
+            return self._apply(sample, time, text, history)
+        twice = jnp.concatenate([sample, sample])
+        both = self._apply(twice, time, self.text, self.history).astype(jnp.float32)
+        combine = guide_zero_star if self.plan.cfg_zero_star else guide
+        positive, negative = jnp.split(both, 2)
+        return combine(positive, negative, self.guidance_scale)
+
+    def _apply(
+        self,
+        sample: Float[Array, "B T _ _ C"],
+        time: TimeEmbedding,
+        text: TextCache,
+        history: HistoryTokens,
+    ) -> Float[Array, "B T _ _ C"]:
+        """The network's output for every sample of a batch at one time."""
+        time = jax.tree.map(lambda row: row[None], time)
+        frames = frame_indices(self.plan.history_sizes, sample.shape[1]).noisy
+        return apply(self.model, self.params, "denoise", sample, time, text, history, frames)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "scheduler", "plan"), donate_argnames="state")
 def sample_chunk(
     params: Params,
     state: HistoryState,
@@ -63,7 +128,6 @@ def sample_chunk(
 
     The first stage starts from the noise brought down to its resolution. Every later one starts
     from the stage before it, upsampled and given block noise; one stage alone is Helios-Base.
-    Guidance is done in float32, whatever the model's dtype.
 
     Args:
       params: the transformer's.
@@ -78,20 +142,18 @@ def sample_chunk(
       The history after the chunk, and its latents in model space, float32.
     """
     history = embed_chunk_history(params, state, noise.latents.shape[1], model=model, plan=plan)
-    sample = None
-    for stage in range(len(plan.steps)):
-        sample = sample_stage(
-            params,
-            history,
-            sample,
-            noise,
-            text,
-            guidance_scale,
-            model=model,
-            scheduler=scheduler,
-            plan=plan,
-            stage=stage,
-        )
+    denoiser = Denoiser(
+        params=params,
+        history=history,
+        text=text,
+        guidance_scale=guidance_scale,
+        model=model,
+        scheduler=scheduler,
+        plan=plan,
+    )
+    sample = sample_stage(denoiser, None, noise, 0)
+    for stage in range(1, len(plan.steps)):
+        sample = sample_stage(denoiser, sample, noise, stage)
     return append_chunk(state, sample), sample
 
 
@@ -105,20 +167,21 @@ def sample_chunk_by_stages(
     timed: Callable[[str], AbstractContextManager[Callable]],
     **static: Any,
 ) -> tuple[HistoryState, Float[Array, "B T H W C"]]:
-    """What :func:`sample_chunk` does, by one program a stage, each inside ``timed("stage k")``,
-    which is told the sample when it is asked for.
+    """:func:`sample_chunk` with one compiled program a stage, so that stages can be timed.
+
+    ``timed(name)`` opens a context whose value blocks until the array that it is given is ready;
+    the other arguments are those of :func:`sample_chunk`.
     """
     history = _embed_chunk_history(
         params, state, noise.latents.shape[1], model=static["model"], plan=static["plan"]
     )
-    sample = None
+    denoiser = Denoiser(
+        params=params, history=history, text=text, guidance_scale=guidance_scale, **static
+    )
+    sample: Any = None
     for stage in range(len(static["plan"].steps)):
         with timed(f"stage {stage}") as done:
-            sample = done(
-                _sample_stage(
-                    params, history, sample, noise, text, guidance_scale, stage=stage, **static
-                )
-            )
+            sample = done(_sample_stage(denoiser, sample, noise, stage))
     return _append_chunk(state, sample), sample
 
 
@@ -128,132 +191,140 @@ def embed_chunk_history(
     """Tokens of the history before a chunk of ``frames`` latent frames; twice where steps also run
     the negative prompt.
     """
-    history = model.apply(
-        {"params": params},
+    history = apply(
+        model,
+        params,
+        "embed_history",
         split_history(state, plan.history_sizes),
         frame_indices(plan.history_sizes, frames),
-        method="embed_history",
     )
     if not plan.guided:
         return history
-    twice = lambda x: None if x is None else jnp.concatenate([x, x])
+    twice: Callable[[Any], Any] = lambda x: None if x is None else jnp.concatenate([x, x])
     return history._replace(tokens=twice(history.tokens), first_qkv=twice(history.first_qkv))
 
 
 def sample_stage(
-    params: Params,
-    history: HistoryTokens,
+    denoiser: Denoiser,
     sample: Float[Array, "B T _ _ C"] | None,
     noise: ChunkNoise,
-    text: TextCache,
-    guidance_scale: Float[Array, ""],
-    *,
-    model: HeliosTransformer,
-    scheduler: SchedulerConfig,
-    plan: ChunkPlan,
     stage: int,
-    schedule: Schedule | None = None,
-    path: bool = False,
-) -> Float[Array, "B T _ _ C"] | Float[Array, "M1 B T _ _ C"]:
-    """All steps of one pyramid stage, from the sample of the stage before it (None for the first).
+) -> Float[Array, "B T _ _ C"]:
+    """All steps of one pyramid stage.
 
-    ``schedule`` takes the place of the plan's steps; with ``path``, the sample before every step
-    and after the last is returned.
+    Args:
+      denoiser: the network at this chunk.
+      sample: of the stage before; None before the first.
+      noise: all noise of the chunk.
+      stage: 0 is the coarsest.
     """
-    _, T, H, W, _ = noise.latents.shape
-    frames = frame_indices(plan.history_sizes, T).noisy
-    _, ph, pw = model.config.patch_size
-    tokens = [
-        T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)
-    ]
-    apply = functools.partial(model.apply, {"params": params})
-
-    sample = stage_start(sample, noise, scheduler, stage)
-    schedule = schedule or make_schedule(
-        scheduler, stage, plan.steps[stage], shift_tokens(scheduler, stage, tokens)
-    )
-    times = apply(jnp.asarray(schedule.timesteps, jnp.float32), method="embed_time")
-    alone = _first_half(text, history) if plan.guided else (text, history)
-
-    def denoise(sample, time, text, history):
-        return apply(
-            sample,
-            jax.tree.map(lambda row: row[None], time),
-            text,
-            history,
-            frames,
-            method="denoise",
-        )
-
-    def guided(sample, time):
-        both = denoise(jnp.concatenate([sample, sample]), time, text, history).astype(jnp.float32)
-        return (guide_zero_star if plan.cfg_zero_star else guide)(
-            *jnp.split(both, 2), guidance_scale
-        )
-
-    velocities = {
-        "zero": lambda sample, time: jnp.zeros_like(sample),
-        "prompt": lambda sample, time: denoise(sample, time, *alone),
-        "guided": guided,
-    }
-    kinds = step_kinds(plan, stage, schedule.timesteps / scheduler.num_train_timesteps)
-    parts = [(velocities[kind], len(list(steps))) for kind, steps in itertools.groupby(kinds)]
+    start = stage_start(sample, noise, denoiser.scheduler, stage)
+    schedule = stage_schedule(denoiser, noise.latents.shape, stage)
     fresh = noise.steps[stage] if noise.steps else None
-    table = solver_table(scheduler.solver, schedule.sigmas)
-    return _solve(parts, sample, table, times, path, fresh)
+    sample, _ = solve(denoiser, start, schedule, stage, fresh)
+    return sample
 
 
-def step_kinds(plan: ChunkPlan, stage: int, levels: Float[np.ndarray, "M"]) -> list[str]:
-    """What the velocity is at each step of a stage: ``"zero"``, that of the ``"prompt"`` alone, or
-    ``"guided"``; levels are timesteps from 0 to 1.
+def trace_stage(
+    denoiser: Denoiser,
+    sample: Float[Array, "B T _ _ C"] | None,
+    noise: ChunkNoise,
+    stage: int,
+    schedule: Schedule,
+) -> Float[Array, "M1 B T _ _ C"]:
+    """:func:`sample_stage` by the steps of ``schedule``: the sample before every step and after the
+    last.
     """
+    start = stage_start(sample, noise, denoiser.scheduler, stage)
+    sample, path = solve(denoiser, start, schedule, stage, trace=True)
+    parts = [part for part in path if part is not None]
+    return jnp.concatenate([*parts, sample[None]])
+
+
+def stage_schedule(denoiser: Denoiser, shape: tuple[int, ...], stage: int) -> Schedule:
+    """The plan's steps of a stage, for latents of ``shape`` (B, T, H, W, C)."""
+    scheduler = denoiser.scheduler
+    _, T, H, W, _ = shape
+    tokens = stage_tokens((T, H, W), scheduler.stages, denoiser.model.config.patch_size)
+    shift = shift_tokens(scheduler, stage, tokens)
+    return make_schedule(scheduler, stage, denoiser.plan.steps[stage], shift)
+
+
+def solve(
+    denoiser: Denoiser,
+    start: Float[Array, "B T H W C"],
+    schedule: Schedule,
+    stage: int,
+    fresh: Float[Array, "M B T H W C"] | None = None,
+    *,
+    trace: bool = False,
+) -> tuple[Float[Array, "B T H W C"], list[Array | None]]:
+    """From a stage's start point to its end point.
+
+    Steps whose velocity is of one kind are one loop of the compiled program.
+
+    Args:
+      denoiser: the network at this chunk.
+      start: the sample that the stage starts from.
+      schedule: its steps.
+      stage: 0 is the coarsest.
+      fresh: unit noise of every step, for solvers that add it.
+      trace: whether the samples before the steps are wanted, too.
+
+    Returns:
+      The sample after the last step; and, with ``trace``, those before the steps, loop by loop.
+    """
+    levels = schedule.timesteps / denoiser.scheduler.num_train_timesteps
+    kinds = step_kinds(denoiser.plan, stage, levels)
+    steps = solver_table(denoiser.scheduler.solver, schedule.sigmas)
+    times = denoiser.embed_times(schedule.timesteps)
+
+    def step(kind, solver, row):
+        weights, time, noise = row
+        velocity = denoiser.velocity(kind, solver.sample, time)
+        after = solver_step(solver, velocity, start, weights, noise)
+        return after, solver.sample if trace else None
+
+    solver = start_solver(start)
+    path = []
+    first = 0
+    for kind, run in itertools.groupby(kinds):
+        last = first + len(list(run))
+        rows = _rows((steps, times, fresh), first, last)
+        solver, samples = jax.lax.scan(functools.partial(step, kind), solver, rows)
+        path.append(samples)
+        first = last
+    return solver.sample, path
+
+
+def step_kinds(plan: ChunkPlan, stage: int, levels: Float[np.ndarray, "M"]) -> list[StepKind]:
+    """The kind of each step of a stage; levels are timesteps from 0 to 1."""
     low, high = plan.guidance_interval
-    within = (low <= levels) & (levels <= high)
     zeros = plan.zero_init_steps if stage == 0 and plan.guided and plan.cfg_zero_star else 0
-    return [
-        "zero" if i < zeros else "guided" if plan.guided and within[i] else "prompt"
-        for i in range(len(levels))
-    ]
+    kinds: list[StepKind] = []
+    for i, level in enumerate(levels):
+        if i < zeros:
+            kinds.append("zero")
+        elif plan.guided and low <= level <= high:
+            kinds.append("guided")
+        else:
+            kinds.append("prompt")
+    return kinds
+
+
+def _rows(tables: Any, first: int, last: int) -> Any:
+    """Rows ``first`` to ``last`` of every column."""
+    return jax.tree.map(lambda column: jnp.asarray(column[first:last]), tables)
 
 
 def _first_half(text: TextCache, history: HistoryTokens) -> tuple[TextCache, HistoryTokens]:
     """The prompts' part of what holds prompts and negative prompts."""
     B = history.tokens.shape[0] // 2
-    half = lambda x: None if x is None else x[:B]
+    half: Callable[[Any], Any] = lambda x: None if x is None else x[:B]
     text = TextCache(text.key[:, :B], text.value[:, :B], half(text.bias))
     return text, history._replace(tokens=half(history.tokens), first_qkv=half(history.first_qkv))
 
 
 _embed_chunk_history = jax.jit(embed_chunk_history, static_argnames=("frames", "model", "plan"))
-_sample_stage = jax.jit(sample_stage, static_argnames=(*_STATIC, "stage"))
+_sample_stage = jax.jit(sample_stage, static_argnames="stage")
 _append_chunk = jax.jit(append_chunk, donate_argnums=0)
-
-
-def _solve(
-    parts: Sequence[tuple[Callable[[Array, TimeEmbedding], Array], int]],
-    start: Float[Array, "B T H W C"],
-    table: SolverTable,
-    times: TimeEmbedding,
-    path: bool = False,
-    fresh: Float[Array, "M B T H W C"] | None = None,
-) -> Float[Array, "B T H W C"] | Float[Array, "M1 B T H W C"]:
-    """From a stage's start point to its end point; each part is a velocity, and the number of steps
-    that follow it.
-    """
-    rows = lambda first, count: jax.tree.map(
-        lambda column: jnp.asarray(column[first : first + count]), (table, times, fresh)
-    )
-
-    def step(velocity, solver, given):
-        row, time, noise = given
-        following = solver_step(solver, velocity(solver.sample, time), start, row, noise)
-        return following, solver.sample if path else None
-
-    solver, points, first = start_solver(start), [], 0
-    for velocity, count in parts:
-        solver, between = jax.lax.scan(
-            functools.partial(step, velocity), solver, rows(first, count)
-        )
-        points.append(between)
-        first += count
-    return jnp.concatenate([*points, solver.sample[None]]) if path else solver.sample

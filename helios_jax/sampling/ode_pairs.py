@@ -7,6 +7,8 @@ the first section has those of an amplified first chunk.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +17,13 @@ import numpy as np
 from helios_jax.config import SchedulerConfig
 from helios_jax.data.trajectories import StagePath, Trajectory
 from helios_jax.diffusion.history import append_chunk, start_history
-from helios_jax.diffusion.noise import draw_chunk_noise
-from helios_jax.diffusion.pyramid import stage_grids
+from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
+from helios_jax.diffusion.pyramid import stage_tokens
 from helios_jax.diffusion.schedules import Schedule, make_schedule, merge_schedules, shift_tokens
-from helios_jax.sampling.chunk import embed_chunk_history, sample_stage
+from helios_jax.sampling.chunk import Denoiser, embed_chunk_history, trace_stage
 from helios_jax.sampling.pipeline import HeliosPipeline
-from helios_jax.sampling.request import make_request
+from helios_jax.sampling.request import Request
+from helios_jax.types import Array, Float
 
 
 def schedules(
@@ -41,90 +44,94 @@ def schedules(
     pairs = []
     for stage, (many, own) in enumerate(zip(teacher, student)):
         shift = shift_tokens(scheduler, stage, tokens)
-        pairs.append(
-            merge_schedules(
-                make_schedule(scheduler, stage, many, shift), make_schedule(few, stage, own, shift)
-            )
-        )
+        long = make_schedule(scheduler, stage, many, shift)
+        short = make_schedule(few, stage, own, shift)
+        pairs.append(merge_schedules(long, short))
     return pairs
 
 
 def make_trajectory(
-    pipeline: HeliosPipeline, prompt: str, key: jax.Array, sections: int, student: tuple[int, ...]
+    pipeline: HeliosPipeline,
+    prompt: str,
+    request: Request,
+    key: jax.Array,
+    sections: int,
+    student: tuple[int, ...],
 ) -> Trajectory:
     """The trajectory of one video.
 
     Args:
       pipeline: the teacher.
       prompt: what it shows.
+      request: how the teacher samples; its noise levels must be shifted as the student's are.
       key: of all its noise.
       sections: how many chunks.
       student: the student's steps at each stage; at the first section it takes twice as many.
     """
-    config = pipeline.config
-    request, scheduler, model = (
-        make_request(config, num_frames=1),
-        config.scheduler,
-        pipeline.transformer,
-    )
+    plan = request.plan
+    scheduler = request.scheduler
     T, H, W, C = request.latent_shape
-    _, ph, pw = config.transformer.patch_size
-    tokens = [
-        T * (rows // ph) * (columns // pw) for rows, columns in stage_grids(H, W, scheduler.stages)
-    ]
+    tokens = stage_tokens((T, H, W), scheduler.stages, pipeline.config.transformer.patch_size)
     features, length = pipeline.encode_prompt(prompt)
-    text = pipeline.encode_prompts(
-        [prompt], [config.sample.negative_prompt] if request.plan.guided else []
-    )
-    params, state, found = (
-        pipeline.params["transformer"],
-        start_history((1, H, W, C), request.plan.history_sizes),
-        [],
-    )
-    static = dict(model=model, plan=request.plan)
+    negatives = [request.negative_prompt] if plan.guided else []
+    text = pipeline.encode_prompts([prompt], negatives)
+    params = pipeline.params["transformer"]
+    state = start_history((1, H, W, C), plan.history_sizes)
+    found = []
     for section in range(sections):
         noise = draw_chunk_noise(
             key[None], section, request.latent_shape, scheduler.stages, scheduler.gamma
         )
-        history, sample, stages = _embed(params, state, T, **static), None, []
-        own = schedules(
-            scheduler, request.plan.steps, tuple(n * (1 if section else 2) for n in student), tokens
+        denoiser = Denoiser(
+            params=params,
+            history=_embed(params, state, T, model=pipeline.transformer, plan=plan),
+            text=text,
+            guidance_scale=jnp.float32(request.guidance_scale),
+            model=pipeline.transformer,
+            scheduler=scheduler,
+            plan=plan,
         )
-        for stage, (schedule, at) in enumerate(own):
-            frozen = (tuple(schedule.timesteps), tuple(schedule.sigmas))
-            path = _trace(
-                params,
-                history,
-                sample,
-                noise,
-                text,
-                jnp.float32(request.guidance_scale),
-                frozen,
-                scheduler=scheduler,
-                stage=stage,
-                **static,
-            )
-            sample = path[-1]
-            chosen = np.asarray(path[np.append(at, len(path) - 1), 0], np.float32)
-            stages.append(
-                StagePath(
-                    chosen,
-                    schedule.sigmas[at].astype(np.float32),
-                    schedule.timesteps[at].astype(np.float32),
-                )
-            )
+        own = tuple(n * (1 if section else 2) for n in student)
+        pairs = schedules(scheduler, plan.steps, own, tokens)
+        stages, sample = _trace_stages(denoiser, noise, pairs)
         state = append_chunk(state, sample)
         found.append(stages)
     return Trajectory(found, np.asarray(features[0, : int(length[0])]))
 
 
+def _trace_stages(
+    denoiser: Denoiser, noise: ChunkNoise, pairs: Sequence[tuple[Schedule, np.ndarray]]
+) -> tuple[list[StagePath], Float[Array, "B T H W C"]]:
+    """The samples of one chunk at the student's noise levels, and the chunk."""
+    sample: Any = None
+    stages = []
+    for stage, (schedule, at) in enumerate(pairs):
+        path = _trace(denoiser, sample, noise, stage, _hashable(schedule))
+        sample = path[-1]
+        chosen = np.asarray(path[np.append(at, len(path) - 1), 0], np.float32)
+        sigmas = schedule.sigmas[at].astype(np.float32)
+        stages.append(StagePath(chosen, sigmas, schedule.timesteps[at].astype(np.float32)))
+    return stages, sample
+
+
+def _hashable(schedule: Schedule) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A schedule as a static argument of a compiled program."""
+    return tuple(schedule.timesteps), tuple(schedule.sigmas)
+
+
 _embed = jax.jit(embed_chunk_history, static_argnames=("frames", "model", "plan"))
 
 
-@functools.partial(jax.jit, static_argnames=("frozen", "model", "scheduler", "plan", "stage"))
-def _trace(params, history, sample, noise, text, guidance_scale, frozen, **static):
+@functools.partial(jax.jit, static_argnames=("stage", "schedule"))
+def _trace(
+    denoiser: Denoiser,
+    sample: Float[Array, "B T _ _ C"] | None,
+    noise: ChunkNoise,
+    stage: int,
+    schedule: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Float[Array, "M1 B T _ _ C"]:
     """The samples of a stage before each of its steps and after the last."""
-    schedule = Schedule(*map(np.array, frozen))
-    return sample_stage(
-        params, history, sample, noise, text, guidance_scale, schedule=schedule, path=True, **static
+    timesteps, sigmas = schedule
+    return trace_stage(
+        denoiser, sample, noise, stage, Schedule(np.array(timesteps), np.array(sigmas))
     )

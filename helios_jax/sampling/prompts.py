@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from helios_jax.sampling.request import RequestError
+from helios_jax.sampling.fields import RequestError
 
 
 class PromptEntry(NamedTuple):
@@ -33,8 +33,8 @@ class PromptEntry(NamedTuple):
 class PromptChange(NamedTuple):
     """From ``chunk`` on, these prompts: one for each video of a batch, or one for all of them.
 
-    While it takes over, for ``blend`` chunks, the text is a mixture: of the old prompt and b/(blend
-      + 1) of the new one, b = 1..blend.
+    While it takes over, for ``blend`` chunks, the text is a mixture: of the old prompt and
+    b / (blend + 1) of the new one, b = 1..blend.
     """
 
     chunk: int
@@ -59,9 +59,9 @@ class PromptSchedule(NamedTuple):
 
         Args:
           entries: in order; the first one's ``blend`` has no meaning.
-          reference: change as the reference implementation does: each prompt takes over one chunk
-            late, and after the last entry's chunks the first prompt returns. Its
-            ``interpolation_steps`` are ``blend + 2``.
+          reference: change as Diffusers does: each prompt takes over one chunk late, and after the
+            last entry's chunks the first prompt returns. Its ``interpolation_steps`` are
+            ``blend + 2``.
 
         Raises:
           RequestError: if a prompt is empty, has no chunk, or is not there unblended for at least
@@ -73,7 +73,8 @@ class PromptSchedule(NamedTuple):
                 raise RequestError(f"prompt {i} of the schedule is empty")
             if not (chunks > blend >= 0 or (i == 0 and chunks > 0)):
                 raise RequestError(
-                    f"prompt {i} of the schedule is blended over {blend} of {chunks} chunks; it needs one more chunk than blend"
+                    f"prompt {i} of the schedule is blended over {blend} of {chunks} chunks; it "
+                    "needs one more chunk than blend"
                 )
             starts.append(starts[-1] + chunks)
         if not entries:
@@ -84,9 +85,8 @@ class PromptSchedule(NamedTuple):
             for start, entry in zip(starts[1:], entries[1:])
         ]
         if reference:
-            changes = [change for change in changes if change.chunk < starts[-1]] + [
-                changes[0]._replace(chunk=starts[-1])
-            ]
+            changes = [change for change in changes if change.chunk < starts[-1]]
+            changes.append(changes[0]._replace(chunk=starts[-1]))
         return cls(tuple(changes), starts[-1])
 
     def at(self, chunk: int) -> tuple[tuple[tuple[str, ...], float], ...]:
@@ -100,28 +100,24 @@ class PromptSchedule(NamedTuple):
 
     def change(self, chunk: int, prompts: tuple[str, ...], blend: int = 0) -> "PromptSchedule":
         """The same up to ``chunk``, and from there on these prompts."""
-        return self._replace(
-            changes=(
-                *(change for change in self.changes if change.chunk < chunk),
-                PromptChange(chunk, prompts, blend),
-            )
-        )
+        before = [change for change in self.changes if change.chunk < chunk]
+        return self._replace(changes=(*before, PromptChange(chunk, prompts, blend)))
 
     def since(self, chunk: int) -> "PromptSchedule":
         """The same from ``chunk`` on, without the changes that no longer matter then."""
-        past = bisect.bisect_right([change.chunk for change in self.changes], chunk) - len(
-            self.at(chunk)
-        )
-        return self._replace(changes=self.changes[past:])
+        begun = bisect.bisect_right([change.chunk for change in self.changes], chunk)
+        return self._replace(changes=self.changes[begun - len(self.at(chunk)) :])
 
     def prompts(self) -> list[str]:
         """Every prompt once."""
         return list(dict.fromkeys(prompt for change in self.changes for prompt in change.prompts))
 
 
-def make_schedule(
-    prompt: str | Sequence[str] | PromptSchedule, batch: int | None
-) -> PromptSchedule:
+Prompt = str | Sequence[str] | PromptSchedule
+"""One prompt, or one for each video of a batch, or a schedule of prompts."""
+
+
+def to_schedule(prompt: Prompt, batch: int | None) -> PromptSchedule:
     """The schedule of a prompt, of one prompt for each video, or of a schedule, with as many
     prompts everywhere as there are videos.
 
@@ -130,12 +126,11 @@ def make_schedule(
     """
     if not isinstance(prompt, PromptSchedule):
         return PromptSchedule((PromptChange(0, spread(prompt, batch)),))
-    first = spread(prompt.changes[0].prompts, batch)
-    return prompt._replace(
-        changes=tuple(
-            change._replace(prompts=spread(change.prompts, len(first))) for change in prompt.changes
-        )
-    )
+    videos = len(spread(prompt.changes[0].prompts, batch))
+    changes = []
+    for change in prompt.changes:
+        changes.append(change._replace(prompts=spread(change.prompts, videos)))
+    return prompt._replace(changes=tuple(changes))
 
 
 def spread(prompt: str | Sequence[str], batch: int | None) -> tuple[str, ...]:
@@ -162,7 +157,7 @@ def read_schedules(
 
     Args:
       path: a .csv, .json, .yaml or .yml file; see the module.
-      chunks, blend: of entries that do not say. The defaults are the reference's,
+      chunks, blend: of entries that do not say. The defaults are those of Diffusers,
         ``interpolate_time`` 7 and ``interpolation_steps`` 3.
       reference: see :meth:`PromptSchedule.of`.
 
@@ -171,48 +166,49 @@ def read_schedules(
     """
     path = Path(path)
     readers = {".csv": _read_csv, ".json": _read_list, ".yaml": _read_list, ".yml": _read_list}
-    if path.suffix.lower() not in readers:
+    read = readers.get(path.suffix.lower())
+    if read is None:
         raise RequestError(
-            f"prompt schedule {path}: cannot read {path.suffix or 'files without suffix'}; known: {', '.join(readers)}"
+            f"prompt schedule {path}: cannot read {path.suffix or 'files without suffix'}; "
+            f"known: {', '.join(readers)}"
         )
+    schedules = {}
     try:
-        videos = readers[path.suffix.lower()](path, PromptEntry("", chunks, blend))
-        return {
-            name: PromptSchedule.of(entries, reference=reference)
-            for name, entries in videos.items()
-        }
+        for name, entries in read(path, PromptEntry("", chunks, blend)).items():
+            schedules[name] = PromptSchedule.of(entries, reference=reference)
     except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError, RequestError) as error:
-        raise RequestError(
-            f"prompt schedule {path}: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}"
-        ) from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise RequestError(f"prompt schedule {path}: {reason}") from error
+    return schedules
 
 
 def _read_csv(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]:
-    """Videos of a table in the reference's columns."""
+    """Videos of a table in the columns of Diffusers' examples."""
+    videos: dict[str, list[tuple[int, str]]] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file)
         missing = {"id", "prompt_index", "prompt"} - set(table.fieldnames or ())
         if missing:
             raise RequestError(
-                f"the columns {', '.join(sorted(missing))} are missing; needed are id, prompt_index, prompt"
+                f"the columns {', '.join(sorted(missing))} are missing; needed are id, "
+                "prompt_index, prompt"
             )
-        videos: dict[str, list[tuple[int, str]]] = {}
         for row in table:
-            if not (row["prompt_index"] or "").strip().isdecimal():
+            index = (row["prompt_index"] or "").strip()
+            if not index.isdecimal():
                 raise RequestError(
-                    f"line {table.line_num}: prompt_index {row['prompt_index']!r} is not a whole number"
+                    f"line {table.line_num}: prompt_index {row['prompt_index']!r} is not a whole "
+                    "number"
                 )
-            videos.setdefault(row["id"].strip(), []).append(
-                (int(row["prompt_index"]), row.get("refined_prompt") or row["prompt"] or "")
-            )
+            prompt = row.get("refined_prompt") or row["prompt"] or ""
+            videos.setdefault(row["id"].strip(), []).append((int(index), prompt))
     if not videos:
         raise RequestError("there is no prompt in it")
-    return {
-        name: [
-            default._replace(prompt=prompt) for _, prompt in sorted(rows, key=lambda row: row[0])
-        ]
-        for name, rows in videos.items()
-    }
+    entries = {}
+    for name, rows in videos.items():
+        rows.sort(key=lambda row: row[0])
+        entries[name] = [default._replace(prompt=prompt) for _, prompt in rows]
+    return entries
 
 
 def _read_list(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]:
@@ -226,19 +222,21 @@ def _read_list(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]
 
 
 def _read_entry(number: int, entry: Any, default: PromptEntry) -> PromptEntry:
-    fields = PromptEntry.__annotations__
-    if not isinstance(entry, Mapping) or "prompt" not in entry or not entry.keys() <= fields.keys():
+    """One entry of a list."""
+    kinds = PromptEntry.__annotations__
+    if not isinstance(entry, Mapping) or "prompt" not in entry or not entry.keys() <= kinds.keys():
         raise RequestError(
-            f"entry {number} must be a mapping of prompt and, if wanted, chunks and blend, not {entry!r}"
+            f"entry {number} must be a mapping of prompt and, if wanted, chunks and blend, not "
+            f"{entry!r}"
         )
     for name, value in entry.items():
-        if type(value) is not fields[name]:
+        if type(value) is not kinds[name]:
             raise RequestError(
-                f"entry {number}: {name}={value!r} must be of type {fields[name].__name__}, not {type(value).__name__}"
+                f"entry {number}: {name}={value!r} must be of type {kinds[name].__name__}, not "
+                f"{type(value).__name__}"
             )
     found = default._replace(**entry)
-    return (
-        found
-        if "blend" in entry
-        else found._replace(blend=max(0, min(found.blend, found.chunks - 1)))
-    )  # as much as there is room for
+    if "blend" in entry:
+        return found
+    # The default, as much as there is room for.
+    return found._replace(blend=max(0, min(found.blend, found.chunks - 1)))

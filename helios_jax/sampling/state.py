@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,15 @@ from helios_jax.diffusion.drift import DriftStatistics
 from helios_jax.diffusion.history import HistoryState
 from helios_jax.media.output import staged
 from helios_jax.sampling.prompts import PromptChange, PromptSchedule
-from helios_jax.sampling.request import RequestError
+from helios_jax.sampling.request import Request, RequestError, read_request
+from helios_jax.types import Array
 
-_FORMAT = "helios-jax video state 1"
+FORMAT = "helios-jax video state 2"
+OLD_FORMAT = "helios-jax video state 1"
+"""Of files that have some fields of the request, as ``options``, and not its batch."""
 
-_REQUESTED = {"height", "width", "num_frames", "fps", "steps", "guidance_scale", "negative_prompt"}
-"""Defaults of a configuration that have no say once a request is made."""
+HISTORY = ("ring", "anchor", "anchored")
+"""Names of the arrays of :class:`HistoryState` in a file, in its order."""
 
 
 class VideoState(NamedTuple):
@@ -33,9 +37,7 @@ class VideoState(NamedTuple):
       prompts: from that chunk on.
       text_rows: rows of text that the programs read.
       drift: running statistics, where drift is controlled.
-      options: the arguments of ``HeliosPipeline.stream`` that fix the video: its size, seed, steps
-        and so on.
-      config: of the model and the sampler.
+      request: what is made, with the configuration of the model that makes it.
     """
 
     chunk: int
@@ -43,26 +45,30 @@ class VideoState(NamedTuple):
     prompts: PromptSchedule
     text_rows: int
     drift: DriftStatistics | None
-    options: dict[str, Any]
-    config: HeliosConfig
+    request: Request
 
 
 def save_state(path: str | os.PathLike, state: VideoState) -> None:
     """Write a state as a safetensors file, which appears whole or not at all and replaces an older
     one.
     """
-    tensors = {f"history/{name}": array for name, array in state.history._asdict().items()}
+    tensors = {f"history/{name}": array for name, array in zip(HISTORY, state.history)}
     if state.drift is not None:
         tensors |= {f"drift/{name}": array for name, array in state.drift._asdict().items()}
-    rest = state._replace(history=None, drift=None, config=to_dict(state.config))._asdict()
+    rest = {
+        "chunk": state.chunk,
+        "prompts": state.prompts,
+        "text_rows": state.text_rows,
+        "request": state.request.arguments(),
+        "config": to_dict(state.request.config),
+    }
+    metadata = {"format": FORMAT, "state": json.dumps(rest)}
     with staged(Path(os.path.abspath(path))) as partial:
-        safetensors.numpy.save_file(
-            jax.device_get(tensors), partial, {"format": _FORMAT, "state": json.dumps(rest)}
-        )
+        safetensors.numpy.save_file(jax.device_get(tensors), partial, metadata)
 
 
 def load_state(path: str | os.PathLike) -> VideoState:
-    """Read what :func:`save_state` wrote.
+    """Read what :func:`save_state` wrote, in this version or an earlier one.
 
     Raises:
       RequestError: if the file is missing, damaged, or something else.
@@ -70,54 +76,32 @@ def load_state(path: str | os.PathLike) -> VideoState:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise RequestError(
-                    f"{path} is not a saved state of a video: its format is {metadata.get('format')!r}, not {_FORMAT!r}"
-                )
-            names = file.keys()
-            arrays = {name: jnp.array(file.get_tensor(name)) for name in names}
-        rest = json.loads(metadata["state"])
-        prompts = [
-            PromptChange(chunk, tuple(prompts), blend)
-            for chunk, prompts, blend in rest["prompts"][0]
-        ]
-        return VideoState(
-            chunk=rest["chunk"],
-            history=HistoryState(*(arrays[f"history/{name}"] for name in HistoryState._fields)),
-            prompts=PromptSchedule(tuple(prompts), rest["prompts"][1]),
-            text_rows=rest["text_rows"],
-            drift=DriftStatistics(*(arrays[f"drift/{name}"] for name in DriftStatistics._fields))
-            if "drift/mean" in arrays
-            else None,
-            options=rest["options"],
-            config=from_dict(HeliosConfig, rest["config"]),
-        )
+            arrays = {name: jnp.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") not in (FORMAT, OLD_FORMAT):
+            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        return _read(json.loads(metadata["state"]), arrays)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, RequestError):
-            raise
         raise RequestError(
             f"{path} cannot be read as the saved state of a video: {error}"
         ) from error
 
 
-def check_config(state: VideoState, config: HeliosConfig) -> None:
-    """Refuse a state made by another model or sampler.
-
-    Raises:
-      RequestError: naming every field that differs.
-    """
-    there, here = _fields(state.config), _fields(config)
-    differing = [
-        f"{name} was {there[name]}, is {here[name]}" for name in there if there[name] != here[name]
-    ]
-    if differing:
-        raise RequestError(
-            f"the state to resume was made with another configuration: {'; '.join(differing)}"
-        )
-
-
-def _fields(config: HeliosConfig) -> dict[str, Any]:
-    """Every field that has a say, by its full name."""
-    sections = to_dict(config).items()
-    return {f"{section}.{name}": value for section, fields in sections for name, value in fields.items()
-            if section != "sample" or name not in _REQUESTED}  # fmt: skip
+def _read(rest: Mapping[str, Any], arrays: Mapping[str, Array]) -> VideoState:
+    """The state from a file's strings and arrays."""
+    entries, chunks = rest["prompts"]
+    changes = []
+    for chunk, prompts, blend in entries:
+        changes.append(PromptChange(chunk, tuple(prompts), blend))
+    drift = None
+    if "drift/mean" in arrays:
+        drift = DriftStatistics(*(arrays[f"drift/{name}"] for name in DriftStatistics._fields))
+    # Files of the old format do not say the batch, which their prompts tell.
+    fields = rest.get("request") or {"batch": len(changes[0].prompts), **rest["options"]}
+    return VideoState(
+        chunk=rest["chunk"],
+        history=HistoryState(*(arrays[f"history/{name}"] for name in HISTORY)),
+        prompts=PromptSchedule(tuple(changes), chunks),
+        text_rows=rest["text_rows"],
+        drift=drift,
+        request=read_request(from_dict(HeliosConfig, rest["config"]), fields),
+    )

@@ -56,17 +56,16 @@ def chunk_rows(
     """The statistics of a chunk, and the decision about its drift, as one row for each video."""
     columns = dict(measure_chunk(latents, frames))
     if drift is not None:
-        columns |= {
-            "drift_mean": drift.mean,
-            "drift_variance": drift.variance,
-            "corrupted": drift.corrupted,
-        }
+        columns["drift_mean"] = drift.mean
+        columns["drift_variance"] = drift.variance
+        columns["corrupted"] = drift.corrupted
     columns = jax.device_get(columns)
-    return [
-        {"chunk": chunk, "video": video}
-        | {name: float(column[video]) for name, column in columns.items()}
-        for video in range(len(latents))
-    ]
+    rows = []
+    for video in range(len(latents)):
+        row: Row = {"chunk": chunk, "video": video}
+        row |= {name: float(column[video]) for name, column in columns.items()}
+        rows.append(row)
+    return rows
 
 
 def save_statistics(path: str | os.PathLike, rows: Sequence[Row]) -> None:
@@ -88,40 +87,58 @@ def load_statistics(path: str | os.PathLike) -> list[Row]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
+PLOT_WIDTH = 640
+PLOT_HEIGHT = 90
+LABELS_WIDTH = 150
+GAP = 20
+"""Pixels of the curves."""
+
+
 def save_curves(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     """Draw each statistic over the chunks, a line for each video, as SVG."""
-    width, height, left, gap = 640, 90, 150, 20
-    videos, last = (
-        1 + int(max(row["video"] for row in rows)),
-        max(*(row["chunk"] for row in rows), 1),
-    )
     names = [name for name in rows[0] if name not in ("chunk", "video")]
-    size = f'width="{left + width + gap}" height="{gap + len(names) * (height + gap)}"'
+    width = LABELS_WIDTH + PLOT_WIDTH + GAP
+    height = GAP + len(names) * (PLOT_HEIGHT + GAP)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11" fill="none">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="11" fill="none">'
     ]
     for number, name in enumerate(names):
-        top = gap + number * (height + gap)
-        low, high = min(row[name] for row in rows), max(row[name] for row in rows)
-        for offset, text in (
-            (8, f"{high:.4g}"),
-            (height / 2, html.escape(name)),
-            (height, f"{low:.4g}"),
-        ):
-            parts.append(
-                f'<text x="{left - 8}" y="{top + offset}" text-anchor="end" fill="black">{text}</text>'
-            )
-        parts.append(
-            f'<rect x="{left}" y="{top}" width="{width}" height="{height}" stroke="#ccc"/>'
-        )
-        for video in range(videos):
-            own = [row for row in rows if row["video"] == video]
-            x = [left + width * row["chunk"] / last for row in own]
-            y = [top + height * (high - row[name]) / ((high - low) or 1) for row in own]
-            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(x, y))
-            parts.append(
-                f'<polyline points="{points}" stroke="hsl({360 * video // videos}, 70%, 45%)" stroke-width="1.5"/>'
-            )
+        parts += _plot(rows, name, GAP + number * (PLOT_HEIGHT + GAP))
     text = "\n".join([*parts, "</svg>\n"])
     with staged(Path(os.path.abspath(path))) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _plot(rows: Sequence[Row], name: str, top: int) -> list[str]:
+    """Frame, labels and lines of one statistic."""
+    videos = 1 + int(max(row["video"] for row in rows))
+    last = max(1, *(row["chunk"] for row in rows))
+    values = [row[name] for row in rows]
+    low = min(values)
+    high = max(values)
+    labels = (
+        (8, f"{high:.4g}"),
+        (PLOT_HEIGHT / 2, html.escape(name)),
+        (PLOT_HEIGHT, f"{low:.4g}"),
+    )
+    parts = []
+    for offset, label in labels:
+        x = LABELS_WIDTH - 8
+        parts.append(
+            f'<text x="{x}" y="{top + offset}" text-anchor="end" fill="black">{label}</text>'
+        )
+    parts.append(
+        f'<rect x="{LABELS_WIDTH}" y="{top}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}" '
+        'stroke="#ccc"/>'
+    )
+    for video in range(videos):
+        points = []
+        for row in rows:
+            if row["video"] == video:
+                x = LABELS_WIDTH + PLOT_WIDTH * row["chunk"] / last
+                y = top + PLOT_HEIGHT * (high - row[name]) / ((high - low) or 1)
+                points.append(f"{x:.1f},{y:.1f}")
+        color = f"hsl({360 * video // videos}, 70%, 45%)"
+        parts.append(f'<polyline points="{" ".join(points)}" stroke="{color}" stroke-width="1.5"/>')
+    return parts

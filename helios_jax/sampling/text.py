@@ -1,16 +1,31 @@
 """What the prompts of a video become for the transformer, chunk by chunk."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from helios_jax.models.block import TextCache
+from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.sampling.chunk import apply
 from helios_jax.sampling.prompts import PromptSchedule
-from helios_jax.types import Array, Float, Int
+from helios_jax.types import Array, Float, Int, Params
 
 Features = tuple[Float[Array, "B S E"], Int[Array, "B"]]
 """Text features, zero past each prompt's last token, and the number of tokens."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def embed_text(
+    model: HeliosTransformer,
+    total: int,
+    params: Params,
+    features: Float[Array, "B S E"],
+    lengths: Int[Array, "B"],
+) -> TextCache:
+    """Cross-attention keys and values of text features, padded to ``total`` tokens in effect."""
+    return apply(model, params, "embed_text", features, lengths, total)
 
 
 class PromptTexts:
@@ -24,6 +39,8 @@ class PromptTexts:
     Attributes:
       rows: to which features are padded.
     """
+
+    rows: int
 
     def __init__(
         self,
@@ -41,9 +58,12 @@ class PromptTexts:
           rows: room to begin with.
         """
         self.rows = rows
-        self._encode, self._embed, self._negatives = encode, embed, negatives
+        self._encode = encode
+        self._embed = embed
+        self._negatives = negatives
         self._features: dict[str, Features] = {}
-        self._key, self._cache = None, None
+        self._key: tuple | None = None
+        self._cache: TextCache | None = None
 
     def __call__(self, schedule: PromptSchedule, chunk: int) -> TextCache:
         """Keys and values for a chunk; computed anew only where the text is not that of the chunk
@@ -56,15 +76,20 @@ class PromptTexts:
         }
         self.rows = max(self.rows, *(features.shape[1] for features, _ in self._features.values()))
         mixture = schedule.at(chunk)
-        if self._key != (mixture, self.rows):
-            (first, _), *_ = mixture
-            features, lengths = self._stack(first)
-            for prompts, weight in mixture:
-                features, lengths = _blend(
-                    features, lengths, *self._stack(prompts), jnp.float32(weight)
-                )
-            self._key, self._cache = (mixture, self.rows), self._embed(features, lengths)
+        if self._cache is None or self._key != (mixture, self.rows):
+            self._key = (mixture, self.rows)
+            self._cache = self._embed(*self._mix(mixture))
         return self._cache
+
+    def _mix(self, mixture: tuple[tuple[tuple[str, ...], float], ...]) -> Features:
+        """Features of a mixture of prompts; see :meth:`PromptSchedule.at`."""
+        (first, _), *_ = mixture
+        features, lengths = self._stack(first)
+        for prompts, weight in mixture:
+            features, lengths = _blend(
+                features, lengths, *self._stack(prompts), jnp.float32(weight)
+            )
+        return features, lengths
 
     def _stack(self, prompts: tuple[str, ...]) -> Features:
         """Features of a batch: these prompts, then the negative ones."""
@@ -88,6 +113,6 @@ def _blend(
     """
     start = old.astype(jnp.float32)
     mixed = start + weight * (new.astype(jnp.float32) - start)
-    return jnp.where(weight < 1, mixed.astype(new.dtype), new), jnp.where(
-        weight < 1, jnp.maximum(old_lengths, new_lengths), new_lengths
-    )
+    features = jnp.where(weight < 1, mixed.astype(new.dtype), new)
+    lengths = jnp.where(weight < 1, jnp.maximum(old_lengths, new_lengths), new_lengths)
+    return features, lengths

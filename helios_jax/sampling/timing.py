@@ -1,9 +1,10 @@
 """Where the time of a request goes, compile time apart."""
 
 import contextlib
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ class Stopwatch:
 
     ``done`` waits for arrays, so that the work is charged to the part that asked for it. Tracing
     and compilation, which JAX reports, are counted under "compile" and not in the part they
-    happened in. Before it is entered nothing waits and nothing is counted.
+    happened in; what other threads compile meanwhile is not counted. Before it is entered nothing
+    waits and nothing is counted.
 
     Attributes:
       seconds: by part; "stage k" are the transformer's pyramid stages.
@@ -29,9 +31,11 @@ class Stopwatch:
         self.seconds: dict[str, float] = defaultdict(float)
         self.running = False
         self._compilations: list[tuple[float, float]] = []
+        self._thread: int | None = None
 
     def __enter__(self) -> "Stopwatch":
         self.running = True
+        self._thread = threading.get_ident()
         jax.monitoring.register_event_duration_secs_listener(self._count_compilation)
         return self
 
@@ -40,24 +44,28 @@ class Stopwatch:
         jax.monitoring.unregister_event_duration_listener(self._count_compilation)
 
     @contextlib.contextmanager
-    def __call__(self, part: str) -> Iterator[Callable[[Any], Any]]:
+    def __call__(self, part: str) -> Generator[Callable[[Any], Any], None, None]:
         """Charge the time inside to ``part``."""
         if not self.running:
             yield lambda arrays: arrays
             return
-        began, compiled = time.perf_counter(), self.seconds["compile"]
+        began = time.perf_counter()
+        compiled = self.seconds["compile"]
         try:
             yield jax.block_until_ready
         finally:
-            self.seconds[part] += time.perf_counter() - began - (self.seconds["compile"] - compiled)
+            elapsed = time.perf_counter() - began
+            self.seconds[part] += elapsed - (self.seconds["compile"] - compiled)
 
-    def _count_compilation(self, event: str, seconds: float, **_: Any) -> None:
+    def _count_compilation(self, event: str, duration_secs: float, **_: Any) -> None:
         """JAX reports a phase when it ends; a function traced inside another is reported before the
         one around it.
         """
-        if event.startswith("/jax/core/compile/"):
-            end = time.perf_counter()
-            self._compilations = [
-                span for span in self._compilations if span[0] < end - seconds
-            ] + [(end - seconds, end)]
-            self.seconds["compile"] = sum(end - start for start, end in self._compilations)
+        if not event.startswith("/jax/core/compile/") or threading.get_ident() != self._thread:
+            return
+        end = time.perf_counter()
+        start = end - duration_secs
+        inside = [span for span in self._compilations if span[0] >= start]
+        del self._compilations[len(self._compilations) - len(inside) :]
+        self._compilations.append((start, end))
+        self.seconds["compile"] = sum(end - start for start, end in self._compilations)

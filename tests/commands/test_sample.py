@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -75,8 +76,8 @@ def test_every_prompt_of_a_file_becomes_a_batch_of_videos(toy_checkpoint, tmp_pa
     assert all(clip.shape == (35, 64, 128, 3) for clip in clips)
     assert len({clip.tobytes() for clip in clips}) == 4
     assert (
-        "4 video(s) of 35 frames, 128x64, 1.5 s at 24 frames/s: 2 chunk(s) of 33 frames, steps 1-1-1, 2-2-2 in the first chunk"
-        in result.stdout
+        "4 video(s) of 35 frames, 128x64, 1.5 s at 24 frames/s: 2 chunk(s) of 33 frames, "
+        "steps 1-1-1, 2-2-2 in the first chunk" in result.stdout
     )
     assert "device memory, estimated" in result.stdout
     for part in (
@@ -98,7 +99,7 @@ def test_nothing_but_a_prompt(tmp_path):
     """helios-nano makes the video, and says what it knows to a prompt that has other words."""
     result = sample(PROMPT, "--num_frames=33", "--steps=2", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "helios-nano has never seen ball, rolls, grass: " in result.stdout
+    assert "helios-nano does not know these words: ball, rolls, grass." in result.stdout
     assert (tmp_path / "helios.mp4").stat().st_size > 0
 
 
@@ -148,7 +149,7 @@ def test_the_second_process_compiles_nothing(toy_checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_warmed_up_and_without_its_text_encoder_it_makes_the_same_video(toy_checkpoint, tmp_path):
-    """--warmup and --release_text_encoder change when things happen, and where, not what is made."""
+    """--warmup and --release_text_encoder change when and where things happen, not the video."""
     flags = (PROMPT, "--num_frames=35", f"--checkpoint={toy_checkpoint}")
     plain = sample(*flags, "--out=plain.safetensors", folder=tmp_path)
     other = sample(
@@ -178,7 +179,7 @@ def test_after_a_warmup_no_video_compiles(toy_checkpoint, tmp_path):
         "    with sample.count_programs() as programs: make_video(*args)\n"
         "    print(programs['needed'], 'in a video')\n"
         "sample.make_video = counted\n"
-        "sample.run_script(sample._main, ())"
+        "import sys; sys.exit(sample.main())"
     )
     flags = (
         "--prompt_file=prompts.txt",
@@ -267,15 +268,10 @@ def test_killed_at_any_moment_it_leaves_a_video_that_plays_and_goes_on(toy_check
     to be.
     """
     flags = [PROMPT, f"--checkpoint={toy_checkpoint}", "--num_frames=3300", "--out=a.mp4", "--live"]
-    command = [sys.executable, str(ROOT / "sample.py"), *flags]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL
-    )
-    while not (tmp_path / "a.mp4.state").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = start(flags, tmp_path)
+    wait_for(tmp_path / "a.mp4.state", process)
     process.kill()
-    process.wait()
+    process.communicate()
     made = live_frames(tmp_path / "a.mp4")
     assert made == list(range(33, made[-1] + 1, 33))
     result = sample(
@@ -409,24 +405,121 @@ def test_bad_input(flags, says, tmp_path):
     refused(sample(*flags, folder=tmp_path), says, tmp_path, {"empty.txt"})
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ("--config.scheduler.solver=unipc", "scheduler.solver is dmd there, unipc here"),
-        (
-            "--config.transformer.num_attention_heads=8",
-            "transformer.num_attention_heads is 2 there, 8 here",
-        ),
-    ],
-)
-def test_checkpoint_of_another_sampler_or_width(toy_checkpoint, tmp_path, change, says):
-    """A preset must be the checkpoint's: every differing field is named."""
+def test_checkpoint_of_another_width(toy_checkpoint, tmp_path):
+    """The model of a preset must be the checkpoint's: every differing field is named."""
     refused(
-        sample(PROMPT, TINY, change, f"--checkpoint={toy_checkpoint}", folder=tmp_path),
-        says,
+        sample(
+            PROMPT,
+            TINY,
+            "--config.transformer.num_attention_heads=8",
+            f"--checkpoint={toy_checkpoint}",
+            folder=tmp_path,
+        ),
+        "transformer.num_attention_heads is 2 there, 8 here",
         tmp_path,
         set(),
     )
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_sampled_as_the_caller_says(toy_checkpoint, tmp_path):
+    """Another solver, other steps and shifts, guidance at some noise levels: a line says what is
+    not the checkpoint's own.
+    """
+    result = sample(
+        PROMPT,
+        f"--checkpoint={toy_checkpoint}",
+        "--solver=dpmpp_2m",
+        "--steps=3,2,1",
+        "--max_shift=1.3",
+        "--guidance_scale=2",
+        "--guidance_interval=0.2,0.9",
+        "--out=clip.safetensors",
+        folder=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (
+        "sampled otherwise than the checkpoint says: guidance_interval 0.2,0.9 (its own: 0.0,1.0), "
+        "guidance_scale 2.0 (its own: 1.0), max_shift 1.3 (its own: 1.15), solver dpmpp_2m (its "
+        "own: dmd), steps 3,2,1 (its own: 1,1,1)"
+    ) in result.stdout
+    latents, _ = load_latents(tmp_path / "clip.safetensors")
+    expected = HeliosPipeline.from_checkpoint(toy_checkpoint).generate(
+        PROMPT.partition("=")[2],
+        solver="dpmpp_2m",
+        steps=(3, 2, 1),
+        max_shift=1.3,
+        guidance_scale=2.0,
+        guidance_interval=(0.2, 0.9),
+        output="latent",
+    )
+    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_interrupted_it_says_what_is_there_and_how_to_go_on(toy_checkpoint, tmp_path):
+    """Ctrl-C reaches ffmpeg, too, as it does from a terminal."""
+    flags = [PROMPT, f"--checkpoint={toy_checkpoint}", "--num_frames=3300", "--out=a.mp4", "--live"]
+    process = start(flags, tmp_path)
+    wait_for(tmp_path / "a.mp4.state", process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    made = live_frames(tmp_path / "a.mp4")[-1]
+    assert errors.splitlines()[-1] == (
+        f"sample.py: interrupted; there are {made} frames in a.mp4: --out=a.mp4 --resume goes on "
+        "with them"
+    )
+    result = sample(
+        f"--checkpoint={toy_checkpoint}",
+        f"--num_frames={made + 33}",
+        "--out=a.mp4",
+        "--resume",
+        "--seed=5",
+        folder=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--seed: without effect, a video that is resumed keeps its own" in result.stdout
+    assert live_frames(tmp_path / "a.mp4")[-1] == made + 33
+
+
+@pytest.mark.slow
+def test_interrupted_where_nothing_is_left_it_says_nothing_of_going_on(toy_checkpoint, tmp_path):
+    process = start(
+        [PROMPT, f"--checkpoint={toy_checkpoint}", "--num_frames=33000", "--out=a.mp4"], tmp_path
+    )
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob(".partial-*/new.mp4")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == (
+        "sample.py: interrupted; files that were not finished are removed"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def start(flags: list[str], folder: Path) -> subprocess.Popen:
+    """A run in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "sample.py"), *flags],
+        cwd=folder,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    """Until a file is there."""
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 def refused(result: subprocess.CompletedProcess, says: str, folder: Path, before: set[str]) -> None:

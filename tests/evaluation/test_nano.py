@@ -82,7 +82,7 @@ def run(*arguments):
     ("flag", "message"),
     [
         ("--parts=text,sound", "--parts: there is no sound, only vae, text"),
-        ("--steps=2,two", "--steps: 'two' is not a number"),
+        ("--steps=2,two", "--steps takes whole numbers, not 'two'"),
         ("--checkpoint=nowhere", "nowhere is not a directory"),
         ("--prompts=0", "--prompts=0"),
     ],

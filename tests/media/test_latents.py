@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from helios_jax.media import MediaError, load_latents, save_latents
+from helios_jax.media import LatentsWriter, MediaError, load_latents, save_latents
 
 LATENTS = np.random.default_rng(0).normal(size=(2, 9, 4, 6, 16)).astype(np.float32)
 
@@ -70,3 +70,55 @@ def test_latents_that_are_not_finite_are_refused_unless_asked_for(tmp_path, valu
     np.testing.assert_array_equal(
         load_latents(tmp_path / "a.safetensors", verify=False)[0], latents
     )
+
+
+def test_a_growing_file_can_be_read_after_every_chunk(tmp_path):
+    """By ours and by safetensors itself; what was written before is not written again."""
+    file = tmp_path / "x.safetensors"
+    writer = LatentsWriter(file, chunks=9, metadata={"seed": "0"})
+    for chunk in range(1, 9):
+        before = file.read_bytes() if file.exists() else b""
+        writer.write(LATENTS[:, chunk - 1 : chunk])
+        latents, metadata = load_latents(file)
+        np.testing.assert_array_equal(latents, LATENTS[:, :chunk])
+        assert metadata == {"seed": "0"}
+        assert len(safetensors.numpy.load_file(file)) == chunk
+        if before:
+            assert file.stat().st_size == len(before) + LATENTS[:, :1].nbytes
+
+
+def test_a_finished_file_is_one_tensor(tmp_path):
+    """The same, byte for byte of its tensors, as what is saved at once; nothing else is left."""
+    writer = LatentsWriter(tmp_path / "x.safetensors", chunks=3, metadata={"seed": "0"})
+    for chunk in np.split(LATENTS, 3, axis=1):
+        writer.write(chunk)
+    writer.finish()
+    tensors = safetensors.numpy.load_file(tmp_path / "x.safetensors")
+    assert list(tensors) == ["latents"]
+    np.testing.assert_array_equal(tensors["latents"], LATENTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_file_is_cut_back_and_gone_on_with(tmp_path, finished):
+    """To the frames that are kept, whether it was finished or not."""
+    file = tmp_path / "x.safetensors"
+    writer = LatentsWriter(file, chunks=3)
+    for chunk in np.split(LATENTS, 3, axis=1):
+        writer.write(chunk)
+    if finished:
+        writer.finish()
+    writer = LatentsWriter(file, chunks=3, keep_frames=6)
+    np.testing.assert_array_equal(load_latents(file)[0], LATENTS[:, :6])
+    writer.write(LATENTS[:, :3])
+    np.testing.assert_array_equal(load_latents(file)[0][:, 6:], LATENTS[:, :3])
+
+
+def test_what_a_killed_process_left_behind_the_end_is_ignored(tmp_path):
+    """Half a chunk, before the header tells of it."""
+    file = tmp_path / "x.safetensors"
+    writer = LatentsWriter(file, chunks=3)
+    writer.write(LATENTS)
+    with file.open("ab") as half:
+        half.write(b"x" * 100)
+    np.testing.assert_array_equal(load_latents(file)[0], LATENTS)

@@ -1,8 +1,11 @@
 """Memory of programs, from their compilation for a GPU that is not there."""
 
+import importlib
+import sys
+
 import pytest
 
-from helios_jax.memory import compiler as deviceless
+from helios_jax.memory import compiler as gpu_compiler
 from helios_jax.memory.report import CompilerAbsentError, PlanError, program_memory
 
 TOY = """
@@ -10,7 +13,8 @@ import jax, jax.numpy as jnp
 from helios_jax.memory.report import Program
 
 def programs(rows, fails=()):
-    x, y = jax.ShapeDtypeStruct((rows, 256), jnp.float32), jax.ShapeDtypeStruct((256, 64), jnp.float32)
+    x = jax.ShapeDtypeStruct((rows, 256), jnp.float32)
+    y = jax.ShapeDtypeStruct((256, 64), jnp.float32)
     def product(x, y):
         if "product" in fails:
             raise TypeError("no product today")
@@ -27,14 +31,15 @@ def toy(tmp_path, monkeypatch):
     """A module of two programs, in sight of this process."""
     (tmp_path / "toy_programs.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path)
-    return "toy_programs:programs"
+    yield importlib.import_module("toy_programs").programs
+    del sys.modules["toy_programs"]
 
 
 @pytest.fixture
 def compiler(monkeypatch):
     """Skip where there is none."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    if reason := deviceless.unavailable():
+    if reason := gpu_compiler.unavailable():
         pytest.skip(f"no compiler for GPUs: {reason}")
 
 
@@ -43,7 +48,7 @@ def test_arguments_and_outputs_are_counted_to_the_byte(toy):
     """A donated argument's output takes no room; a product's operand that must be stored is
     temporary.
     """
-    memory = dict(program_memory(toy, {"rows": 4096}, "h100"))
+    memory = dict(program_memory(toy, (4096,), "h100"))
     rows, kernel, product = 4096 * 256 * 4, 256 * 64 * 4, 4096 * 64 * 4
     in_place, other = memory["in place"], memory["product"]
     assert (in_place.arguments, in_place.outputs, in_place.aliased, in_place.working) == (
@@ -60,7 +65,7 @@ def test_arguments_and_outputs_are_counted_to_the_byte(toy):
 @pytest.mark.usefixtures("compiler")
 def test_a_program_that_cannot_be_compiled_is_named(toy):
     """What was compiled before it is told; then one line says which program, and why."""
-    found = program_memory(toy, {"rows": 8, "fails": ["product"]}, "h200")
+    found = program_memory(toy, (8, ["product"]), "h200")
     assert next(found)[0] == "in place"
     with pytest.raises(
         PlanError, match="product cannot be compiled for h200: TypeError: no product today"
@@ -69,9 +74,11 @@ def test_a_program_that_cannot_be_compiled_is_named(toy):
 
 
 @pytest.mark.usefixtures("compiler")
-def test_a_process_that_dies_says_its_last_words():
-    with pytest.raises(PlanError, match="absent_module"):
-        list(program_memory("absent_module:programs", {}, "h100"))
+def test_a_process_that_dies_says_its_last_words(toy, tmp_path):
+    """It cannot import the module of the programs any more."""
+    (tmp_path / "toy_programs.py").unlink()
+    with pytest.raises(PlanError, match=r"compiling programs for h100 ended with: .*toy_programs"):
+        list(program_memory(toy, (8,), "h100"))
 
 
 def test_without_a_compiler_the_reason_is_given(toy, tmp_path):
@@ -79,4 +86,4 @@ def test_without_a_compiler_the_reason_is_given(toy, tmp_path):
     (tmp_path / "jax_plugins").mkdir()
     (tmp_path / "jax_plugins" / "__init__.py").write_text("")  # hides the true one
     with pytest.raises(CompilerAbsentError, match="jax-cuda13-plugin is not installed"):
-        list(program_memory(toy, {"rows": 8}, "h100"))
+        list(program_memory(toy, (8,), "h100"))

@@ -1,6 +1,8 @@
 """What a request is said to need."""
 
 import dataclasses
+import functools
+import pickle
 import re
 import runpy
 from collections import Counter
@@ -12,13 +14,18 @@ import pytest
 
 from helios_jax.checkpoint.params import abstract_params, blocks_in_host_memory
 from helios_jax.config import HeliosConfig, from_dict
-from helios_jax.memory import compiler as deviceless
+from helios_jax.memory import compiler as gpu_compiler
 from helios_jax.memory import sampling as plan
 from helios_jax.memory.report import GIB, CompilerAbsentError, ProgramMemory, measure
-from helios_jax.memory.sampling import estimate_request, plan_request
-from helios_jax.memory.sampling_programs import request_programs
+from helios_jax.memory.sampling import (
+    Placement,
+    estimate_request,
+    plan_request,
+    request_programs,
+)
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.sampling.request import make_request
+from helios_jax.types import tree_bytes
 from tests.sampling.conftest import TOY
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -32,8 +39,8 @@ def compiler(monkeypatch):
     """A compiler that finds a program's name to be its size, and keeps what it was asked."""
     asked = []
 
-    def compile_all(programs, arguments, target):
-        asked.append((programs, arguments, target))
+    def compile_all(make_programs, args, target):
+        asked.append((functools.partial(make_programs, *args), target))
         for number, name in enumerate(
             ("text encoder", "text keys and values", "chunk", "VAE decoder")
         ):
@@ -57,7 +64,7 @@ def test_peak_is_what_is_held_and_the_largest_program(compiler):
     """Programs run in turn, so only the one that needs most counts; arguments are counted once,
     among what is held.
     """
-    found = plan_request(TOY, make_request(TOY), "h100", "bfloat16")
+    found = plan_request(make_request(TOY))
     assert found.working == {
         "text encoder": 2 * GIB,
         "text keys and values": 3 * GIB,
@@ -72,25 +79,27 @@ def test_the_process_that_compiles_is_asked_for_this_request(compiler):
     """Programs made from what it is sent are those of the request."""
     config = dataclasses.replace(TOY, sample=dataclasses.replace(TOY.sample, guidance_scale=2.0))
     request = make_request(config, batch=2, num_frames=70, height=128, steps=(2, 1, 3))
-    plan_request(config, request, "h200", "bfloat16")
-    [(function, arguments, target)] = compiler
-    module, _, name = function.partition(":")
-    sent = getattr(__import__(module, fromlist=[name]), name)(**arguments)
-    expected = request_programs(config, request, "bfloat16", "bfloat16")
-    shapes = lambda programs: {
-        name: jax.tree.map(lambda x: (x.shape, x.dtype), program.args)
-        for name, program in programs.items()
-    }
+    plan_request(request, "h200")
+    [(make_programs, target)] = compiler
+    sent = pickle.loads(pickle.dumps(make_programs))()
+    expected = request_programs(request, "bfloat16", "bfloat16")
     assert target == "h200"
     assert shapes(sent) == shapes(expected)
     assert shapes(sent)["chunk"][3].key[0][:3] == (3, 4, 96)
 
 
+def shapes(programs):
+    """Of the arguments of programs."""
+    found = {}
+    for name, program in programs.items():
+        found[name] = jax.tree.map(lambda x: (x.shape, x.dtype), program.args)
+    return found
+
+
 def test_a_released_text_encoder_is_not_counted(compiler):
-    whole, without = (
-        plan_request(TOY, make_request(TOY), "h100", "bfloat16", text_encoder=kept)
-        for kept in (True, False)
-    )
+    request = make_request(TOY)
+    whole = plan_request(request)
+    without = plan_request(request, placement=Placement(text_encoder=False))
     assert whole.peak - without.peak == whole.resident["text encoder"] > 0
     assert "text encoder" not in without.working
 
@@ -99,7 +108,7 @@ def test_what_has_gone_before_counts_where_it_was_larger(compiler):
     """A released text encoder was there alone: the peak is the larger of that time's and the
     rest's, each printed.
     """
-    found = plan_request(TOY, make_request(TOY), "h100", "bfloat16", text_encoder=False)
+    found = plan_request(make_request(TOY), placement=Placement(text_encoder=False))
     assert found.before == {"text encoder": 7 + 2 * GIB}
     assert found._replace(before={"text encoder": 9 * GIB}).peak == 9 * GIB
     assert "before the rest is loaded\n  text encoder                          2.00 GiB" in str(
@@ -109,10 +118,9 @@ def test_what_has_gone_before_counts_where_it_was_larger(compiler):
 
 def test_streamed_blocks_move_from_device_to_host(compiler):
     """What the device no longer holds, the host does; the process that compiles is told."""
-    whole, streamed = (
-        plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16", stream_blocks=stream)
-        for stream in (False, True)
-    )
+    request = make_request(DISTILLED)
+    whole = plan_request(request)
+    streamed = plan_request(request, placement=Placement(stream_blocks=True))
     blocks = streamed.host["the transformer's blocks"]
     assert round(blocks / GIB, 1) == 26.2
     assert (
@@ -120,30 +128,27 @@ def test_streamed_blocks_move_from_device_to_host(compiler):
         == blocks
         == sum(streamed.host.values()) - sum(whole.host.values())
     )
-    assert [arguments["stream_blocks"] for _, arguments, _ in compiler] == [False, True]
+    assert [ask.args[-1].stream_blocks for ask, _ in compiler] == [False, True]
 
 
 def test_eight_bits_are_half_of_sixteen(compiler):
     """Of the blocks' kernels, once they are rounded; until then all weights are there as they were.
     The process that compiles is told.
     """
-    whole, rounded = (
-        plan_request(
-            DISTILLED, make_request(DISTILLED), "h100", "bfloat16", quantization=quantization
-        )
-        for quantization in (None, "int8")
-    )
+    request = make_request(DISTILLED)
+    whole = plan_request(request)
+    rounded = plan_request(request, placement=Placement(quantization="int8"))
     assert 0.5 < rounded.resident["transformer"] / whole.resident["transformer"] < 0.52
     [loading] = rounded.before.values()
-    both = (
-        1.4 * whole.resident["transformer"]
-    )  # kernels of the blocks, as they were and in eight bits
+    # Kernels of the blocks, as they were and in eight bits.
+    both = 1.4 * whole.resident["transformer"]
     assert loading > both + whole.resident["text encoder"] + whole.resident["VAE"]
-    kernel = request_programs(TOY, make_request(TOY), "bfloat16", "bfloat16", quantization="fp8")[
-        "chunk"
-    ].args[0]["blocks"]["ffn"]["up"]
+    programs = request_programs(
+        make_request(TOY), "bfloat16", "bfloat16", Placement(quantization="fp8")
+    )
+    kernel = programs["chunk"].args[0]["blocks"]["ffn"]["up"]
     assert kernel["kernel"].dtype == jnp.float8_e4m3fn
-    assert [arguments["quantization"] for _, arguments, _ in compiler] == [None, "int8"]
+    assert [ask.args[-1].quantization for ask, _ in compiler] == [None, "int8"]
 
 
 def test_without_a_compiler_an_estimate_says_that_it_is_one(monkeypatch):
@@ -152,7 +157,7 @@ def test_without_a_compiler_an_estimate_says_that_it_is_one(monkeypatch):
         yield
 
     monkeypatch.setattr(plan, "program_memory", absent)
-    found = plan_request(TOY, make_request(TOY), "h100", "bfloat16")
+    found = plan_request(make_request(TOY))
     assert found.source.startswith("estimated by arithmetic (no plugin: pip install")
     assert "estimated by arithmetic" in str(found)
 
@@ -161,9 +166,7 @@ def test_estimate_of_the_released_model():
     """Weights and caches to the byte: 14B in bfloat16, save the parameters that stay float32;
     UMT5-XXL; the VAE in bfloat16.
     """
-    resident = estimate_request(
-        DISTILLED, make_request(DISTILLED), "bfloat16", fused_attention=True
-    ).resident
+    resident = estimate_request(make_request(DISTILLED), "bfloat16", fused_attention=True).resident
     assert {part: round(size / GIB, 2) for part, size in resident.items()} == {
         "transformer": 26.71,
         "text encoder": 10.58,
@@ -174,8 +177,8 @@ def test_estimate_of_the_released_model():
 
 
 def test_table_adds_up(compiler):
-    """The parts that are printed as held and each program's own make the total printed beside it."""
-    text = str(plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16"))
+    """Parts that are printed as held and each program's own make the total printed beside it."""
+    text = str(plan_request(make_request(DISTILLED)))
     held = sum(
         float(size)
         for size in re.findall(
@@ -192,13 +195,15 @@ def test_released_model_fits_beside_its_text_encoder(monkeypatch):
     37 once the text encoder is gone.
     """
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    if reason := deviceless.unavailable():
+    if reason := gpu_compiler.unavailable():
         pytest.skip(f"no compiler for GPUs: {reason}")
-    found = plan_request(DISTILLED, make_request(DISTILLED), "h100", "bfloat16")
+    found = plan_request(make_request(DISTILLED))
     assert found.peak <= 48 * GIB
     assert found.peak - found.resident["text encoder"] <= 37 * GIB
     streamed = estimate_request(
-        DISTILLED, make_request(DISTILLED), "bfloat16", text_encoder=False, stream_blocks=True
+        make_request(DISTILLED),
+        "bfloat16",
+        placement=Placement(text_encoder=False, stream_blocks=True),
     )
     assert sum(streamed.resident.values()) + found.working["VAE decoder"] <= 12 * GIB
 
@@ -208,44 +213,38 @@ def test_released_model_in_small_memory(monkeypatch):
     text encoding and decoding included.
     """
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    if reason := deviceless.unavailable():
+    if reason := gpu_compiler.unavailable():
         pytest.skip(f"no compiler for GPUs: {reason}")
-    request, low = make_request(DISTILLED), dict(text_encoder=False, stream_blocks=True)
-    chunk = measure(
-        request_programs(DISTILLED, request, "bfloat16", "bfloat16", stream_blocks=True)["chunk"],
-        "h100",
-    )
-    found = estimate_request(DISTILLED, request, "bfloat16", fused_attention=True, **low)._replace(
-        working={"chunk": chunk.working}
-    )
-    assert found.peak <= 12 * GIB
+    request = make_request(DISTILLED)
+    low = Placement(text_encoder=False, stream_blocks=True)
+    chunk = measure(request_programs(request, "bfloat16", "bfloat16", low)["chunk"], "h100")
+    found = estimate_request(request, "bfloat16", "bfloat16", low, fused_attention=True)
+    assert found._replace(working={"chunk": chunk.working}).peak <= 12 * GIB
 
 
 def test_streamed_blocks_are_never_on_the_device_together():
     """Compiled at full width, one copy of a block's kernel after another comes from host memory,
     and there is no such kernel of all blocks.
     """
-    if reason := deviceless.unavailable():
+    if reason := gpu_compiler.unavailable():
         pytest.skip(f"no compiler for GPUs: {reason}")
     config = dataclasses.replace(
         DISTILLED, transformer=dataclasses.replace(DISTILLED.transformer, num_layers=4)
     )
     params = blocks_in_host_memory(abstract_params(config, "bfloat16")["transformer"])
     model = HeliosTransformer(config.transformer, jnp.bfloat16)
-    latents, text = (
-        jax.ShapeDtypeStruct((1, 3, 8, 8, 16), jnp.bfloat16),
-        jax.ShapeDtypeStruct((1, 64, 4096), jnp.bfloat16),
-    )
-    velocity = lambda params, latents, time, text: model.apply(
-        {"params": params}, latents, time, text
-    )
-    program = deviceless.compile_for(
-        velocity, params, latents, jax.ShapeDtypeStruct((1,), jnp.float32), text
-    )
-    memory, text = program.memory_analysis(), program.as_text()
-    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-    assert memory.host_argument_size_in_bytes == size(params["blocks"])
-    assert memory.temp_size_in_bytes < 0.5 * size(params["blocks"])
+    latents = jax.ShapeDtypeStruct((1, 3, 8, 8, 16), jnp.bfloat16)
+    time = jax.ShapeDtypeStruct((1,), jnp.float32)
+    features = jax.ShapeDtypeStruct((1, 64, 4096), jnp.bfloat16)
+
+    def velocity(params, latents, time, features):
+        return model.apply({"params": params}, latents, time, features)
+
+    program = gpu_compiler.compile_for(velocity, params, latents, time, features)
+    memory = program.memory_analysis()
+    text = program.as_text()
+    assert memory.host_argument_size_in_bytes == tree_bytes(params["blocks"])
+    assert memory.temp_size_in_bytes < 0.5 * tree_bytes(params["blocks"])
     assert "bf16[1,5120,13824]{2,1,0}" in text
     assert set(re.findall(r"bf16\[4,5120,13824\]\{([^}]*)\}", text)) == {"2,1,0:S(5)"}
 
@@ -255,23 +254,17 @@ def test_the_chunk_program_spills_nothing_and_has_its_kernels(monkeypatch):
     fused ones and cuDNN's attention are there.
     """
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    if reason := deviceless.unavailable():
+    if reason := gpu_compiler.unavailable():
         pytest.skip(f"no compiler for GPUs: {reason}")
     config = dataclasses.replace(
         DISTILLED, transformer=dataclasses.replace(DISTILLED.transformer, num_layers=3)
     )
-    chunk = request_programs(config, make_request(config, steps=(1, 1, 1)), "bfloat16", "bfloat16")[
-        "chunk"
-    ]
+    request = make_request(config, steps=(1, 1, 1))
+    chunk = request_programs(request, "bfloat16", "bfloat16")["chunk"]
     strict = {"xla_gpu_fail_ptx_compilation_on_register_spilling": True}
-    calls = Counter(
-        re.findall(
-            r'custom_call_target="([^"]+)"',
-            deviceless.compile_for(chunk.function, *chunk.args, options=strict).as_text(),
-        )
-    )
+    text = gpu_compiler.compile_for(chunk.function, *chunk.args, options=strict).as_text()
+    calls = Counter(re.findall(r'custom_call_target="([^"]+)"', text))
     blocks = 3 * 3  # layers and stages
     assert calls["__cudnn$fmhaSoftmax"] == 2 * blocks  # to all tokens, and to the text
-    assert (
-        calls["triton_kernel_call"] + calls["mosaic_gpu_v2"] >= 6 * blocks
-    )  # norm, q k v, two sums with norms, norm of text queries, sum
+    # Norm, q k v, two sums with norms, norm of text queries, sum.
+    assert calls["triton_kernel_call"] + calls["mosaic_gpu_v2"] >= 6 * blocks

@@ -1,5 +1,6 @@
 """Videos that start from an image or from another video are those of Diffusers."""
 
+import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from helios_jax.sampling.chunk import sample_chunk
 from helios_jax.sampling.conditioning import (
     ClipNoise,
     ConditioningNoise,
+    initial_history,
     make_conditioning,
-    start_state,
 )
 from helios_jax.sampling.request import make_request
 
@@ -29,6 +30,7 @@ SIZE = (64, 128)
 GAINS = np.array([0.7, -0.4], np.float32)
 RANGES = {"image": (0.2, 0.3), "video": (0.4, 0.7)}
 """Far from each other, so that the test sees it if they are exchanged."""
+NOISE_RANGES = {f"{name}_noise": ends for name, ends in RANGES.items()}
 
 
 def make_start(kind, request):
@@ -58,7 +60,7 @@ def make_start(kind, request):
     frames = () if kind == "image" else (kind,)
     shape = (B, *frames, request.height // 8, request.width // 8, 3)
     pixels = random.integers(0, 256, shape, np.uint8).repeat(8, -3).repeat(8, -2)
-    conditioning = {name: pixels, "image_noise": RANGES["image"], "video_noise": RANGES["video"]}
+    conditioning = {name: pixels}
     noise = ConditioningNoise(ours(*anchor), tuple(ours(*piece) for piece in pieces[-3:]))
     theirs = {"draws": draws, name: pixels.astype(np.float32) / 255}
     for kind_of_range, (least, greatest) in RANGES.items():
@@ -94,7 +96,9 @@ def test_start_is_that_of_diffusers(kind, pairs, monkeypatch):
     normalised, noise added, each in its range.
     """
     theirs, ours = pairs("base")
-    request = make_request(ours.config, batch=2, height=32, width=48, **OPTIONS["base"])
+    request = make_request(
+        ours.config, batch=2, height=32, width=48, **OPTIONS["base"], **NOISE_RANGES
+    )
     conditioning, noise, options = make_start(kind, request)
     seen = {}
 
@@ -107,7 +111,7 @@ def test_start_is_that_of_diffusers(kind, pairs, monkeypatch):
     with pytest.raises(StopIteration):
         run_torch(theirs, "base", PROMPTS, make_noise(request, 1), 32, 48, **options)
     conditioning = make_conditioning(request, **conditioning)
-    state = start_state(ours.vae, ours.params["vae"], request, conditioning, lambda: noise)
+    state = initial_history(ours.vae, ours.params["vae"], request, conditioning, lambda: noise)
     history = split_history(state, request.plan.history_sizes)
     expected = np.concatenate([seen[part] for part in history._fields], axis=1)
     error = relative_error(np.concatenate(history, axis=1), expected)
@@ -182,8 +186,15 @@ def test_videos_are_those_of_diffusers(variant, pairs, monkeypatch):
     latents of three chunks to 1e-4.
     """
     theirs, ours = pairs(variant)
-    options = dict(num_frames=33 * CHUNKS, height=SIZE[0], width=SIZE[1], **OPTIONS[variant])
-    request = make_request(ours.config, **options)
+    request = make_request(
+        ours.config,
+        num_frames=33 * CHUNKS,
+        height=SIZE[0],
+        width=SIZE[1],
+        negative_prompt=NEGATIVE,
+        **OPTIONS[variant],
+        **NOISE_RANGES,
+    )
     chunk_noise = make_noise(request, ours.config.scheduler.stages)
     monkeypatch.setattr(
         theirs.vae, "decode", lambda latents, **_: (latents.new_zeros(1, 3, 33, 8, 8),)
@@ -201,13 +212,11 @@ def test_videos_are_those_of_diffusers(variant, pairs, monkeypatch):
         )
         latents = ours.generate(
             PROMPTS[0],
-            NEGATIVE,
+            dataclasses.replace(request, skip_first_chunk=skip),
             output="latent",
             noise=chunk_noise,
             conditioning_noise=noise,
-            skip_first_chunk=skip,
             **conditioning,
-            **options,
         )
         error = relative_error(latents, expected)
         print(f"{variant}, {kind}, {skip}: {error:.1e}")

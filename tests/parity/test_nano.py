@@ -1,7 +1,5 @@
 """helios-nano, converted to Diffusers as a user would, makes the same latents there."""
 
-import dataclasses
-
 import diffusers
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ import torch
 
 from helios_jax import HeliosPipeline, nano
 from helios_jax.checkpoint.convert import to_diffusers
-from helios_jax.diffusion.noise import draw_chunk_noise
+from helios_jax.sampling.loop import draw_noise
 from helios_jax.sampling.request import make_request
 
 from .compare import relative_error
@@ -31,20 +29,21 @@ def test_a_chunk_equals_diffusers(folder, variant, pipeline, tmp_path):
     to_diffusers(checkpoint, tmp_path / "diffusers", progress=False)
     theirs = pipeline.from_pretrained(tmp_path / "diffusers", dtype=torch.float32)
     ours = HeliosPipeline.from_checkpoint(checkpoint)
-    ours.config = dataclasses.replace(
-        ours.config, sample=dataclasses.replace(ours.config.sample, guidance_interval=(0.0, 1.0))
+    request = make_request(
+        ours.config,
+        height=64,
+        width=128,
+        num_frames=33,
+        guidance_interval=(0.0, 1.0),
+        negative_prompt=NEGATIVE,
+        **OPTIONS[variant],
     )
-    options = dict(height=64, width=128, num_frames=33, **OPTIONS[variant])
-    scheduler = ours.config.scheduler
-    shape = make_request(ours.config, batch=1, **options).latent_shape
-    noise = [draw_chunk_noise(jax.random.key(0)[None], 0, shape, scheduler.stages, scheduler.gamma)]
+    noise = [draw_noise(request, jax.random.key(0)[None], 0)]
     rows = theirs.text_encoder.config.max_sequence_length
     expected, _ = run_torch(
         theirs, variant, list(nano.EXAMPLES[:1]), noise, 64, 128, max_sequence_length=rows
     )
-    latents = ours.generate(
-        list(nano.EXAMPLES[:1]), NEGATIVE, output="latent", noise=noise, **options
-    )
+    latents = ours.generate(nano.EXAMPLES[0], request, output="latent", noise=noise)
     error = relative_error(latents, expected)
     assert jnp.abs(latents).max() > 1
     assert error <= 1e-3

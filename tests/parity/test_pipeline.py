@@ -20,7 +20,7 @@ def test_three_chunks_equal_diffusers(variant, batch, tmp_path):
     """Latents of three chunks agree to 1e-4 and frames to 60 dB, on frames with contrast."""
     theirs, ours = make_pair(variant, tmp_path)
     options = dict(height=SIZE[0], width=SIZE[1], num_frames=33 * CHUNKS, **OPTIONS[variant])
-    request = make_request(ours.config, batch=batch, **options)
+    request = make_request(ours.config, batch=batch, negative_prompt=NEGATIVE, **options)
     keys = jax.vmap(jax.random.key)(jnp.arange(batch))
     scheduler = ours.config.scheduler
     noise = [
@@ -29,7 +29,7 @@ def test_three_chunks_equal_diffusers(variant, batch, tmp_path):
     ]
 
     expected_latents, expected = run_torch(theirs, variant, PROMPTS[:batch], noise, *SIZE)
-    latents = ours.generate(PROMPTS[:batch], NEGATIVE, output="latent", noise=noise, **options)
+    latents = ours.generate(PROMPTS[:batch], request, output="latent", noise=noise)
     error = relative_error(latents, expected_latents)
     assert error <= 1e-4
 

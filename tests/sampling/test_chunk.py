@@ -1,8 +1,8 @@
 """What a chunk leaves out, and in which dtype it is kept."""
 
-import copy
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,35 @@ from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_schedule
-from helios_jax.diffusion.solvers import solver_table
 from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
-from helios_jax.sampling.chunk import ChunkPlan, _solve, sample_chunk, step_kinds
+from helios_jax.sampling.chunk import ChunkPlan, Denoiser, sample_chunk, solve, step_kinds
 
 from .conftest import TOY
 
 START = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 4, 4, 3)), jnp.float32)
 
 
-def stage(velocity, zeros, steps=4):
-    """One stage of UniPC, whose times are the indices of its steps."""
-    table = solver_table("unipc", make_schedule(SchedulerConfig(), 0, steps, 540).sigmas)
-    indices = TimeEmbedding(jnp.arange(steps, dtype=jnp.float32)[:, None], jnp.zeros((steps, 6, 1)))
-    parts = [
-        (lambda sample, time: jnp.zeros_like(sample), zeros),
-        (lambda sample, time: velocity(sample, time.temb[0]), steps - zeros),
-    ]
-    return _solve([part for part in parts if part[1]], START, table, indices)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Formula(Denoiser):
+    """A formula of sample and step in the place of the network."""
+
+    formula: Callable
+
+    def embed_times(self, timesteps):
+        indices = jnp.arange(len(timesteps), dtype=jnp.float32)
+        return TimeEmbedding(indices[:, None], jnp.zeros((len(timesteps), 6, 1)))
+
+    def velocity(self, kind, sample, time):
+        return jnp.zeros_like(sample) if kind == "zero" else self.formula(sample, time.temb[0])
+
+
+def stage(formula, zeros, steps=4):
+    """One stage of UniPC."""
+    plan = ChunkPlan((steps,), guided=True, cfg_zero_star=True, zero_init_steps=zeros)
+    shared = dict.fromkeys(("params", "history", "text", "guidance_scale", "model"))
+    network = Formula(formula=formula, scheduler=SchedulerConfig(), plan=plan, **shared)
+    sample, _ = solve(network, START, make_schedule(SchedulerConfig(), 0, steps, 540), 0)
+    return sample
 
 
 @pytest.mark.parametrize("zeros", [1, 2, 4])
@@ -67,17 +78,14 @@ def test_steps_outside_the_interval_follow_the_prompt_alone(guided):
 
     def latents(scale, interval=(0.0, 1.0)):
         changes = dict(cfg_zero_star=False, zero_init_steps=0, guidance_interval=interval)
-        pipeline = copy.copy(guided)
-        pipeline.config = dataclasses.replace(
-            guided.config, sample=dataclasses.replace(guided.config.sample, **changes)
-        )
-        return pipeline.generate(
+        return guided.generate(
             "a red ball",
-            "blur",
+            negative_prompt="blur",
             num_frames=33,
             steps=(2, 1, 1),
             guidance_scale=scale,
             output="latent",
+            **changes,
         )
 
     alone, some, everywhere = latents(1.0), latents(3.0, (0.4, 0.8)), latents(3.0)

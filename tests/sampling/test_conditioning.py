@@ -7,7 +7,11 @@ import pytest
 
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.models.vae import VAE, to_vae_space
-from helios_jax.sampling.conditioning import draw_conditioning_noise, make_conditioning, start_state
+from helios_jax.sampling.conditioning import (
+    draw_conditioning_noise,
+    initial_history,
+    make_conditioning,
+)
 from helios_jax.sampling.request import RequestError, make_request
 
 from .conftest import TOY
@@ -39,12 +43,12 @@ def keys(*seeds):
     return jax.vmap(jax.random.key)(jnp.asarray(seeds))
 
 
-def start(batch=1, seeds=(0,), **options):
+def start(batch=1, seeds=(0,), image=None, video=None, **fields):
     """The start state, by the formula of a VAE."""
-    request = make_request(TOY, batch=batch)
-    conditioning = make_conditioning(request, **options)
+    request = make_request(TOY, batch=batch, **fields)
+    conditioning = make_conditioning(request, image=image, video=video)
     noise = lambda: draw_conditioning_noise(keys(*seeds), len(conditioning.pieces), SHAPE)
-    return start_state(Means(TOY.vae), {}, request, conditioning, noise)
+    return initial_history(Means(TOY.vae), {}, request, conditioning, noise)
 
 
 def video(frames, batch=1):
@@ -61,7 +65,9 @@ def brightness(latents):
 
 def test_text_alone_starts_from_nothing():
     """Zeros, no anchor, and nothing is drawn."""
-    state = start_state(Means(TOY.vae), {}, make_request(TOY), None, lambda: pytest.fail("drawn"))
+    state = initial_history(
+        Means(TOY.vae), {}, make_request(TOY), None, lambda: pytest.fail("drawn")
+    )
     assert not np.any(state.ring)
     assert not np.any(state.anchor)
     assert not state.anchored
@@ -145,10 +151,10 @@ def test_posterior_is_sampled():
             mean, _ = super().encode(video)
             return mean, jnp.full_like(mean, 2 * np.log(0.5))
 
-    request = make_request(TOY)
-    conditioning = make_conditioning(request, image=video(1)[:, 0], **CLEAN)
+    request = make_request(TOY, **CLEAN)
+    conditioning = make_conditioning(request, image=video(1)[:, 0])
     draws = draw_conditioning_noise(keys(0), 1, SHAPE)
-    state = start_state(Uncertain(TOY.vae), {}, request, conditioning, lambda: draws)
+    state = initial_history(Uncertain(TOY.vae), {}, request, conditioning, lambda: draws)
     clean = start(image=video(1)[:, 0], **CLEAN)
     shift = 0.5 * np.asarray(draws.anchor.posterior) / np.asarray(TOY.vae.latents_std, np.float32)
     np.testing.assert_allclose(state.anchor, np.asarray(clean.anchor) + shift, rtol=1e-5, atol=1e-5)
@@ -156,7 +162,7 @@ def test_posterior_is_sampled():
 
 
 def test_draws_of_a_video_do_not_depend_on_its_batch():
-    """Nor does its start, from an image of its own or one that serves all; every draw is another."""
+    """Nor does its start, from an image of its own or one for all; every draw is another."""
     both, alone = (
         draw_conditioning_noise(keys(3, 4), 2, SHAPE),
         draw_conditioning_noise(keys(4), 2, SHAPE),
@@ -189,7 +195,8 @@ def test_draws_of_a_video_do_not_depend_on_its_batch():
         (dict(image="cat.png"), "not str"),
         (
             dict(video=video(33)[0]),
-            r"video must be an array of uint8 \[1, frames, 64, 128, 3\], not uint8 \[33, 64, 128, 3\]",
+            r"video must be an array of uint8 \[1, frames, 64, 128, 3\], "
+            r"not uint8 \[33, 64, 128, 3\]",
         ),
         (
             dict(video=video(32)),
@@ -197,17 +204,20 @@ def test_draws_of_a_video_do_not_depend_on_its_batch():
         ),
         (
             dict(image_noise=(0.2, 0.1)),
-            r"image_noise=\(0.2, 0.1\) must be two numbers, 0 <= least <= largest <= 1",
+            r"image_noise=0.2,0.1 must be two numbers, 0 <= least <= greatest <= 1",
         ),
-        (dict(video_noise=(0.2,)), r"video_noise=\(0.2,\) must be two numbers"),
-        (dict(video_noise=(0.5, 1.5)), "video_noise"),
-        (dict(image_history="none"), "image_history='none' must be one of still, window, anchor"),
+        (dict(video_noise=(0.2,)), r"video_noise=\(0.2,\) must have 2 values"),
+        (dict(video_noise=(0.5, 1.5)), r"video_noise\[1\]=1.5 must be at least 0 and at most 1"),
+        (
+            dict(image_history="none"),
+            "image_history='none' must be one of 'still', 'window', 'anchor'",
+        ),
     ],
 )
 def test_what_cannot_be_started_from_is_refused(options, message):
     """One line that says what was found and what is needed."""
     with pytest.raises(RequestError, match=message):
-        make_conditioning(make_request(TOY), **options)
+        start(**options)
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 8, 16, 3), np.uint8).repeat(8, 1).repeat(8, 2)
@@ -228,7 +238,7 @@ def test_a_start_costs_no_program_a_chunk(pipeline):
 
 
 def test_anchor_is_the_image_for_the_whole_run_unless_the_first_chunk_is_skipped(pipeline):
-    """Skipped, the anchor is the second chunk's first frame, seen by the third chunk, not before."""
+    """Skipped, it is the second chunk's first frame, seen by the third chunk, not before."""
 
     def run(**options):
         records = []

@@ -24,9 +24,9 @@ def test_forty_four_chunks_cost_what_the_first_ones_cost(pipeline, tmp_path):
     second, no chunk takes longer for being late, and every frame is in the file.
     """
     libc = ctypes.CDLL(None)
-    if hasattr(
-        libc, "mallopt"
-    ):  # return large buffers when they are freed: what glibc keeps of them comes and goes in steps of 20 MB
+    if hasattr(libc, "mallopt"):
+        # Return large buffers when they are freed: what glibc keeps of them comes and goes in steps
+        # of 20 MB.
         libc.mallopt(-3, 2**16)  # M_MMAP_THRESHOLD
     prompts = [
         "a red ball",
@@ -37,7 +37,9 @@ def test_forty_four_chunks_cost_what_the_first_ones_cost(pipeline, tmp_path):
         "a ball rolls over grass",
     ]
     schedule = PromptSchedule.of([PromptEntry(prompt, 7, 1) for prompt in prompts])
-    rows, memory, seconds = [], [], []
+    rows = []
+    memory = []
+    seconds = []
     record = lambda record: rows.extend(chunk_rows(record.index, record.latents, record.frames))
     stream = pipeline.stream(schedule, num_frames=33 * CHUNKS, lookahead=1, on_chunk=record)
 
@@ -58,11 +60,11 @@ def test_forty_four_chunks_cost_what_the_first_ones_cost(pipeline, tmp_path):
     )
     assert len(rows) == CHUNKS
     assert abs(memory[-1] - memory[3]) <= 0.02 * memory[3]
-    early, late = (
-        min(seconds[3:23]),
-        min(seconds[23:-1]),
-    )  # if it grew with the chunk's index, late would be several times early
+    # If it grew with the chunk's index, late would be several times early.
+    early = min(seconds[3:23])
+    late = min(seconds[23:-1])
     assert late <= 1.5 * early
     print(
-        f"{memory[3] / 2**20:.1f} MiB after chunk 4, {memory[-1] / 2**20:.1f} after {CHUNKS}; CPU seconds a chunk {early:.2f} early, {late:.2f} late"
+        f"{memory[3] / 2**20:.1f} MiB after chunk 4, {memory[-1] / 2**20:.1f} after {CHUNKS}; "
+        f"CPU seconds a chunk {early:.2f} early, {late:.2f} late"
     )

@@ -1,5 +1,6 @@
 """What the user's API promises."""
 
+import dataclasses
 import gc
 
 import jax
@@ -52,6 +53,18 @@ def test_device_memory_does_not_grow_with_the_number_of_chunks(pipeline):
     assert len(set(alive[1:])) == 1
 
 
+def test_a_pipeline_is_not_changed(guided):
+    """What it is made to be is another one, which shares the rest."""
+    rounded = guided.quantized("int8", round_activations=True)
+    assert rounded.config.transformer.round_activations
+    assert not guided.config.transformer.round_activations
+    assert rounded.params["vae"] is guided.params["vae"]
+    kernel = lambda pipeline: pipeline.params["transformer"]["blocks"]["ffn"]["up"]["kernel"]
+    assert (kernel(guided).dtype, kernel(rounded).dtype) == (jnp.float32, jnp.int8)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        guided.params = {}
+
+
 def test_generate_returns_exactly_the_frames_asked_for(pipeline):
     """The last chunk is cut; every frame is there and is 8-bit."""
     frames = pipeline.generate(PROMPT, num_frames=40)
@@ -99,9 +112,12 @@ def test_text_cache_is_as_long_as_the_prompt_needs(pipeline):
 def test_prompt_matters_and_guidance_leads_away_from_the_negative(guided):
     """Positive and negative prompts change the result, apart."""
     options = dict(num_frames=33, output="latent")
-    first = guided.generate(PROMPT, "grey", **options)
-    assert np.abs(first - guided.generate("two blue squares", "grey", **options)).max() > 1e-4
-    assert np.abs(first - guided.generate(PROMPT, "bright", **options)).max() > 1e-4
+    first = guided.generate(PROMPT, negative_prompt="grey", **options)
+    assert (
+        np.abs(first - guided.generate("two blue squares", negative_prompt="grey", **options)).max()
+        > 1e-4
+    )
+    assert np.abs(first - guided.generate(PROMPT, negative_prompt="bright", **options)).max() > 1e-4
 
 
 @pytest.mark.slow
@@ -131,9 +147,17 @@ def test_stopwatch_tells_the_stages_apart(guided):
         (dict(height=96), "height=96 must be a multiple of 64"),
         (dict(width=100), "width=100 must be a multiple of 64"),
         (dict(steps=(2, 2)), "names 2 stages, but this checkpoint has 3"),
-        (dict(steps=(2, 0, 2)), "must be at least 1 at every stage"),
+        (dict(steps=(2, 0, 2)), r"steps\[1\]=0 must be at least 1"),
         (dict(batch=0), "batch=0 must be at least 1"),
-        (dict(seed=2**31), "seed=2147483648 must lie in 0..2147483647 for a batch of 1"),
+        (dict(steps=()), r"steps=\(\) must have a number for each stage"),
+        (dict(seed=2**31), "seed=2147483648 must be at least 0 and at most"),
+        (dict(seed=2**31 - 1, batch=2), "seed=2147483647 must be at most 2147483646 for a batch"),
+        (dict(guidance_scale=float("nan")), "guidance_scale=nan must be at least 0"),
+        (dict(guidance_interval=(0.9, 0.2)), "guidance_interval=.* must be two noise levels"),
+        (dict(shift=2.0), "shift must be 1.0 when use_dynamic_shifting is on"),
+        (dict(solver="heun"), "solver='heun' must be one of 'unipc', 'euler'"),
+        (dict(flavour="sweet"), "unknown configuration field 'flavour'"),
+        (dict(output="gif"), "output='gif' must be one of uint8, float32, latent"),
         (dict(noise=[], num_frames=34), "noise is given for 0 chunks, but the video has 2"),
     ],
 )

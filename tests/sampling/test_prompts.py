@@ -8,8 +8,8 @@ from helios_jax.sampling.prompts import (
     PromptChange,
     PromptEntry,
     PromptSchedule,
-    make_schedule,
     read_schedules,
+    to_schedule,
 )
 from helios_jax.sampling.request import RequestError
 
@@ -94,11 +94,11 @@ def test_what_is_past_can_be_dropped():
 
 
 def test_prompts_are_spread_over_a_batch():
-    schedule = make_schedule(PromptSchedule.of(ENTRIES), 2)
+    schedule = to_schedule(PromptSchedule.of(ENTRIES), 2)
     assert [change.prompts for change in schedule.changes] == [("a", "a"), ("b", "b"), ("c", "c")]
-    assert make_schedule(["x", "y"], None).changes == (PromptChange(0, ("x", "y")),)
+    assert to_schedule(["x", "y"], None).changes == (PromptChange(0, ("x", "y")),)
     with pytest.raises(RequestError, match="batch=3 does not fit 2 prompts"):
-        make_schedule(["x", "y"], 3)
+        to_schedule(["x", "y"], 3)
 
 
 def test_a_table_in_the_references_columns(tmp_path):
@@ -107,7 +107,8 @@ def test_a_table_in_the_references_columns(tmp_path):
     """
     path = tmp_path / "prompts.csv"
     path.write_text(
-        'id,prompt_index,prompt,refined_prompt,note\n7,10,third,,x\n7,2,second,"second, refined",\n312,0,only,,\n7,0,first,,\n'
+        "id,prompt_index,prompt,refined_prompt,note\n7,10,third,,x\n"
+        '7,2,second,"second, refined",\n312,0,only,,\n7,0,first,,\n'
     )
     schedules = read_schedules(path, chunks=3, blend=1)
     assert list(schedules) == ["7", "312"]

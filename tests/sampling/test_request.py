@@ -1,13 +1,23 @@
 """What a request becomes: chunks, steps and guidance."""
 
 import dataclasses
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 
 from helios_jax.config import HeliosConfig, from_dict
-from helios_jax.sampling.request import make_request, reference_frames
+from helios_jax.diffusion.drift import DriftControl
+from helios_jax.sampling.geometry import reference_frames
+from helios_jax.sampling.request import (
+    RequestError,
+    RequestFields,
+    make_request,
+    request_fields,
+)
+
+from .conftest import TOY
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -60,8 +70,77 @@ def test_only_a_distilled_sampler_amplifies():
     [(1, 1, 33), (33, 1, 33), (34, 2, 65), (99, 3, 97), (132, 4, 129), (1452, 44, 1449)],
 )
 def test_frames_of_whole_chunks_and_of_the_reference(asked, chunks, returned):
-    """A chunk is 33 frames; the reference returns the largest 4m + 1 of whole chunks: 97 for 99."""
+    """A chunk is 33 frames; Diffusers returns the largest 4m + 1 of whole chunks: 97 for 99."""
     config = preset("helios_distilled")
     request = make_request(config, num_frames=asked)
     assert (request.chunks, request.frames_per_chunk, request.num_frames) == (chunks, 33, asked)
     assert reference_frames(config, asked) == returned
+
+
+def test_callers_can_name_every_field():
+    """The names that a type checker knows are the request's fields."""
+    assert set(RequestFields.__annotations__) == {field.name for field in request_fields()}
+
+
+def test_a_request_comes_back_from_json():
+    """Equal, with every field changed from its default."""
+    changed = dict(
+        batch=2,
+        num_frames=70,
+        height=128,
+        width=64,
+        steps=(3, 2, 1),
+        guidance_scale=2.5,
+        guidance_interval=(0.2, 0.9),
+        cfg_zero_star=True,
+        zero_init_steps=1,
+        negative_prompt="grey",
+        solver="dpmpp_2m",
+        shift=3.0,
+        use_dynamic_shifting=False,
+        time_shift_type="exponential",
+        shift_tokens="own_stage",
+        base_image_seq_len=128,
+        max_image_seq_len=2048,
+        base_shift=0.6,
+        max_shift=1.2,
+        amplify_first_chunk=False,
+        skip_first_chunk=True,
+        seed=7,
+        image_noise=(0.1, 0.2),
+        video_noise=(0.3, 0.4),
+        image_history="window",
+        drift=DriftControl(strength=0.3),
+    )
+    request = make_request(TOY, **changed)
+    plain = make_request(TOY)
+    for field in request_fields():
+        assert getattr(request, field.name) != getattr(plain, field.name), field.name
+    again = make_request(TOY, **json.loads(json.dumps(request.arguments())))
+    assert again == request
+
+
+def test_how_a_checkpoint_is_sampled_is_the_callers():
+    """Solver and shifts reach the scheduler, guidance and steps the plan; what differs from the
+    configuration is told.
+    """
+    config = preset("helios_mid")
+    request = make_request(config, solver="dpmpp_2m", max_shift=1.3, steps=8, cfg_zero_star=False)
+    assert (request.scheduler.solver, request.scheduler.max_shift) == ("dpmpp_2m", 1.3)
+    assert (request.plan.steps, request.plan.zero_init_steps) == ((8, 8, 8), 0)
+    told = {name: (there, here) for name, there, here in request.sampler_differences(config)}
+    assert told == {
+        "solver": ("unipc", "dpmpp_2m"),
+        "max_shift": (1.15, 1.3),
+        "steps": ((20, 20, 20), (8, 8, 8)),
+        "cfg_zero_star": (True, False),
+    }
+    assert make_request(config, seed=3, num_frames=99).sampler_differences(config) == []
+
+
+def test_another_request_is_checked_again():
+    """By dataclasses.replace, too; what follows from its fields follows."""
+    request = dataclasses.replace(make_request(TOY), num_frames=70)
+    assert request.chunks == 3
+    with pytest.raises(RequestError, match="num_frames=-1 must be at least 1"):
+        dataclasses.replace(request, num_frames=-1)

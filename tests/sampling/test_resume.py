@@ -25,7 +25,8 @@ from helios_jax.sampling.state import load_state
 
 config, folder = sys.argv[1:]
 pipeline = HeliosPipeline.random(from_dict(HeliosConfig, json.loads(config)))
-np.save(f"{folder}/rest.npy", np.concatenate(list(pipeline.resume(load_state(f"{folder}/state.safetensors"))), axis=1))
+state = load_state(f"{folder}/state.safetensors")
+np.save(f"{folder}/rest.npy", np.concatenate(list(pipeline.resume(state)), axis=1))
 """
 
 

@@ -34,12 +34,12 @@ def test_after_a_warmup_nothing_is_compiled(shallow):
 
 
 def test_a_released_text_encoder_has_encoded_its_prompts(shallow):
-    """The prompts named give the same video as before; of others one line says that it is too late."""
-    pipeline = HeliosPipeline(shallow.config, shallow.params, shallow.tokenizer)
+    """Its prompts give the same video as before; of others one line says that it is too late."""
     options = dict(num_frames=33, output="latent")
-    before = pipeline.generate(PROMPT, **options)
-    pipeline.release_text_encoder([PROMPT, ""])
+    before = shallow.generate(PROMPT, **options)
+    pipeline = shallow.with_text_encoder_released([PROMPT, ""])
     assert set(pipeline.params) == {"transformer", "vae"}
+    assert set(shallow.params) == {"transformer", "vae", "text_encoder"}
     np.testing.assert_array_equal(pipeline.generate(f" {PROMPT}  ", **options), before)
     with pytest.raises(
         RequestError,
@@ -54,8 +54,7 @@ def test_blocks_streamed_from_host_memory_make_the_same_video(shallow, tmp_path)
     """
     options = dict(num_frames=33, output="latent")
     checkpoint.save(tmp_path / "toy", shallow.config, shallow.params, shallow.tokenizer)
-    moved = HeliosPipeline(shallow.config, shallow.params, shallow.tokenizer)
-    moved.stream_blocks()
+    moved = shallow.with_streamed_blocks()
     read = HeliosPipeline.from_checkpoint(
         tmp_path / "toy", prompts=[PROMPT, ""], stream_blocks=True
     )

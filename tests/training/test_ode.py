@@ -22,6 +22,7 @@ from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_schedule
 from helios_jax.sampling.ode_pairs import make_trajectory, schedules
 from helios_jax.sampling.pipeline import HeliosPipeline
+from helios_jax.sampling.request import make_request
 from helios_jax.training.ode import make_targets
 from tests.toys import STUDENT, toy_config
 
@@ -137,7 +138,8 @@ def test_a_trajectory_ends_where_the_sampler_does():
     )
     pipeline = HeliosPipeline.random(dataclasses.replace(config, sample=sample))
     key = jax.random.key(5)
-    made = make_trajectory(pipeline, "a red ball", key, sections=2, student=(1, 1, 1))
+    request = make_request(pipeline.config)
+    made = make_trajectory(pipeline, "a red ball", request, key, sections=2, student=(1, 1, 1))
     noise = [
         draw_chunk_noise(key[None], section, (9, 8, 16, 4), 3, config.scheduler.gamma)
         for section in range(2)

@@ -1,0 +1,215 @@
+"""What the flags of ``helios-jax sample`` ask for, checked before anything heavy is loaded."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from helios_jax import checkpoint, media, nano
+from helios_jax.commands.request_flags import read_numbers, read_request_flags
+from helios_jax.commands.sample_report import Say
+from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.diffusion.drift import DriftControl
+from helios_jax.memory.sampling import Placement
+from helios_jax.sampling.geometry import check_model, reference_frames
+from helios_jax.sampling.prompts import Prompt, read_schedules, to_schedule
+from helios_jax.sampling.request import Request, RequestError, request_for_prompt
+from helios_jax.sampling.state import VideoState, load_state
+from helios_jax.sampling.writing import StreamFiles, state_path
+
+
+class Video(NamedTuple):
+    """One thing to make: what it is made from, checked, and where it goes."""
+
+    prompt: Prompt
+    request: Request
+    files: StreamFiles
+    start: VideoState | None = None
+    image: np.ndarray | None = None
+    video: np.ndarray | None = None
+
+
+def check_flags(options: flags.FlagValues) -> None:
+    """Refuse flags that do not go together, before anything is read.
+
+    Raises:
+      RequestError: saying what to add or leave out.
+    """
+    if options.quant_activations and not options.quant:
+        raise RequestError(
+            "--quant_activations rounds activations beside the weights of --quant: name int8 or "
+            "fp8 there"
+        )
+    if options.report and not options.statistics:
+        raise RequestError("--report draws what --statistics keeps: name that file, too")
+    if options.image and options.video:
+        raise RequestError("give --image or --video, not both")
+    if options.fps is not None and options.fps < 1:
+        raise RequestError(f"fps={options.fps} must be at least 1")
+    if options.resume and (prompt_flags(options) or options.image or options.video):
+        raise RequestError(
+            "--resume goes on with the prompts it finds: leave --prompt and its like out"
+        )
+    if path := options.save_latents:
+        if media.output_kind(path) != ".safetensors":
+            raise RequestError(f"--save_latents={path} must be a .safetensors file")
+        media.check_output(path)
+
+
+def prompt_flags(options: flags.FlagValues) -> list[str]:
+    """Those of the flags that give prompts which are there."""
+    names = ("prompt", "prompt_file", "prompt_schedule")
+    return [name for name in names if options[name].value is not None]
+
+
+def checkpoint_path(options: flags.FlagValues) -> str | Path | None:
+    """--checkpoint, or helios-nano; None for random weights of --config."""
+    return options.checkpoint or (nano.CHECKPOINT if options.config is None else None)
+
+
+def read_config(options: flags.FlagValues) -> HeliosConfig:
+    """The checkpoint's configuration, or a preset of the same geometry, which may be sampled and
+    computed otherwise.
+    """
+    path = checkpoint_path(options)
+    if options.config is None:
+        config = checkpoint.load_config(path or nano.CHECKPOINT)
+    else:
+        config = from_dict(HeliosConfig, options.config)
+        if path is not None:
+            check_model(checkpoint.load_config(path), config, str(path))
+    if options.quant_activations:
+        transformer = dataclasses.replace(config.transformer, round_activations=True)
+        config = dataclasses.replace(config, transformer=transformer)
+    return config
+
+
+def read_fields(options: flags.FlagValues) -> dict[str, Any]:
+    """Fields of the request that are given."""
+    fields = read_request_flags(options)
+    if options.drift:
+        mean, *rest = read_numbers(options.drift_thresholds, float, "drift_thresholds")
+        variance = rest[-1] if rest else mean
+        fields["drift"] = DriftControl(mean_threshold=mean, variance_threshold=variance)
+    return fields
+
+
+def read_videos(options: flags.FlagValues, config: HeliosConfig, say: Say) -> list[Video]:
+    """What is asked for, checked, with the files that it starts from."""
+    if options.resume:
+        return [resumed_video(options, config, say)]
+    fields = read_fields(options)
+    prompts = read_prompts(options)
+    requests = []
+    for prompt in prompts:
+        _, request = request_for_prompt(config, prompt, fields)
+        if options.reference_frames:
+            frames = reference_frames(config, request.num_frames)
+            request = dataclasses.replace(request, num_frames=frames)
+        requests.append(request)
+    paths = media.numbered(options.out, sum(request.batch for request in requests))
+    for path in paths:
+        media.check_output(path, options.overwrite)
+    image = read_image(options, requests[0], say)
+    video = read_video(options, requests[0], say)
+    videos = []
+    for prompt, request in zip(prompts, requests):
+        files = stream_files(options, paths[: request.batch])
+        paths = paths[request.batch :]
+        videos.append(Video(prompt, request, files, image=image, video=video))
+    return videos
+
+
+def resumed_video(options: flags.FlagValues, config: HeliosConfig, say: Say) -> Video:
+    """The video at --out, as it was asked for, and as long as is asked for now."""
+    first = options.out
+    if not media.is_pipe(first) and not Path(state_path(first)).exists():
+        numbered = media.numbered(first, 2)[0]  # a batch has its state beside its first video
+        first = numbered if Path(state_path(numbered)).exists() else first
+    state = load_state(state_path(first))
+    check_model(state.request.config, config, state_path(first))
+    given = read_request_flags(options)
+    request = state.request
+    if "num_frames" in given:
+        request = dataclasses.replace(request, num_frames=given.pop("num_frames"))
+    if options.reference_frames:
+        frames = reference_frames(config, request.num_frames)
+        request = dataclasses.replace(request, num_frames=frames)
+    own = request.arguments()
+    if ignored := [name for name, value in given.items() if value != own[name]]:
+        say(f"--{', --'.join(ignored)}: without effect, a video that is resumed keeps its own")
+    paths = media.numbered(options.out, request.batch)
+    for path in paths:
+        media.check_output(path, options.overwrite)
+    return Video(state.prompts, request, stream_files(options, paths), state)
+
+
+def stream_files(options: flags.FlagValues, paths: list[str]) -> StreamFiles:
+    """Where one video, or a batch of one prompt, goes."""
+    return StreamFiles(
+        paths,
+        live=options.live,
+        fps=options.fps,
+        overwrite=options.overwrite,
+        latents=options.save_latents,
+        statistics=options.statistics,
+        curves=options.report,
+    )
+
+
+def read_prompts(options: flags.FlagValues) -> list[Prompt]:
+    """The prompts of --prompt, --prompt_file or --prompt_schedule.
+
+    Raises:
+      RequestError: if there is none, or more than one of these.
+    """
+    if len(prompt_flags(options)) != 1:
+        raise RequestError("give a prompt: one of --prompt, --prompt_file and --prompt_schedule")
+    if options.prompt_schedule is not None:
+        path = options.prompt_schedule
+        return list(read_schedules(path, reference=options.reference_schedule).values())
+    if options.prompt is not None:
+        return [*to_schedule(options.prompt.strip(), None).prompts()]
+    try:
+        lines = Path(options.prompt_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot read --prompt_file {options.prompt_file}: {reason}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise RequestError(f"--prompt_file {options.prompt_file} has no prompt in it")
+    return [*prompts]
+
+
+def read_image(options: flags.FlagValues, request: Request, say: Say) -> np.ndarray | None:
+    """The image to start from, as :meth:`HeliosPipeline.stream` takes it."""
+    if not options.image:
+        return None
+    size = (request.height, request.width)
+    pixels, description = media.read_image(options.image, *size, options.fit)
+    say(description)
+    return pixels[None]
+
+
+def read_video(options: flags.FlagValues, request: Request, say: Say) -> np.ndarray | None:
+    """The end of the video to go on from, as :meth:`HeliosPipeline.stream` takes it."""
+    if not options.video:
+        return None
+    size = (request.height, request.width)
+    fps = request.config.sample.fps
+    piece = request.frames_per_chunk
+    video = media.read_video(options.video, *size, fps, options.fit, piece=piece)
+    say(video.description)
+    return np.concatenate([video.first[None], video.tail])[None]
+
+
+def placement(options: flags.FlagValues) -> Placement:
+    """What stays on the device, and how."""
+    low = options.memory == "low"
+    return Placement(
+        text_encoder=not (options.release_text_encoder or low),
+        stream_blocks=low,
+        quantization=options.quant,
+    )

@@ -1,0 +1,155 @@
+"""What ``helios-jax sample`` says: what a request will make and take, and where the time went."""
+
+import os
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+import jax
+from absl import flags
+from tqdm import tqdm
+
+from helios_jax.config import HeliosConfig
+from helios_jax.memory.compiler import TARGETS
+from helios_jax.memory.report import GIB
+from helios_jax.memory.sampling import (
+    Placement,
+    available_memory,
+    estimate_request,
+    plan_request,
+)
+from helios_jax.sampling.fields import show
+from helios_jax.sampling.loading import default_dtype
+from helios_jax.sampling.request import Request, RequestError
+from helios_jax.sampling.timing import Stopwatch
+from helios_jax.types import DTypeLike
+
+Say = Callable[[str], None]
+"""Prints a line, beside the video where that goes to standard output."""
+
+
+def announce_video(request: Request, count: int, fps: int, say: Say) -> None:
+    """Say what will be made.
+
+    Args:
+      request: the longest of those that are made.
+      count: number of videos.
+      fps: frames per second.
+      say: prints a line.
+    """
+    steps = "-".join(map(str, request.plan.steps))
+    if request.first_plan != request.plan:
+        steps += f", {'-'.join(map(str, request.first_plan.steps))} in the first chunk"
+    guidance = f"guidance {request.guidance_scale:g}"
+    low, high = request.plan.guidance_interval
+    if request.plan.guided and (low, high) != (0, 1):
+        guidance += f" at noise levels {low:g} to {high:g}"
+    say(
+        f"{count} video(s) of {request.num_frames} frames, {request.width}x{request.height}, "
+        f"{request.num_frames / fps:.1f} s at {fps} frames/s: {request.chunks} chunk(s) of "
+        f"{request.frames_per_chunk} frames, steps {steps}, {guidance}"
+    )
+
+
+def announce_sampler(request: Request, own: HeliosConfig, say: Say) -> None:
+    """Say in what the request departs from how the checkpoint would be sampled by itself."""
+    found = request.sampler_differences(own)
+    if found:
+        told = [f"{name} {_show(here)} (its own: {_show(there)})" for name, there, here in found]
+        say(f"sampled otherwise than the checkpoint says: {', '.join(told)}")
+
+
+def announce_memory(request: Request, dtype: DTypeLike, placement: Placement, say: Say) -> None:
+    """Say what a request needs.
+
+    Raises:
+      RequestError: if that does not fit.
+    """
+    plan = estimate_request(request, dtype, default_dtype(), placement)
+    free = available_memory()
+    resident = ", ".join(f"{part} {size(count)}" for part, count in plan.resident.items())
+    working = ", ".join(f"{part} {size(count)}" for part, count in plan.working.items())
+    say(
+        f"device memory, estimated: {size(plan.peak)}{f' of {size(free)} free' if free else ''} "
+        f"(weights and caches: {resident}; beside them, in turn: {working}); "
+        f"host memory beside it: {size(sum(plan.host.values()))}"
+    )
+    if free and plan.peak > free:
+        raise RequestError(
+            f"this needs about {size(plan.peak)} of device memory and {size(free)} are free: ask "
+            "for a smaller size or batch"
+        )
+
+
+def show_plan(request: Request, options: flags.FlagValues, placement: Placement) -> None:
+    """Print the memory that a request takes on the GPU of --plan.
+
+    Raises:
+      RequestError: if it does not fit.
+    """
+    gpu = TARGETS[options.plan]
+    dtype = options.dtype or "bfloat16"
+    with tqdm(total=0, bar_format="{desc}", disable=None, leave=False) as line:
+        plan = plan_request(
+            request,
+            options.plan,
+            dtype,
+            placement=placement,
+            progress=line.set_description_str,
+        )
+    print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, on {gpu.name}")
+    print(plan)
+    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
+    verdict = (
+        f"{plan.peak / GIB:.2f} GiB at once, of {gpu.memory / GIB:.2f} GiB, of which JAX takes "
+        f"{share:.0%} (XLA_PYTHON_CLIENT_MEM_FRACTION)"
+    )
+    if plan.peak > share * gpu.memory:
+        raise RequestError(f"it does not fit: {verdict}")
+    print(f"it fits: {verdict}")
+
+
+def report(
+    stopwatch: Stopwatch, seconds: float, frames: int, programs: Counter[str], say: Say
+) -> None:
+    """Say where the time went.
+
+    Args:
+      stopwatch: seconds by part.
+      seconds: in all.
+      frames: that were made.
+      programs: from :func:`~helios_jax.compile_cache.count_programs`.
+      say: prints a line.
+    """
+    parts = dict(stopwatch.seconds)
+    stages = sorted(part for part in parts if part.startswith("stage "))
+    say("seconds, compilation apart:")
+    for part in ("load", "warm-up", "text", "transformer", *stages, "vae", "media", "compile"):
+        if part in parts:
+            say(f"  {'  ' if part in stages else ''}{part:<14}{parts[part]:9.2f}")
+    warm = seconds - sum(parts.get(part, 0.0) for part in ("load", "warm-up", "compile"))
+    say(
+        f"  {'total':<14}{seconds:9.2f}   {frames / seconds:.2f} frames/s, {frames / warm:.2f} warm"
+    )
+    device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    say(f"peak memory: {f'device {size(device)}, ' if device else ''}process {size(host)}")
+    say(
+        f"{programs['needed'] - programs['cached']} programs compiled, {programs['cached']} found "
+        "in the compile cache"
+    )
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.2 GB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _show(value: object) -> str:
+    return show(tuple(value)) if isinstance(value, list | tuple) else str(value)

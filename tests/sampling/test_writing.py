@@ -1,0 +1,120 @@
+"""Streams on disk: live or whole, with latents and statistics, cut back and gone on with."""
+
+import numpy as np
+import pytest
+
+from helios_jax.media import MediaError, live_frames, load_latents
+from helios_jax.sampling.request import make_request
+from helios_jax.sampling.state import load_state
+from helios_jax.sampling.statistics import load_statistics
+from helios_jax.sampling.writing import StreamFiles, StreamWriter
+
+from .conftest import TOY
+
+PROMPT = "a red ball rolls over green grass"
+
+
+def files_in(folder, **changes):
+    """A live video with all that can be kept of it."""
+    names = dict(latents="a.safetensors", statistics="a.csv", curves="a.svg")
+    paths = {kind: str(folder / name) for kind, name in names.items()}
+    return StreamFiles(str(folder / "a.mp4"), **{"live": True, **paths, **changes})
+
+
+def write(pipeline, files, request, **options):
+    with StreamWriter(files, request) as writer:
+        for _ in pipeline.stream(PROMPT, request, on_chunk=writer.write, **options):
+            pass
+    return writer
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline, tmp_path_factory):
+    """Three chunks in one run, of which the last is cut."""
+    folder = tmp_path_factory.mktemp("whole")
+    write(pipeline, files_in(folder), make_request(TOY, num_frames=70, height=64, width=64))
+    return folder
+
+
+def test_a_live_video_is_gone_on_with_as_if_it_had_never_stopped(pipeline, whole, tmp_path):
+    """Video, latents and statistics of a shorter run, resumed: those of one run."""
+    files = files_in(tmp_path)
+    write(pipeline, files, make_request(TOY, num_frames=40, height=64, width=64))
+    assert live_frames(tmp_path / "a.mp4") == [33, 40]
+    state = load_state(tmp_path / "a.mp4.state")
+    assert state.chunk == 1
+    longer = make_request(TOY, num_frames=70, height=64, width=64)
+    with StreamWriter(files, longer, start=state) as writer:
+        for _ in pipeline.resume(state, num_frames=70, on_chunk=writer.write):
+            pass
+    assert (tmp_path / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
+    ours, _ = load_latents(tmp_path / "a.safetensors")
+    theirs, metadata = load_latents(whole / "a.safetensors")
+    np.testing.assert_array_equal(ours, theirs)
+    assert metadata == {"seed": "0"}
+    assert load_statistics(tmp_path / "a.csv") == load_statistics(whole / "a.csv")
+    assert len(load_statistics(tmp_path / "a.csv")) == 3
+    assert (tmp_path / "a.svg").exists()
+
+
+def interrupt(pipeline, files, request):
+    """A run that fails when its second chunk has been made."""
+    writer = StreamWriter(files, request)
+
+    def run():
+        with writer:
+            for chunk, _ in enumerate(pipeline.stream(PROMPT, request, on_chunk=writer.write)):
+                if chunk == 1:
+                    raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        run()
+    return writer
+
+
+def test_a_live_run_that_fails_leaves_whole_chunks(pipeline, whole, tmp_path):
+    """In the video, the latents and the statistics, with a state to go on from; it says so."""
+    writer = interrupt(
+        pipeline, files_in(tmp_path), make_request(TOY, num_frames=70, height=64, width=64)
+    )
+    assert live_frames(tmp_path / "a.mp4") == [33, 66]
+    assert load_state(tmp_path / "a.mp4.state").chunk == 2
+    theirs, _ = load_latents(whole / "a.safetensors")
+    np.testing.assert_array_equal(load_latents(tmp_path / "a.safetensors")[0], theirs[:, :18])
+    assert writer.describe() == [
+        f"66 frames in {tmp_path / 'a.mp4'}",
+        f"18 latent frames in {tmp_path / 'a.safetensors'}",
+        f"statistics in {tmp_path / 'a.csv'}",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.safetensors", "images"])
+def test_a_run_that_fails_leaves_nothing_where_it_is_not_live(pipeline, tmp_path, name):
+    request = make_request(TOY, num_frames=99, height=64, width=64)
+    writer = interrupt(pipeline, StreamFiles(str(tmp_path / name)), request)
+    assert list(tmp_path.iterdir()) == []
+    assert writer.describe() == []
+
+
+def test_each_video_of_a_batch_has_its_latents(pipeline, tmp_path):
+    """Numbered, as :func:`load_latents` and safetensors read them; nothing is decoded for them."""
+    request = make_request(TOY, batch=2, num_frames=40, height=64, width=64)
+    writer = StreamWriter(StreamFiles(str(tmp_path / "a.safetensors")), request, prompt=PROMPT)
+    assert writer.output == "latent"
+    with writer:
+        chunks = list(pipeline.stream(PROMPT, request, output=writer.output, on_chunk=writer.write))
+    expected = np.concatenate(chunks, axis=1)
+    for number in range(2):
+        latents, metadata = load_latents(tmp_path / f"a_{number}.safetensors")
+        np.testing.assert_array_equal(latents, expected[number : number + 1])
+        assert metadata == {"seed": "0", "prompt": PROMPT}
+
+
+def test_what_cannot_be_written_is_said_by_the_writer(pipeline, tmp_path):
+    """By the next chunk, or by the end."""
+    request = make_request(TOY, num_frames=33, height=64, width=64)
+    with (
+        pytest.raises(MediaError, match="does not exist"),
+        StreamWriter(StreamFiles(str(tmp_path / "absent" / "a.mp4")), request),
+    ):
+        pass
