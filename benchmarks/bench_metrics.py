@@ -16,6 +16,7 @@ Rows, each from uint8 frames of 384x640 to the figure:
 """
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ OUT = flags.DEFINE_string(
     "out", str(ROOT / "benchmarks/results/bench_metrics"), "Result files, without suffix."
 )
 WORKER = flags.DEFINE_enum("worker", None, ["torch", "jax"], "Internal: be one of the systems.")
-FOLDER = flags.DEFINE_string("folder", None, "Internal: the workers' folder.")
+FOLDER = flags.DEFINE_string("folder", "", "Internal: the workers' folder.")
 
 HEIGHT, WIDTH = 384, 640
 TEXT_IDS = np.array([[49406, *range(300, 330), 49407]], np.int32)
@@ -50,6 +51,7 @@ TEXT_IDS = np.array([[49406, *range(300, 330), 49407]], np.int32)
 Row = Callable[[], np.ndarray]
 
 
+@functools.cache
 def frames(count: int) -> np.ndarray:
     """Waves that move, and noise; uint8."""
     t, y, x, c = np.ogrid[0:count, 0:HEIGHT, 0:WIDTH, 0:3]
@@ -186,19 +188,20 @@ def torch_row(name: str) -> Row:
     return deviation
 
 
-def work() -> None:
+def work(system: str) -> None:
     """Run the rows that are named on standard input, once a line, and tell what each took."""
-    make = {"torch": torch_row, "jax": jax_row}[WORKER.value]
-    current, row = None, None
+    make = torch_row if system == "torch" else jax_row
+    rows: dict[str, Row] = {}
     for line in sys.stdin:
         name = line.strip()
-        if name != current:
-            row = None  # frees the network before
-            current, row = name, make(name)
-        cpu, start = time.process_time(), time.perf_counter()
-        result = row()
+        if name not in rows:
+            rows.clear()  # frees the network before
+            rows[name] = make(name)
+        cpu = time.process_time()
+        start = time.perf_counter()
+        result = rows[name]()
         took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-        np.save(Path(FOLDER.value) / f"{WORKER.value}.npy", result)
+        np.save(Path(FOLDER.value) / f"{system}.npy", result)
         print(json.dumps(took), flush=True)
 
 
@@ -207,7 +210,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def measure(folder: Path) -> dict[str, dict[str, Any]]:
+def measure(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every row: medians of both systems, and how far their results are apart."""
     systems = {}
     for system in ("torch", "jax"):
@@ -217,12 +220,13 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
         )
 
     def run(system: str, row: str) -> dict[str, float]:
-        process = systems[system]
-        process.stdin.write(f"{row}\n")
-        process.stdin.flush()
-        return json.loads(process.stdout.readline())
+        pipes = systems[system]
+        assert pipes.stdin is not None
+        assert pipes.stdout is not None
+        pipes.stdin.write(f"{row}\n")
+        pipes.stdin.flush()
+        return json.loads(pipes.stdout.readline())
 
-    results = {}
     for row in CHOSEN.value:
         both = ("torch", "jax") if row in ROWS[:3] else ("jax",)
         for system in both:
@@ -238,12 +242,10 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
         for system in both:
             for kind in ("seconds", "cpu"):
                 found[f"{system} {kind}"] = statistics.median(t[kind] for t in times[system])
-        results[row] = found
         print(row, {key: round(value, 6) for key, value in found.items()}, flush=True)
+        yield row, found
     for process in systems.values():
-        process.stdin.close()
-        process.wait()
-    return results
+        process.communicate()  # closes its input, at which it ends
 
 
 PER_CLIP = {
@@ -279,7 +281,7 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
 def main(_: list[str]) -> None:
     """Measure, and write both result files."""
     if WORKER.value:
-        work()
+        work(WORKER.value)
         return
     packages = ("jax", "jaxlib", "torch", "transformers", "numpy", "opencv-python-headless")
     conditions = {
@@ -294,11 +296,18 @@ def main(_: list[str]) -> None:
         "repeats": REPEATS.value,
         "statistic": "median of repeats that alternate between the systems, after one of each",
     }
+    results = {}
     with tempfile.TemporaryDirectory() as folder:
         write_clip(Path(folder) / "clip.mp4")
-        results = measure(Path(folder))
-    conditions["load_average_at_end"] = os.getloadavg()[0]
-    out = Path(OUT.value)
+        for row, found in measure(Path(folder)):
+            results[row] = found
+            conditions["load_average_at_end"] = os.getloadavg()[0]
+            write(Path(OUT.value), conditions, results)
+    print("\n".join(table(results)))
+
+
+def write(out: Path, conditions: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
+    """Write both result files; after each row, so that an interrupted run leaves what it has."""
     content = {"conditions": conditions, "results": results}
     out.with_name(f"{out.name}.json").write_text(json.dumps(content, indent=1) + "\n")
     lines = [
@@ -313,7 +322,6 @@ def main(_: list[str]) -> None:
         *(f"* {name}: {value}" for name, value in conditions.items()),
     ]
     out.with_name(f"{out.name}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(table(results)))
 
 
 def write_clip(path: Path) -> None:
