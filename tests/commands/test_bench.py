@@ -88,6 +88,18 @@ def test_a_folder_of_models_counts_as_all_of_them(here, capsys):
     assert "without aesthetic" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_helios_nano_goes_from_captions_to_a_report(here, capsys, no_cache):
+    cache = "--compile_cache="
+    assert run(f"generate --world=2 --durations=33 --steps=1 --out=videos/nano {cache}") == 0
+    assert run(f"score --videos=videos/nano --out=out/nano --metrics=world,free {cache}") == 0
+    assert run("compare out/nano --out=out/report") == 0
+    page = (here / "out/report.html").read_text()
+    assert "<h2>What the captions ask for</h2>" in page
+    assert page.count("data:image/webp") == 2
+    assert "made with checkpoint nano" in page
+
+
 def test_the_overview_and_every_command_have_a_help_text(capsys):
     assert run("--help") == 0
     assert "compare results/base" in capsys.readouterr().out
