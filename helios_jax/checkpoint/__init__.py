@@ -5,10 +5,9 @@ from helios_jax.checkpoint.directory import (
     load_config,
     load_params,
     load_tokenizer,
-    rewrite,
-    save,
 )
 from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.saving import rewrite, save
 
 __all__ = [
     "CheckpointError",

@@ -23,14 +23,13 @@ from helios_jax.checkpoint.directory import (
     TOKENIZER,
     open_checkpoint,
     open_leaves,
-    write_config,
-    write_tokenizer,
 )
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import new_directory, read_json, write_digests, write_json
 from helios_jax.checkpoint.layout import Slot
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.checkpoint.safetensors_files import DTYPE_NAMES, DTYPES, TorchTensor, write_folder
+from helios_jax.checkpoint.saving import write_config, write_tokenizer
 from helios_jax.checkpoint.source import TIED, read_source
 from helios_jax.config import HeliosConfig
 

@@ -21,14 +21,13 @@ from helios_jax.checkpoint.directory import (
     TOKENIZER,
     Checkpoint,
     open_checkpoint,
-    write_config,
-    write_tokenizer,
 )
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import FileTable, new_directory, write_digests
 from helios_jax.checkpoint.layout import Index, Slot, leaves
 from helios_jax.checkpoint.names import component_slots, transformer_slots
 from helios_jax.checkpoint.safetensors_files import TorchTensor, write_file
+from helios_jax.checkpoint.saving import write_config, write_tokenizer
 from helios_jax.config import HeliosConfig, TransformerConfig
 from helios_jax.models.lora import adapter_shapes
 from helios_jax.types import Array, Params
@@ -109,7 +108,7 @@ def merge_into_checkpoint(
       config: what the new checkpoint should say, where training changed more than weights (a
         pyramid's schedule); None: the base's.
       component: which was trained.
-      tokenizer: of a text encoder; see :func:`~helios_jax.checkpoint.directory.save`.
+      tokenizer: of a text encoder; see :func:`~helios_jax.checkpoint.saving.save`.
       dtype: of each leaf of the component, given its path; None keeps the base's, or the tree's own
         where the base has none.
       overwrite: replace ``out`` if it is a checkpoint.

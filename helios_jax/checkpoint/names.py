@@ -7,6 +7,7 @@ shapes a checkpoint must have.
 
 import re
 
+from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.layout import Slot, conv, linear, norm, stack, tensor
 from helios_jax.config import HeliosConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 
@@ -14,13 +15,18 @@ COMPONENTS = ("transformer", "vae", "text_encoder")
 
 
 def component_slots(config: HeliosConfig, component: str) -> list[Slot]:
-    """The name table of one of :data:`COMPONENTS`."""
-    table = {
-        "transformer": transformer_slots,
-        "vae": vae_slots,
-        "text_encoder": text_encoder_slots,
-    }[component]
-    return table(getattr(config, component))
+    """The name table of one of :data:`COMPONENTS`.
+
+    Raises:
+      CheckpointError: if there is no such component.
+    """
+    if component == "transformer":
+        return transformer_slots(config.transformer)
+    if component == "vae":
+        return vae_slots(config.vae)
+    if component == "text_encoder":
+        return text_encoder_slots(config.text_encoder)
+    raise CheckpointError(f"unknown component {component!r}; there are {', '.join(COMPONENTS)}")
 
 
 def transformer_slots(config: TransformerConfig) -> list[Slot]:

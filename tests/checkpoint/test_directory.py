@@ -296,7 +296,7 @@ def test_an_interrupted_save_leaves_nothing(monkeypatch, tmp_path, params, stop)
     def interrupted(*_):
         raise stop
 
-    monkeypatch.setattr("helios_jax.checkpoint.directory.write_digests", interrupted)
+    monkeypatch.setattr("helios_jax.checkpoint.saving.write_digests", interrupted)
     with pytest.raises(stop):
         save(tmp_path / "never", CONFIG, params)
     assert not list(tmp_path.iterdir())
