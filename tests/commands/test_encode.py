@@ -117,3 +117,22 @@ def test_the_command_converts_torch_latents(tmp_path, capsys):
     ]
     assert source.read(0).latents.dtype.name == "bfloat16"
     assert [line["source"] for line in read_skipped(out)] == ["0.pt"]
+
+
+@pytest.mark.slow
+def test_two_encoders_at_once_spoil_nothing(tmp_path):
+    """Started together on the same shards: each ends well or in one line that names the other, and
+    what one of them leaves undone, the same command finishes.
+    """
+    arguments = [*TINY, "--clips_per_shard=2"]
+    run(*arguments, f"--out={tmp_path / 'straight'}")
+    out = tmp_path / "raced"
+    command = [*COMMAND, *arguments, f"--out={out}"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in processes:
+        _, error = process.communicate(timeout=300)
+        last = error.splitlines()[-1] if error else ""
+        assert process.returncode == 0 or "is being written by process" in last, error
+    assert run(*arguments, f"--out={out}").returncode == 0
+    assert contents(out) == contents(tmp_path / "straight")
