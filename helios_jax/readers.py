@@ -31,7 +31,15 @@ ROWS = 100_000
 
 
 class ReadError(HeliosError, ValueError):
-    """A file that cannot be read; the message names it and says why."""
+    """A file that cannot be read; the message names it and says why.
+
+    Attributes:
+      reason: why, without the file's name.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(f"{os.fspath(path)} cannot be read: {reason}")
+        self.reason = reason
 
 
 def read_text(path: str | os.PathLike, limit: int = TEXT_BYTES) -> str:
@@ -165,23 +173,22 @@ def _guarded(
     try:
         return read(*arguments)
     except RecursionError as error:
-        reason = "its values are nested too deeply"
-        raise ReadError(_message(path, where, reason)) from error
+        raise ReadError(path, _reason(where, "its values are nested too deeply")) from error
     except UnicodeDecodeError as error:
-        raise ReadError(_message(path, where, "it is not UTF-8 text")) from error
+        raise ReadError(path, _reason(where, "it is not UTF-8 text")) from error
     except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ReadError(_message(path, where, reason)) from error
+        raise ReadError(path, _reason(where, reason)) from error
     except (csv.Error, yaml.YAMLError) as error:
-        raise ReadError(_message(path, where, str(error))) from error
+        raise ReadError(path, _reason(where, str(error))) from error
 
 
-def _message(path: str | os.PathLike, where: str, reason: str) -> str:
-    """One line, at most a few hundred characters of it the reason."""
-    words = " ".join(str(reason).split())
+def _reason(where: str, reason: str) -> str:
+    """A reason in one line of a few hundred characters at most."""
+    words = " ".join(reason.split())
     if len(words) > 300:
         words = f"{words[:300]} ..."
-    return f"{os.fspath(path)} cannot be read: {f'{where}: ' if where else ''}{words}"
+    return f"{where}: {words}" if where else words
 
 
 def _size(count: int) -> str:

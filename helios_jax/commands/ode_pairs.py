@@ -24,6 +24,7 @@ from tqdm import tqdm
 from helios_jax.commands.cli import run_command
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.data.trajectories import SUFFIX, save_trajectory
+from helios_jax.readers import ReadError, read_text
 from helios_jax.sampling.ode_pairs import make_trajectory
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import RequestError, make_request
@@ -139,9 +140,9 @@ def read_prompts(options: flags.FlagValues) -> list[str]:
         numbers = range(options.world)
         return [caption(sample_scene(options.seed, number), number) for number in numbers]
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--prompt_file={file} cannot be read: {error}") from error
+        lines = read_text(file).splitlines()
+    except ReadError as error:
+        raise RequestError(f"--prompt_file={error}") from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise RequestError(f"--prompt_file={file} has no prompts")

@@ -13,6 +13,7 @@ from helios_jax.commands.sample_report import Say
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.diffusion.drift import DriftControl
 from helios_jax.memory.sampling import Placement
+from helios_jax.readers import ReadError, read_text
 from helios_jax.sampling.geometry import check_model, reference_frames
 from helios_jax.sampling.prompts import Prompt, read_schedules, to_schedule
 from helios_jax.sampling.request import Request, RequestError, request_for_prompt
@@ -173,10 +174,11 @@ def read_prompts(options: flags.FlagValues) -> list[Prompt]:
     if options.prompt is not None:
         return [*to_schedule(options.prompt.strip(), None).prompts()]
     try:
-        lines = Path(options.prompt_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"cannot read --prompt_file {options.prompt_file}: {reason}") from error
+        lines = read_text(options.prompt_file).splitlines()
+    except ReadError as error:
+        raise RequestError(
+            f"cannot read --prompt_file {options.prompt_file}: {error.reason}"
+        ) from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise RequestError(f"--prompt_file {options.prompt_file} has no prompt in it")

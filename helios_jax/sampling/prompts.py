@@ -9,15 +9,17 @@ each. Or it is JSON or YAML, a list of entries for a single video::
 """
 
 import bisect
-import csv
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from helios_jax.readers import ReadError, read_csv, read_json, read_yaml
 from helios_jax.sampling.fields import RequestError
+
+MAX_CHARACTERS = 100_000
+"""Of a prompt; the text encoder reads a few thousand of them."""
 
 
 class PromptEntry(NamedTuple):
@@ -142,6 +144,11 @@ def spread(prompt: str | Sequence[str], batch: int | None) -> tuple[str, ...]:
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if not prompts or not all(text.strip() for text in prompts):
         raise RequestError("the prompt is empty")
+    longest = max(map(len, prompts))
+    if longest > MAX_CHARACTERS:
+        raise RequestError(
+            f"the prompt has {longest:,} characters; a prompt has at most {MAX_CHARACTERS:,}"
+        )
     if len(prompts) == 1:
         prompts *= 1 if batch is None else batch
     if batch not in (None, len(prompts)):
@@ -176,44 +183,41 @@ def read_schedules(
     try:
         for name, entries in read(path, PromptEntry("", chunks, blend)).items():
             schedules[name] = PromptSchedule.of(entries, reference=reference)
-    except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError, RequestError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise RequestError(f"prompt schedule {path}: {reason}") from error
+    except ReadError as error:
+        raise RequestError(f"prompt schedule {path}: {error.reason}") from error
+    except RequestError as error:
+        raise RequestError(f"prompt schedule {path}: {error}") from error
     return schedules
 
 
 def _read_csv(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]:
     """Videos of a table in the columns of Diffusers' examples."""
+    rows = read_csv(path, strict=False)
+    missing = {"id", "prompt_index", "prompt"} - rows[0].keys()
+    if missing:
+        raise RequestError(
+            f"the columns {', '.join(sorted(missing))} are missing; needed are id, prompt_index, "
+            "prompt"
+        )
     videos: dict[str, list[tuple[int, str]]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        missing = {"id", "prompt_index", "prompt"} - set(table.fieldnames or ())
-        if missing:
+    for number, row in enumerate(rows, 1):
+        index = row["prompt_index"].strip()
+        if not index.isdecimal() or len(index) > 9:
             raise RequestError(
-                f"the columns {', '.join(sorted(missing))} are missing; needed are id, "
-                "prompt_index, prompt"
+                f"row {number}: prompt_index {reprlib.repr(index)} is not a whole number below 1e9"
             )
-        for row in table:
-            index = (row["prompt_index"] or "").strip()
-            if not index.isdecimal():
-                raise RequestError(
-                    f"line {table.line_num}: prompt_index {row['prompt_index']!r} is not a whole "
-                    "number"
-                )
-            prompt = row.get("refined_prompt") or row["prompt"] or ""
-            videos.setdefault(row["id"].strip(), []).append((int(index), prompt))
-    if not videos:
-        raise RequestError("there is no prompt in it")
+        prompt = row.get("refined_prompt") or row["prompt"]
+        videos.setdefault(row["id"].strip(), []).append((int(index), prompt))
     entries = {}
-    for name, rows in videos.items():
-        rows.sort(key=lambda row: row[0])
-        entries[name] = [default._replace(prompt=prompt) for _, prompt in rows]
+    for name, prompts in videos.items():
+        prompts.sort(key=lambda row: row[0])
+        entries[name] = [default._replace(prompt=prompt) for _, prompt in prompts]
     return entries
 
 
 def _read_list(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]:
-    """The one video of a JSON or YAML list; JSON is YAML."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """The one video of a JSON or YAML list."""
+    entries = read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
     if not isinstance(entries, list):
         raise RequestError(
             "it must be a list of entries with prompt and, if wanted, chunks and blend"
@@ -227,12 +231,13 @@ def _read_entry(number: int, entry: Any, default: PromptEntry) -> PromptEntry:
     if not isinstance(entry, Mapping) or "prompt" not in entry or not entry.keys() <= kinds.keys():
         raise RequestError(
             f"entry {number} must be a mapping of prompt and, if wanted, chunks and blend, not "
-            f"{entry!r}"
+            f"{reprlib.repr(entry)}"
         )
     for name, value in entry.items():
         if type(value) is not kinds[name]:
             raise RequestError(
-                f"entry {number}: {name}={value!r} must be of type {kinds[name].__name__}, not "
+                f"entry {number}: {name}={reprlib.repr(value)} must be of type "
+                f"{kinds[name].__name__}, not "
                 f"{type(value).__name__}"
             )
     found = default._replace(**entry)

@@ -2,6 +2,7 @@
 
 import csv
 import html
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,13 @@ import jax.numpy as jnp
 
 from helios_jax.diffusion.drift import DriftDecision
 from helios_jax.media.output import staged
+from helios_jax.readers import ReadError, read_csv
 from helios_jax.types import Array, Float
 
 Row = dict[str, float | int]
+
+MAX_ROWS = 100_000
+"""Chunks of a video, and videos of a table, that can be read."""
 
 
 @jax.jit
@@ -82,9 +87,32 @@ def save_statistics(path: str | os.PathLike, rows: Sequence[Row]) -> None:
 
 
 def load_statistics(path: str | os.PathLike) -> list[Row]:
-    """Read what :func:`save_statistics` wrote."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    """Read what :func:`save_statistics` wrote.
+
+    Raises:
+      ReadError: if the file is no such table.
+    """
+    rows = []
+    for number, cells in enumerate(read_csv(path), 1):
+        row: Row = {}
+        for name, cell in cells.items():
+            row[name] = _number(path, f"row {number}: {name}", cell)
+        for name in ("chunk", "video"):
+            place = row.get(name, -1)
+            if not 0 <= place < MAX_ROWS or place != int(place):
+                raise ReadError(path, f"row {number}: {name} must be a number from 0")
+        rows.append(row)
+    return rows
+
+
+def _number(path: str | os.PathLike, where: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ReadError(path, f"{where}={cell[:50]!r} is not a number")
+    return value
 
 
 PLOT_WIDTH = 640
