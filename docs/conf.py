@@ -41,8 +41,10 @@ def subcommands(module: ModuleType) -> Iterator[tuple[str, str, DefineFlags]]:
     if hasattr(module, "COMMANDS"):
         for name, (doc, define_flags, _) in module.COMMANDS.items():
             yield name, doc, define_flags
-    else:
+    elif hasattr(module, "define_flags"):
         yield "", module.__doc__, module.define_flags
+    else:  # it takes the flags of other commands
+        yield "", module.__doc__, lambda options, argv: None
 
 
 def write_commands() -> None:

@@ -12,8 +12,9 @@ Beneath are pure functions: ``sampling.chunk.sample_chunk`` makes one chunk with
 imported when they are first used, so the kernels and the configuration are of use without the rest.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from helios_jax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from helios_jax.config import HeliosConfig
@@ -33,17 +34,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "HeliosConfig": "helios_jax.config",
-    "HeliosError": "helios_jax.errors",
-    "HeliosPipeline": "helios_jax.sampling",
-    "PromptSchedule": "helios_jax.sampling",
-    "Request": "helios_jax.sampling",
-    "StreamFiles": "helios_jax.sampling",
-    "StreamWriter": "helios_jax.sampling",
-    "load_state": "helios_jax.sampling",
-    "make_request": "helios_jax.sampling",
-    "plan_request": "helios_jax.memory.sampling",
-    "save_state": "helios_jax.sampling",
+    "HeliosConfig": "config",
+    "HeliosError": "errors",
+    "HeliosPipeline": "sampling",
+    "PromptSchedule": "sampling",
+    "Request": "sampling",
+    "StreamFiles": "sampling",
+    "StreamWriter": "sampling",
+    "load_state": "sampling",
+    "make_request": "sampling",
+    "plan_request": "memory.sampling",
+    "save_state": "sampling",
 }
 """The module of each public name."""
 
@@ -61,13 +62,4 @@ __all__ = [
     "save_state",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

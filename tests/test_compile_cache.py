@@ -39,7 +39,7 @@ def compile_again(number):
 
 
 def test_a_program_is_compiled_once(tmp_path):
-    """By default programs are kept in the user's cache folder, however quick they were to compile."""
+    """Programs are kept in the user's cache folder by default, however quick to compile."""
     use_compile_cache()
     first, second = compile_again(7), compile_again(7)
     assert first["needed"] > first["cached"]

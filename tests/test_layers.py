@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "helios_jax"
 
 FLOORS = [
-    {"errors", "types", "fields", "config", "compile_cache", "locks"},
+    {"errors", "lazy", "types", "fields", "config", "readers", "locks", "compile_cache"},
     {"kernels"},
     {"models", "media", "diffusion"},
     {"checkpoint"},

@@ -147,9 +147,9 @@ def control_drift(
     corrupted = jnp.where(
         decision.corrupted[:, None, None, None, None], latents + control.strength * noise, latents
     )
-    window = history.ring.shape[1]
-    T = latents.shape[1]
-    ring = jnp.concatenate([history.ring[:, : max(window - T, 0)], corrupted], axis=1)[:, -window:]
+    size = history.window.shape[1]
+    older = history.window[:, : max(size - latents.shape[1], 0)]
+    window = jnp.concatenate([older, corrupted], axis=1)[:, -size:]
     if control.corrupt == "chunk":
         latents = jnp.where(shown, corrupted, latents)
-    return statistics, history._replace(ring=ring), latents, decision
+    return statistics, history._replace(window=window), latents, decision

@@ -12,12 +12,12 @@ class HistoryState(NamedTuple):
     """What a chunk needs of those before it; its size does not depend on how many there were.
 
     Attributes:
-      ring: newest latent frames, oldest first; zeros where the video has not begun.
+      window: newest latent frames, oldest first; zeros where the video has not begun.
       anchor: first latent frame of the video; zeros until there is one.
       anchored: whether there is one.
     """
 
-    ring: Float[Array, "B window H W C"]
+    window: Float[Array, "B frames H W C"]
     anchor: Float[Array, "B 1 H W C"]
     anchored: Bool[Array, ""]
 
@@ -38,15 +38,15 @@ def split_history(state: HistoryState, sizes: tuple[int, int, int]) -> History:
     """The window as the model takes it: long (the oldest frames), mid, and short, which is the
     anchor and the newest frames.
     """
-    long, mid, newest = jnp.split(state.ring, np.cumsum(sizes)[:-1], axis=1)
+    long, mid, newest = jnp.split(state.window, np.cumsum(sizes)[:-1], axis=1)
     return History(short=jnp.concatenate([state.anchor, newest], axis=1), mid=mid, long=long)
 
 
 def append_chunk(state: HistoryState, latents: Float[Array, "B T H W C"]) -> HistoryState:
     """The state after a chunk, whose first frame becomes the anchor if there was none."""
-    ring = jnp.concatenate([state.ring, latents], axis=1)[:, -state.ring.shape[1] :]
+    window = jnp.concatenate([state.window, latents], axis=1)[:, -state.window.shape[1] :]
     return HistoryState(
-        ring, jnp.where(state.anchored, state.anchor, latents[:, :1]), jnp.ones((), bool)
+        window, jnp.where(state.anchored, state.anchor, latents[:, :1]), jnp.ones((), bool)
     )
 
 

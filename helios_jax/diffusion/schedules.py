@@ -86,7 +86,9 @@ def stage_tables(config: SchedulerConfig) -> list[StageTable]:
     return tables
 
 
-def make_schedule(config: SchedulerConfig, stage: int, steps: int, shift_tokens: int) -> Schedule:
+def make_noise_schedule(
+    config: SchedulerConfig, stage: int, steps: int, shift_tokens: int
+) -> Schedule:
     """The steps of one stage.
 
     Args:

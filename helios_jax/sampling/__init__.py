@@ -14,8 +14,9 @@ module              idea
 ==================  ==============================================================================
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from helios_jax.lazy import lazy_names
 
 if TYPE_CHECKING:
     from helios_jax.sampling.chunk import ChunkPlan, Denoiser, sample_chunk, sample_stage
@@ -70,13 +71,4 @@ __all__ = [
     "save_state",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

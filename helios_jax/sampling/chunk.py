@@ -18,7 +18,7 @@ from helios_jax.diffusion.guidance import guide, guide_zero_star
 from helios_jax.diffusion.history import HistoryState, append_chunk, frame_indices, split_history
 from helios_jax.diffusion.noise import ChunkNoise, stage_start
 from helios_jax.diffusion.pyramid import stage_tokens
-from helios_jax.diffusion.schedules import Schedule, make_schedule, shift_tokens
+from helios_jax.diffusion.schedules import Schedule, make_noise_schedule, shift_tokens
 from helios_jax.diffusion.solvers import solver_step, solver_table, start_solver
 from helios_jax.models.block import TextCache
 from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
@@ -247,7 +247,7 @@ def stage_schedule(denoiser: Denoiser, shape: tuple[int, ...], stage: int) -> Sc
     _, T, H, W, _ = shape
     tokens = stage_tokens((T, H, W), scheduler.stages, denoiser.model.config.patch_size)
     shift = shift_tokens(scheduler, stage, tokens)
-    return make_schedule(scheduler, stage, denoiser.plan.steps[stage], shift)
+    return make_noise_schedule(scheduler, stage, denoiser.plan.steps[stage], shift)
 
 
 def solve(

@@ -235,15 +235,15 @@ def _fill(
     """The empty state with its anchor and the newest ``frames`` of its window filled; of these the
     newest ``known`` show the clips.
     """
-    ring = [state.ring]
+    window = [state.window]
     if frames:
         latents = jnp.concatenate(clips, axis=1)
         T = latents.shape[1]
         latents = jnp.where((jnp.arange(T) < T - known)[None, :, None, None, None], 0.0, latents)
         noise = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *draws.pieces)
-        ring.append(add_noise(latents, noise, ranges[1])[:, T - frames :])
-    ring = jnp.concatenate(ring, axis=1)[:, -state.ring.shape[1] :]
-    return HistoryState(ring, add_noise(anchor, draws.anchor, ranges[0]), jnp.ones((), bool))
+        window.append(add_noise(latents, noise, ranges[1])[:, T - frames :])
+    window = jnp.concatenate(window, axis=1)[:, -state.window.shape[1] :]
+    return HistoryState(window, add_noise(anchor, draws.anchor, ranges[0]), jnp.ones((), bool))
 
 
 def _check(name: str, pixels: Any, shape: tuple[int | None, ...], batch: int) -> np.ndarray:

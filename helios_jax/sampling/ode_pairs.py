@@ -19,7 +19,12 @@ from helios_jax.data.trajectories import StagePath, Trajectory
 from helios_jax.diffusion.history import append_chunk, start_history
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.diffusion.pyramid import stage_tokens
-from helios_jax.diffusion.schedules import Schedule, make_schedule, merge_schedules, shift_tokens
+from helios_jax.diffusion.schedules import (
+    Schedule,
+    make_noise_schedule,
+    merge_schedules,
+    shift_tokens,
+)
 from helios_jax.sampling.chunk import Denoiser, embed_chunk_history, trace_stage
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import Request
@@ -44,8 +49,8 @@ def schedules(
     pairs = []
     for stage, (many, own) in enumerate(zip(teacher, student)):
         shift = shift_tokens(scheduler, stage, tokens)
-        long = make_schedule(scheduler, stage, many, shift)
-        short = make_schedule(few, stage, own, shift)
+        long = make_noise_schedule(scheduler, stage, many, shift)
+        short = make_noise_schedule(few, stage, own, shift)
         pairs.append(merge_schedules(long, short))
     return pairs
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise, stage_start
-from helios_jax.diffusion.schedules import make_schedule, shift_tokens
+from helios_jax.diffusion.schedules import make_noise_schedule, shift_tokens
 from helios_jax.training.denoising import VelocityFn
 from helios_jax.types import Array, Bool, Float, Int, Params, PRNGKeyArray
 
@@ -60,8 +60,8 @@ def step_tables(
     tables = []
     for stage, count in enumerate(steps):
         shift = shift_tokens(scheduler, stage, tokens)
-        few = make_schedule(scheduler, stage, count, shift)
-        many = make_schedule(scheduler, stage, 2 * count, shift)
+        few = make_noise_schedule(scheduler, stage, count, shift)
+        many = make_noise_schedule(scheduler, stage, 2 * count, shift)
         sigma = [_padded(schedule.sigmas, 2 * count + 1) for schedule in (few, many)]
         timestep = [_padded(schedule.timesteps, 2 * count) for schedule in (few, many)]
         tables.append(StepTable(np.stack(sigma), np.stack(timestep)))

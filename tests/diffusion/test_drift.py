@@ -67,7 +67,7 @@ def test_only_a_video_that_drifts_is_corrupted():
 
 
 def test_the_history_is_corrupted_and_the_chunk_is_not():
-    """Where a chunk has drifted its frames in the ring are noised by the strength; anchor, older
+    """Where a chunk has drifted its frames in the window are noised by the strength; anchor, older
     frames and the chunk itself are untouched.
     """
     for chunk, (history, latents, decision) in enumerate(
@@ -76,7 +76,7 @@ def test_the_history_is_corrupted_and_the_chunk_is_not():
         np.testing.assert_array_equal(latents, LATENTS[chunk])
         np.testing.assert_array_equal(history.anchor, LATENTS[0][:, :1])
         for video in range(2):
-            added = np.std(history.ring[video, -9:] - LATENTS[chunk][video])
+            added = np.std(history.window[video, -9:] - LATENTS[chunk][video])
             if decision.corrupted[video]:
                 np.testing.assert_allclose(added, CONTROL.strength, rtol=0.1)
             else:
@@ -88,11 +88,11 @@ def test_as_in_the_reference_the_chunk_itself_is_corrupted(shown):
     """With ``corrupt="chunk"`` what is shown is what the history holds, save in the last chunk."""
     history, latents, decision = run(dataclasses.replace(CONTROL, corrupt="chunk"), shown)[-1]
     assert decision.corrupted.all()
-    np.testing.assert_array_equal(latents, history.ring[:, -9:] if shown else LATENTS[-1])
+    np.testing.assert_array_equal(latents, history.window[:, -9:] if shown else LATENTS[-1])
 
 
 def test_a_window_shorter_than_a_chunk():
-    """The ring keeps its size."""
+    """The window keeps its size."""
     history = HistoryState(
         jnp.zeros((2, 5, 4, 4, 3)), jnp.zeros((2, 1, 4, 4, 3)), jnp.ones((), bool)
     )
@@ -105,7 +105,7 @@ def test_a_window_shorter_than_a_chunk():
         jnp.array(True),
         control,
     )
-    np.testing.assert_array_equal(history.ring, LATENTS[0][:, -5:])
+    np.testing.assert_array_equal(history.window, LATENTS[0][:, -5:])
 
 
 def test_noise_is_of_a_video_and_a_chunk():

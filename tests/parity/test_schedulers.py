@@ -9,7 +9,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, HeliosDMDScheduler, HeliosScheduler
 
 from helios_jax.config import SchedulerConfig
-from helios_jax.diffusion.schedules import make_schedule, shift_tokens, stage_tables
+from helios_jax.diffusion.schedules import make_noise_schedule, shift_tokens, stage_tables
 from helios_jax.diffusion.solvers import SolverTable, solver_step, solver_table, start_solver
 
 from .compare import relative_error
@@ -81,7 +81,7 @@ def test_schedules_equal_diffusers(name, steps):
     scheduler = diffusers_scheduler(config)
     for stage, tokens in zip(range(config.stages), (540, 540, 2160)):
         set_timesteps(scheduler, config, stage, steps, tokens)
-        ours = make_schedule(config, stage, steps, tokens)
+        ours = make_noise_schedule(config, stage, steps, tokens)
         np.testing.assert_allclose(ours.sigmas, scheduler.sigmas, rtol=1e-9, atol=1e-15)
         expected = scheduler.timesteps.numpy()
         if config.stages > 1:
@@ -94,7 +94,7 @@ def test_first_distilled_chunk_doubles_the_steps():
     scheduler = diffusers_scheduler(DISTILLED)
     for stage, tokens in enumerate((540, 540, 2160)):
         set_timesteps(scheduler, DISTILLED, stage, 2, tokens, amplify=True)
-        ours = make_schedule(DISTILLED, stage, 4, tokens)
+        ours = make_noise_schedule(DISTILLED, stage, 4, tokens)
         np.testing.assert_allclose(ours.sigmas, scheduler.sigmas, rtol=1e-9, atol=1e-15)
 
 
@@ -104,7 +104,7 @@ def test_released_distilled_timesteps():
     """
     tokens = [540, 2160, 8640]
     schedules = [
-        make_schedule(DISTILLED, k, 2, shift_tokens(DISTILLED, k, tokens)) for k in range(3)
+        make_noise_schedule(DISTILLED, k, 2, shift_tokens(DISTILLED, k, tokens)) for k in range(3)
     ]
     assert [list(s.timesteps) for s in schedules] == [[998, 833], [742, 512], [385, 174]]
     np.testing.assert_allclose(schedules[2].sigmas, [0.9987841492, 0.4512399300, 0], rtol=1e-9)
@@ -115,13 +115,13 @@ def test_shift_by_own_stage():
     0.45123993 at the last stage.
     """
     config = SchedulerConfig(solver="dmd", time_shift_type="linear", shift_tokens="own_stage")
-    schedule = make_schedule(config, 2, 2, shift_tokens(config, 2, [540, 2160, 8640]))
+    schedule = make_noise_schedule(config, 2, 2, shift_tokens(config, 2, [540, 2160, 8640]))
     np.testing.assert_allclose(schedule.sigmas, [0.99947869, 0.65743603, 0], rtol=1e-7)
 
 
 def trajectory(config, stage, steps, sample, drift):
     """Our solver on the toy velocity v(x, t) = drift x + t / 1000."""
-    schedule = make_schedule(config, stage, steps, 540)
+    schedule = make_noise_schedule(config, stage, steps, 540)
     table = solver_table(config.solver, schedule.sigmas)
     state = start_solver(jnp.asarray(sample))
     for i, timestep in enumerate(schedule.timesteps):
@@ -172,7 +172,7 @@ def test_dpm_solver_equals_diffusers(steps):
         use_flow_sigmas=True,
         final_sigmas_type="zero",
     )
-    schedule = make_schedule(config, 0, steps, 540)
+    schedule = make_noise_schedule(config, 0, steps, 540)
     scheduler.num_inference_steps = steps
     scheduler.sigmas = torch.from_numpy(schedule.sigmas)
     scheduler.timesteps = torch.from_numpy(schedule.timesteps)

@@ -13,7 +13,7 @@ from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
-from helios_jax.diffusion.schedules import make_schedule
+from helios_jax.diffusion.schedules import make_noise_schedule
 from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
 from helios_jax.sampling.chunk import ChunkPlan, Denoiser, sample_chunk, solve, step_kinds
 
@@ -41,7 +41,7 @@ def stage(formula, zeros, steps=4):
     plan = ChunkPlan((steps,), guided=True, cfg_zero_star=True, zero_init_steps=zeros)
     shared = dict.fromkeys(("params", "history", "text", "guidance_scale", "model"))
     network = Formula(formula=formula, scheduler=SchedulerConfig(), plan=plan, **shared)
-    sample, _ = solve(network, START, make_schedule(SchedulerConfig(), 0, steps, 540), 0)
+    sample, _ = solve(network, START, make_noise_schedule(SchedulerConfig(), 0, steps, 540), 0)
     return sample
 
 
@@ -116,4 +116,4 @@ def test_latents_of_a_bfloat16_model_stay_float32(guided):
         run, params, start_history((1, 8, 16, 4), (16, 2, 1)), noise, text, jnp.float32(3)
     )
     assert text.key.dtype == jnp.bfloat16
-    assert latents.dtype == state.ring.dtype == state.anchor.dtype == jnp.float32
+    assert latents.dtype == state.window.dtype == state.anchor.dtype == jnp.float32

@@ -68,7 +68,7 @@ def test_text_alone_starts_from_nothing():
     state = initial_history(
         Means(TOY.vae), {}, make_request(TOY), None, lambda: pytest.fail("drawn")
     )
-    assert not np.any(state.ring)
+    assert not np.any(state.window)
     assert not np.any(state.anchor)
     assert not state.anchored
 
@@ -77,8 +77,8 @@ def test_image_is_anchor_and_newest_frame():
     """Before the newest frame there is nothing, and the anchor stays."""
     state = start(image=video(1)[:, 0] + 40, **CLEAN)
     np.testing.assert_allclose(brightness(state.anchor), [40], atol=1e-3)
-    np.testing.assert_allclose(brightness(state.ring[:, -1:]), [40], atol=1e-3)
-    assert not np.any(state.ring[:, :-1])
+    np.testing.assert_allclose(brightness(state.window[:, -1:]), [40], atol=1e-3)
+    assert not np.any(state.window[:, :-1])
     assert state.anchored
 
 
@@ -94,8 +94,8 @@ def test_video_is_read_from_its_end_in_pieces_of_a_chunk(frames, first):
     state = start(video=video(frames), **CLEAN)
     pieces = [[start, *(start + 2.5 + 4 * np.arange(8))] for start in range(first, frames, 33)]
     expected = np.concatenate(pieces)[-19:]
-    np.testing.assert_allclose(brightness(state.ring)[-len(expected) :], expected, atol=1e-3)
-    assert not np.any(state.ring[:, : 19 - len(expected)])
+    np.testing.assert_allclose(brightness(state.window)[-len(expected) :], expected, atol=1e-3)
+    assert not np.any(state.window[:, : 19 - len(expected)])
     np.testing.assert_allclose(brightness(state.anchor), [0], atol=1e-3)
 
 
@@ -107,7 +107,7 @@ def test_only_pieces_that_reach_the_window_are_encoded():
     long = make_conditioning(request, video=video(33 * 6))
     assert [piece.shape[1] for piece in long.pieces] == [33, 33, 33]
     whole, part = start(video=video(33 * 6)), start(video=video(33 * 6)[:, 33 * 3 :])
-    np.testing.assert_array_equal(whole.ring, part.ring)
+    np.testing.assert_array_equal(whole.window, part.window)
     assert np.abs(whole.anchor - part.anchor).max() > 0.1
 
 
@@ -119,16 +119,16 @@ def test_histories_of_an_image(history, filled):
     image = video(1)[:, 0]
     state = start(image=image, image_history=history, video_noise=(0.3, 0.3))
     still = start(image=image, video_noise=(0.3, 0.3))
-    assert not np.any(state.ring[:, : 19 - filled])
+    assert not np.any(state.window[:, : 19 - filled])
     np.testing.assert_array_equal(state.anchor, still.anchor)
     if filled:
-        np.testing.assert_array_equal(state.ring[:, -1], still.ring[:, -1])
+        np.testing.assert_array_equal(state.window[:, -1], still.window[:, -1])
     if filled > 1:  # 0.3 times unit noise
-        assert abs(np.std(state.ring[:, -9:-1]) - 0.3) < 0.01
+        assert abs(np.std(state.window[:, -9:-1]) - 0.3) < 0.01
 
 
 def test_noise_lies_within_its_ranges():
-    """Sigma 0 leaves a frame, 1 leaves nothing of it; the anchor obeys one range, the ring the
+    """Sigma 0 leaves a frame, 1 leaves nothing of it; the anchor obeys one range, the window the
     other, each frame with a sigma of its own.
     """
     draws = draw_conditioning_noise(keys(0), 1, SHAPE)
@@ -137,10 +137,10 @@ def test_noise_lies_within_its_ranges():
     np.testing.assert_allclose(state.anchor, draws.anchor.noise, rtol=1e-6)
     sigma = np.asarray(0.2 + 0.4 * draws.pieces[0].sigma)[:, :, None, None, None]
     assert np.ptp(sigma) > 0.1
-    expected = (1 - sigma) * np.asarray(clean.ring[:, -9:]) + sigma * np.asarray(
+    expected = (1 - sigma) * np.asarray(clean.window[:, -9:]) + sigma * np.asarray(
         draws.pieces[0].noise
     )
-    np.testing.assert_allclose(state.ring[:, -9:], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state.window[:, -9:], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_posterior_is_sampled():
@@ -158,7 +158,7 @@ def test_posterior_is_sampled():
     clean = start(image=video(1)[:, 0], **CLEAN)
     shift = 0.5 * np.asarray(draws.anchor.posterior) / np.asarray(TOY.vae.latents_std, np.float32)
     np.testing.assert_allclose(state.anchor, np.asarray(clean.anchor) + shift, rtol=1e-5, atol=1e-5)
-    assert state.anchor.dtype == state.ring.dtype == jnp.float32
+    assert state.anchor.dtype == state.window.dtype == jnp.float32
 
 
 def test_draws_of_a_video_do_not_depend_on_its_batch():
@@ -169,8 +169,8 @@ def test_draws_of_a_video_do_not_depend_on_its_batch():
     )
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1:], y), both, alone)
     shared, own = start(2, (3, 4), image=video(1)[:, 0]), start(1, (4,), image=video(1)[:, 0])
-    np.testing.assert_allclose(shared.ring[1:], own.ring, rtol=1e-5, atol=1e-6)
-    assert np.abs(shared.ring[0] - shared.ring[1]).max() > 0.1
+    np.testing.assert_allclose(shared.window[1:], own.window, rtol=1e-5, atol=1e-6)
+    assert np.abs(shared.window[0] - shared.window[1]).max() > 0.1
     chunk = draw_chunk_noise(keys(4), 0, SHAPE, 1, 1 / 3)
     normal = [
         chunk.latents,

@@ -19,7 +19,7 @@ from helios_jax.data.trajectories import (
     save_trajectory,
 )
 from helios_jax.diffusion.noise import draw_chunk_noise
-from helios_jax.diffusion.schedules import make_schedule
+from helios_jax.diffusion.schedules import make_noise_schedule
 from helios_jax.sampling.ode_pairs import make_trajectory, schedules
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import make_request
@@ -48,7 +48,7 @@ def a_trajectory(seed=0, sections=3, counts=(4, 2, 2)):
 def test_a_teachers_steps_hold_the_students_exactly(student, steps):
     """20 steps a stage become 23 or 21, the first being shared."""
     for stage, (schedule, at) in enumerate(schedules(LINEAR, (20, 20, 20), student, TOKENS)):
-        few = make_schedule(STUDENT, stage, student[stage], TOKENS[max(stage - 1, 0)])
+        few = make_noise_schedule(STUDENT, stage, student[stage], TOKENS[max(stage - 1, 0)])
         assert len(schedule.timesteps) == steps
         assert np.all(np.diff(schedule.sigmas) < 0)
         np.testing.assert_allclose(schedule.sigmas[at], few.sigmas[:-1], rtol=1e-12)

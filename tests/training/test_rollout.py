@@ -11,7 +11,7 @@ import pytest
 
 from helios_jax.diffusion.history import HistoryState, split_history
 from helios_jax.diffusion.noise import ChunkNoise, stage_start
-from helios_jax.diffusion.schedules import make_schedule, shift_tokens
+from helios_jax.diffusion.schedules import make_noise_schedule, shift_tokens
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.sampling.chunk import ChunkPlan, sample_chunk
 from helios_jax.training.denoising import Conditioning, velocity_fn
@@ -61,7 +61,7 @@ def brute_force(params, draws, counts):
         data = None
         for stage in range(3):
             start = stage_start(data, noise, STUDENT, stage)
-            schedule = make_schedule(
+            schedule = make_noise_schedule(
                 STUDENT, stage, counts[b][stage], shift_tokens(STUDENT, stage, TOKENS)
             )
             x = start
