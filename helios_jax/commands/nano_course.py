@@ -35,6 +35,7 @@ from absl import flags
 
 from helios_jax.commands.cli import run_command
 from helios_jax.errors import HeliosError
+from helios_jax.readers import read_json_lines
 
 LEDGER = "course.jsonl"
 CURVES = "curves.json"
@@ -275,20 +276,22 @@ def multiplies_bfloat16() -> bool:
 def read_ledger(folder: Path) -> list[dict]:
     """What has been run, a dictionary each time that a part ended."""
     path = folder / LEDGER
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list(read_json_lines(path)) if path.exists() else []
 
 
 def curves(folder: Path) -> dict[str, list[dict[str, int | float]]]:
     """What each run wrote, by its name: all validations, and of the losses some between them."""
     found = {}
     for path in sorted(folder.glob("runs/*/metrics.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = list(read_json_lines(path))
         every = max(1, len(lines) // POINTS)
         points = []
         for number, line in enumerate(lines):
             names = [name for name in line if name.startswith(("loss", "validation", "student"))]
             if number % every == 0 or any(name.startswith("validation") for name in names):
-                values = {name: round(line[name], 4) for name in names}
+                # A number that was not finite is null.
+                finite = [name for name in names if line[name] is not None]
+                values = {name: round(line[name], 4) for name in finite}
                 points.append({"step": line["step"], **values})
         found[path.parent.name] = points
     return found

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from helios_jax.config import ConfigError
+from helios_jax.readers import ReadError
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,10 @@ def _cut(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise ReadError(path, "it is not UTF-8 text; move it away to go on with the run") from error
     kept = [line for line in lines if _step(line) <= step]
     if kept != lines:
         log.warning("%s: cut off %d lines of steps after %d", path, len(lines) - len(kept), step)
@@ -107,11 +111,14 @@ def _cut(path: Path, step: int) -> None:
 
 
 def _step(line: str) -> int | float:
-    """The step a line is of; infinity if the line is not whole."""
-    try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+    """The step a line is of; infinity if the line is not whole, or no line of metrics."""
+    if not line.endswith("\n"):
         return math.inf
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return math.inf
+    return step if type(step) is int else math.inf
 
 
 def _tensorboard(folder: Path, step: int) -> tuple[Sink, Callable[[], Any]]:

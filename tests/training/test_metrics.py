@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from helios_jax.config import ConfigError
+from helios_jax.errors import HeliosError
 from helios_jax.training.metrics import Metrics
 
 
@@ -41,6 +42,35 @@ def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
     assert (tmp_path / "resumed/metrics.jsonl").read_bytes() == (
         tmp_path / "straight/metrics.jsonl"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "7",
+        '{"loss": 1}',
+        '{"step": "a"}',
+        '{"step": NaN}',
+        '{"step": [' + "[" * 9000,
+        '{"step": 1' + "0" * 5000 + "}",
+    ],
+    ids=range(8),
+)
+def test_lines_that_are_no_metrics_are_cut_off(tmp_path, line):
+    record(tmp_path, range(1, 3))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    record(tmp_path, range(3, 4), resumed_from=2)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_a_binary_file_is_refused_and_kept(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(HeliosError, match=r"metrics\.jsonl cannot be read: it is not UTF-8 text"):
+        Metrics(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"\xff\xfe"
 
 
 def test_starting_from_a_step_that_everything_was_recorded_of_cuts_nothing(tmp_path):
