@@ -58,7 +58,7 @@ from helios_jax.evaluation.bench.score import (
     reasons_to_skip,
     score_videos,
 )
-from helios_jax.evaluation.bench.summary import GENERATION, read_model
+from helios_jax.evaluation.bench.summary import GENERATION, common, read_model
 
 DURATIONS = ("120", "240", "720", "1440")
 """Frames of HeliosBench's videos."""
@@ -234,6 +234,8 @@ def define_compare(options: flags.FlagValues, argv: Sequence[str]) -> None:
     text = "Of the report's files, without .html, .md and .csv."
     flags.DEFINE_string("out", "report", text, flag_values=options)
     flags.DEFINE_string("title", "HeliosBench", "Of the report.", flag_values=options)
+    text = "Compare over the prompts that all models have a video of."
+    flags.DEFINE_bool("common", False, text, flag_values=options)
     text = "What else a reader should know, said above the tables."
     flags.DEFINE_string("note", "", text, flag_values=options)
     text = "Prompts whose frames are shown; the worst and the best always are."
@@ -244,6 +246,8 @@ def compare(options: flags.FlagValues) -> None:
     """Write the report."""
     folders = _result_folders(options.results)
     read = [read_model(folder, not options.short, options.compatible) for folder in folders]
+    if options.common:
+        read = common(read)
     out = Path(options.out)
     for path in write_report(read, out, options.title, options.shown, options.note):
         print(path)

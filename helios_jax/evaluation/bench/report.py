@@ -180,7 +180,7 @@ def _siblings_section(models: Sequence[Summary]) -> str:
 
 def _world_section(models: Sequence[Summary]) -> str:
     """What the world's judge reads: one row a model, a column for each attribute."""
-    judged = [model for model in models if WORLD in model.results]
+    judged = [m for m in models if WORLD in m.results and m.results[WORLD].videos]
     if not judged:
         return ""
     first = judged[0].results[WORLD].videos[0]

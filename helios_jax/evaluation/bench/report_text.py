@@ -123,15 +123,20 @@ def csv_report(models: Sequence[Summary]) -> str:
 
 
 def lead(models: Sequence[Summary]) -> str:
-    videos = {len(model.numbers()) for model in models}
+    """How many models, videos and frames."""
+    counts = sorted({len(model.numbers()) for model in models})
+    prompts = {tuple(model.numbers()) for model in models}
     frames = sorted({row["num_frames"] for model in models for row in model.free})
     parts = [f"{len(models)} model{'s' if len(models) != 1 else ''}"]
-    parts.append(f"{' or '.join(map(str, sorted(videos)))} videos each")
+    parts.append(f"{' or '.join(map(str, counts))} videos{' each' if len(models) > 1 else ''}")
     if frames:
         span = f"{frames[0]:,}" if len(frames) == 1 else f"{frames[0]:,} to {frames[-1]:,}"
         parts.append(f"{span} frames")
     parts.append(f"weights of {'long' if models[0].long else 'short'} videos")
-    return ", ".join(parts) + "."
+    text = ", ".join(parts) + "."
+    if len(prompts) > 1:
+        text += " The models have videos of different prompts, so their means do not compare."
+    return text
 
 
 def rated(models: Sequence[Summary]) -> list[str]:

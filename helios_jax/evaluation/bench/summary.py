@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,15 @@ class Summary:
         path = self.folder / STRIPS / f"{number}.webp"
         return path.read_bytes() if path.is_file() else None
 
+    def restricted(self, numbers: Collection[int]) -> "Summary":
+        """The same over some of the videos; means that a file gave are computed anew."""
+        results = {}
+        for name, found in self.results.items():
+            videos = tuple(video for video in found.videos if video["id"] in numbers)
+            results[name] = dataclasses.replace(found, videos=videos, average=None)
+        free = [row for row in self.free if row["id"] in numbers]
+        return dataclasses.replace(self, results=results, free=free)
+
     def numbers(self) -> list[int]:
         """Of all videos with any result."""
         rows = [video for results in self.results.values() for video in results.videos]
@@ -194,6 +203,18 @@ def read_model(folder: str | Path, long: bool = True, compatible: bool = False) 
         long=long,
         compatible=compatible,
     )
+
+
+def common(models: Sequence[Summary]) -> list[Summary]:
+    """The models over the videos that all of them have, so that their means compare.
+
+    Raises:
+      BenchError: if there is no such video.
+    """
+    numbers = set.intersection(*(set(model.numbers()) for model in models))
+    if not numbers:
+        raise BenchError("the models have no prompt in common: compare them without --common")
+    return [model.restricted(numbers) for model in models]
 
 
 def estimate(values: Sequence[float], seed: int = 0) -> Estimate:

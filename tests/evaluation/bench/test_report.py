@@ -1,6 +1,7 @@
 """Reports of models' results."""
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -15,10 +16,10 @@ from helios_jax.evaluation.bench.files import SCORE_KEYS, MetricResults, write_j
 from helios_jax.evaluation.bench.free import measure_free
 from helios_jax.evaluation.bench.prompts import BenchPrompt, write_prompts
 from helios_jax.evaluation.bench.report import html_report, write_report
-from helios_jax.evaluation.bench.report_text import csv_report, markdown_report
+from helios_jax.evaluation.bench.report_text import csv_report, lead, markdown_report
 from helios_jax.evaluation.bench.score import FREE_FILE, Entry, Ledger
 from helios_jax.evaluation.bench.strips import StripMaker, save_strip
-from helios_jax.evaluation.bench.summary import average, estimate, read_model
+from helios_jax.evaluation.bench.summary import average, common, estimate, read_model
 
 MEANS = {
     "aesthetic": 0.6564263701438904,
@@ -177,6 +178,20 @@ def test_a_short_video_does_not_make_the_curve_jump():
     curve = average([[1.0, 1.1, 1.2], [3.0]])
     assert curve.mean == pytest.approx([2.0, 2.1, 2.2])
     assert curve.frames == [16.5, 49.5, 82.5]
+
+
+def test_models_with_different_prompts_are_compared_over_those_they_share(models):
+    one, two = models
+    rows = tuple(one.results["aesthetic"].videos)
+    more = ({**rows[0], "id": 7, "aesthetic_score": 0.0}, *rows)
+    results = {"aesthetic": MetricResults("aesthetic", more)}
+    other = dataclasses.replace(two, results=results)
+    assert "different prompts" in lead([one, other])
+    shared = common([one, other])
+    assert "different prompts" not in lead(shared)
+    assert shared[1].estimates()["aesthetic"].mean == pytest.approx(MEANS["aesthetic"])
+    with pytest.raises(BenchError, match="no prompt in common"):
+        common([one.restricted([1]), two.restricted([2])])
 
 
 def test_an_interval_holds_the_mean_and_shrinks_with_videos():
