@@ -131,7 +131,9 @@ def common_info(folders: Sequence[Path]) -> DatasetInfo:
                     f"{folders[other]} and {folders[i]} cannot be mixed: {'; '.join(differences)}"
                 )
     # All known digests are equal, and the unknown one, "", is the least.
-    known = {name: max(getattr(info, name) for info in found) for name in DIGESTS}
+    known = {}
+    for name in DIGESTS:
+        known[name] = max(getattr(info, name) for info in found)
     return dataclasses.replace(found[0], **known, inputs="")
 
 

@@ -46,7 +46,10 @@ def test_damaged_records_are_read_or_refused(damage):
 
 def a_trajectory():
     rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.standard_normal(shape, np.float32)
+
+    def draw(*shape):
+        return rng.standard_normal(shape, np.float32)
+
     sections = []
     for _ in range(2):
         sections.append([StagePath(draw(3, 1, size, size, 2), draw(2), draw(2)) for size in (2, 4)])

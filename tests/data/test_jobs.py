@@ -117,7 +117,10 @@ def test_sections_are_encoded_each_by_itself(encoders):
     constants; a sample differs from the mode.
     """
     frames = render(sample_scene(3, 0), 10, 16, 32)
-    clip = lambda: Clip(10, iter(np.split(frames, 2)))
+
+    def clip():
+        return Clip(10, iter(np.split(frames, 2)))
+
     config = dataclasses.replace(CONFIG, posterior="mode")
     record = encode_record(encoders, config, 0, "somewhere", "a ball", clip)
     vae = MODEL.vae
