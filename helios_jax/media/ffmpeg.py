@@ -32,12 +32,16 @@ DECODERS = (
 )  # fmt: skip
 """Codecs that ffmpeg may decode, by its names."""
 
+MAX_PIXELS = 2**26
+"""67 million pixels of a frame, a square of 8,192: 100 MB for each that the decoder keeps."""
+
 READ_ONE_FILE = (
     "-protocol_whitelist", "file,pipe",
     "-format_whitelist", ",".join(DEMUXERS),
     "-codec_whitelist", ",".join(DECODERS),
+    "-max_pixels", str(MAX_PIXELS),
 )  # fmt: skip
-"""Options before ``-i`` that keep ffmpeg to one file of a known kind."""
+"""Options before ``-i`` that keep ffmpeg to one file of a known kind, and to little memory."""
 
 
 class MediaError(HeliosError, ValueError):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from helios_jax.media.ffmpeg import READ_ONE_FILE, MediaError, find_ffmpeg, frame_rate
+from helios_jax.media.ffmpeg import MAX_PIXELS, READ_ONE_FILE, MediaError, find_ffmpeg, frame_rate
 from helios_jax.media.fit import check_fit, fit_image
 
 # By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with
@@ -252,6 +252,8 @@ def _check(path: str | os.PathLike, status: int, log: str) -> None:
             f"{path}: not a video, or in a format that is not read; save it as mp4, by ffmpeg -i "
             "FILE copy.mp4"
         )
+    if status and "exceeds specified max pixel count" in log:
+        raise MediaError(f"{path}: frames of more than {MAX_PIXELS} pixels; make them smaller")
     if status or DAMAGE in log:
         errors = [
             line.split("] ")[-1].strip()

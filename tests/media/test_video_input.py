@@ -387,6 +387,13 @@ def test_a_still_image_is_no_video(tmp_path):
             read_video(tmp_path / name, HEIGHT, WIDTH, 24)
 
 
+def test_frames_that_would_fill_memory_are_not_decoded(tmp_path):
+    source = "color=size=9000x9000:rate=24:duration=0.05"
+    ffmpeg("-f", "lavfi", "-i", source, "-c:v", "mjpeg", tmp_path / "a.avi")
+    with pytest.raises(MediaError, match="frames of more than 67108864 pixels; make them smaller"):
+        read_video(tmp_path / "a.avi", HEIGHT, WIDTH, 24)
+
+
 def test_a_codec_that_is_not_listed_is_not_decoded(tmp_path):
     make(tmp_path / "a.avi", counting(40), 24, "-c:v", "asv1")
     with pytest.raises(MediaError, match="in a format that is not read"):
