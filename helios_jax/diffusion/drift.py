@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from helios_jax.diffusion.history import HistoryState
-from helios_jax.fields import Checked, NonNegative, Share
+from helios_jax.fields import Checked, Finite, NonNegative, Share
 from helios_jax.types import Array, Bool, Float, Int, Key
 
 _DRIFT = np.uint32(2**32 - 1)
@@ -30,7 +30,7 @@ class DriftControl(Checked):
     Attributes:
       mean_decay, variance_decay: share of the past in the running statistics.
       mean_threshold, variance_threshold: distances, over the channels, beyond which a chunk has
-        drifted.
+        drifted; below 0 every chunk has.
       strength: weight of the noise that is added.
       when: "either": one distance beyond its threshold is enough, as in the paper; "both": both
         must be, as in the original implementation.
@@ -42,8 +42,8 @@ class DriftControl(Checked):
 
     mean_decay: Share = 0.9
     variance_decay: Share = 0.9
-    mean_threshold: NonNegative = 0.15
-    variance_threshold: NonNegative = 0.15
+    mean_threshold: Finite = 0.15
+    variance_threshold: Finite = 0.15
     strength: NonNegative = 0.1
     when: Literal["either", "both"] = "either"
     corrupt: Literal["history", "chunk"] = "history"

@@ -36,7 +36,7 @@ def test_a_state_of_the_first_format_has_its_request():
         PromptChange(0, (red,)),
         PromptChange(1, ("two blue squares",), 2),
     )
-    assert state.history.ring.shape == (1, 19, 8, 8, 4)
+    assert state.history.window.shape == (1, 19, 8, 8, 4)
     assert state.history.anchored
 
 
