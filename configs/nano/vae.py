@@ -22,8 +22,8 @@ def recipe() -> TrainConfig:
         clips=dataclasses.replace(config.clips, frames=9, validation_frames=33),
         data=dataclasses.replace(config.data, batch_size=4),
         validation=dataclasses.replace(config.validation, batches=4),
-        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-3, decay_steps=3000),
-        steps=3000,
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1e-3, decay_steps=4000),
+        steps=4000,
         seed=1,
     )
 

@@ -7,9 +7,9 @@ reconstructed.
 A step sees 16 cut-outs of 48 x 48 pixels, each of a scene of its own.
 
 The means of 2 x 2 latents are to decode to the half-size picture: Mid and Distilled decide on the
-coarse levels of the pyramid, which consist of such means. Of an ordinary VAE, quarter-size pictures
-come out of them at 15.4 dB and half-size ones at 18.2; 300 steps with the weight below make it 17.2
-and 23.5, and whole pictures 0.8 dB worse (benchmarks/results/nano_study.md).
+coarse levels of the pyramid, which consist of such means. Of a VAE of 16 channels, quarter-size
+pictures come out of them at 15.4 dB and half-size ones at 18.2; 300 steps with the weight below
+make it 17.2 and 23.5, and whole pictures 0.8 dB worse (benchmarks/results/nano_study.md).
 """
 
 from helios_jax.config import SampleConfig, to_config_dict
@@ -34,14 +34,14 @@ def recipe() -> TrainConfig:
             learning_rate=2e-3,
             schedule="cosine",
             warmup_steps=50,
-            decay_steps=1500,
+            decay_steps=4000,
             b2=0.99,
             weight_decay=0.0,
         ),
         ema=EMAConfig(decay=0.99),
         data=DataConfig(batch_size=16, read_threads=1),
         validation=ValidationConfig(every=100, batches=8),
-        steps=1500,
+        steps=4000,
         dtype="float32",
         log_every=10,
         save_every=250,

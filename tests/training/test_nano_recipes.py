@@ -29,7 +29,7 @@ def test_a_recipe_is_a_run_of_a_small_model(name):
     models = 4 if objective.student_key else 1  # student, teacher, critic, its heads
     assert 0 < count(state.trainable) + count(base) < models * LIMITS[component]
     assert all(leaf.shape[0] == config.data.batch_size for leaf in jax.tree.leaves(batch))
-    assert config.model.vae.latents_std == (1.0,) * 16
+    assert config.model.vae.latents_std == (1.0,) * config.model.vae.z_dim
 
 
 @pytest.mark.parametrize(("tokens", "mu"), [(540, 0.548), (2160, 0.822), (8640, 1.919)])
