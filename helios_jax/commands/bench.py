@@ -53,6 +53,7 @@ from helios_jax.evaluation.bench.score import (
     SHORT,
     Entry,
     ScoreOptions,
+    check_metrics,
     find_videos,
     known_metrics,
     reasons_to_skip,
@@ -185,17 +186,19 @@ def score(options: flags.FlagValues) -> None:
     judge = _judge(options, out)
     everything = _models(options, judge)
     names = known_metrics() if options.metrics == ["all"] else options.metrics
+    check_metrics(names)
     chosen = ScoreOptions(tuple(names), SHORT if options.short else None, options.flow)
     print(f"{len(entries)} videos, results to {out}")
     _announce(entries, chosen, everything, judge)
     if options.dry_run:
         return
     use_compile_cache(options.compile_cache)
-    score_videos(entries, out, everything, chosen)
-    if prompts:
+    out.mkdir(parents=True, exist_ok=True)
+    if prompts:  # before anything is measured, so that a report of half a run has its prompts
         write_prompts(out / TABLE, prompts)
     if (videos / GENERATION).is_file():
         files.write_json(out / GENERATION, files.read_json(videos / GENERATION))
+    score_videos(entries, out, everything, chosen)
     if any(out.glob("*_results.json")):
         _merge(out, options)
     print(markdown_report([read_model(out, not options.short, options.compatible)]), end="")

@@ -1,8 +1,10 @@
 """The pipeline as a maker of benchmark videos."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,4 +53,6 @@ def request_conditions(
     sample = dataclasses.asdict(checkpoint.load_config(folder).sample)
     chosen = {name: sample[name] if value is None else value for name, value in request.items()}
     lists = {name: list(v) if isinstance(v, tuple) else v for name, v in chosen.items()}
-    return {"checkpoint": os.path.basename(folder), **lists, "seed": seed}
+    digests = Path(folder, "digests.json").read_bytes()
+    weights = hashlib.sha256(digests).hexdigest()[:12]
+    return {"checkpoint": os.path.basename(folder), "weights": weights, **lists, "seed": seed}

@@ -18,10 +18,10 @@ from helios_jax.evaluation.bench.report_text import (
     DASH,
     FREE_TABLE,
     TITLES,
-    WEIGHTS_NOTE,
     conditions_text,
     csv_report,
     ends,
+    footer,
     free_names,
     lead,
     markdown_report,
@@ -69,7 +69,7 @@ def html_report(
         lead=_words(f"{lead(models)} {note}".strip()),
         legend=f'<ul class="legend">{"".join(items)}</ul>',
         sections="\n".join(section(models) for section in sections),
-        footer="Made by <code>helios-jax bench compare</code>. " + _words(WEIGHTS_NOTE),
+        footer="Made by <code>helios-jax bench compare</code>. " + _words(footer(models)),
     )
 
 
@@ -353,9 +353,9 @@ def _prompt_block(
     takes = []
     for i, model in enumerate(models):
         figures = model.figures_of(place)
-        words = " · ".join(
-            f"{_words(TITLES[name])} {number(value)}" for name, value in figures.items()
-        )
+        said = [f"{row['num_frames']:,} frames" for row in model.free if row["id"] == place]
+        said += [f"{TITLES[name]} {number(value)}" for name, value in figures.items()]
+        words = _words(" · ".join(said))
         image = '<div class="none">no frames kept</div>'
         if i in strips:
             data = base64.b64encode(strips[i]).decode()

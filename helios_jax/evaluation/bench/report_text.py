@@ -28,7 +28,6 @@ CURVES = {
     "sharpness": "sharpness",
     "motion_length": "motion, pixels a frame",
     "change": "change from frame to frame",
-    "clipped": "share of values at an end of the range",
 }
 """The curves that are drawn, in this order."""
 FREE_TABLE = {
@@ -48,10 +47,12 @@ FREE_TABLE = {
 """The free measures of the table, and their short names."""
 
 
-WEIGHTS_NOTE = (
-    "Ratings are those of HeliosBench: of the mean over all videos, from tables of thresholds. "
-    "Intervals are 95 %, by bootstrap over videos."
-)
+def footer(models: Sequence[Summary]) -> str:
+    """What ratings and intervals are."""
+    text = "Intervals are 95 %, by bootstrap over videos."
+    if rated(models):
+        text += " Ratings are HeliosBench's: of the mean over all videos, by its thresholds."
+    return text
 
 
 def markdown_report(models: Sequence[Summary], title: str = "HeliosBench", note: str = "") -> str:
@@ -93,7 +94,7 @@ def markdown_report(models: Sequence[Summary], title: str = "HeliosBench", note:
     lines += ["## Conditions", ""]
     for model in models:
         lines += [f"* **{model.name}**: {conditions_text(model)}"]
-    lines += ["", WEIGHTS_NOTE]
+    lines += ["", footer(models)]
     return "\n".join(lines) + "\n"
 
 
@@ -132,7 +133,8 @@ def lead(models: Sequence[Summary]) -> str:
     if frames:
         span = f"{frames[0]:,}" if len(frames) == 1 else f"{frames[0]:,} to {frames[-1]:,}"
         parts.append(f"{span} frames")
-    parts.append(f"weights of {'long' if models[0].long else 'short'} videos")
+    if rated(models):
+        parts.append(f"weights of {'long' if models[0].long else 'short'} videos")
     text = ", ".join(parts) + "."
     if len(prompts) > 1:
         text += " The models have videos of different prompts, so their means do not compare."

@@ -31,7 +31,7 @@ from helios_jax.evaluation.bench.judge import JudgeRefusedError
 from helios_jax.evaluation.bench.metrics import METRICS, Metric
 from helios_jax.evaluation.bench.models import Models
 from helios_jax.evaluation.bench.pieces import read_pieces
-from helios_jax.evaluation.bench.prompts import BenchPrompt
+from helios_jax.evaluation.bench.prompts import BenchPrompt, digest_of
 from helios_jax.evaluation.bench.similarity import compare_videos
 from helios_jax.evaluation.bench.strips import StripMaker, save_strip
 from helios_jax.evaluation.bench.video import Video
@@ -93,6 +93,17 @@ def known_metrics() -> list[str]:
     return [*METRICS, WORLD, FREE]
 
 
+def check_metrics(names: Iterable[str]) -> None:
+    """Refuse unknown metrics.
+
+    Raises:
+      BenchError: naming them, and those there are.
+    """
+    if unknown := [name for name in names if name not in known_metrics()]:
+        known = ", ".join(known_metrics())
+        raise BenchError(f"there is no metric {', '.join(unknown)}; there are {known}")
+
+
 def find_videos(
     folder: Path, prompts: Sequence[BenchPrompt] = (), truth: Path | None = None
 ) -> list[Entry]:
@@ -151,9 +162,7 @@ def score_videos(
     Raises:
       BenchError: if a metric is unknown, or the judge's server refuses.
     """
-    if unknown := [name for name in options.metrics if name not in known_metrics()]:
-        known = ", ".join(known_metrics())
-        raise BenchError(f"there is no metric {', '.join(unknown)}; there are {known}")
+    check_metrics(options.metrics)
     skipped = reasons_to_skip(entries, models, options.metrics)
     metrics = [name for name in options.metrics if name not in skipped]
     ledgers = {name: Ledger.open(folder, name, models) for name in metrics}
@@ -332,11 +341,13 @@ def _note_conditions(
         )
     measured = {*there.get("metrics", []), *options.metrics} - {*skipped}
     skipped = {**there.get("skipped", {}), **skipped}
+    prompts = [entry.prompt for entry in entries if entry.prompt]
     notes = {
         "videos": len(entries),
         "frames looked at": options.most or "all",
         "metrics": [name for name in known_metrics() if name in measured],
         "skipped": {name: reason for name, reason in skipped.items() if name not in measured},
+        "prompts": digest_of(prompts) if prompts else None,
         "flow": options.flow if FREE in options.metrics else there.get("flow"),
         "judge": models.judge_name or there.get("judge"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
