@@ -149,7 +149,9 @@ def main(_) -> None:
         lines, seconds = train(folder, objective)
         first = lines[0]
         last = lines[-1]
-        losses = [{name: line[name] for name in CURVES} for line in lines]
+        losses = []
+        for line in lines:
+            losses.append({name: line[name] for name in CURVES})
         rows.append(
             {
                 "stage": number + 1,

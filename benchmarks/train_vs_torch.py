@@ -41,6 +41,12 @@ OUT = flags.DEFINE_string(
 WORKER = flags.DEFINE_enum("worker", None, ["torch", "jax"], "Used by the script itself.")
 FOLDER = flags.DEFINE_string("folder", None, "Used by the script itself.")
 
+TORCH_FIELDS = (
+    *("patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels"),
+    *("text_dim", "freq_dim", "ffn_dim", "num_layers", "eps", "rope_dim", "rope_theta"),
+    "guidance_cross_attn",
+)
+"""Fields of the transformer's configuration that diffusers takes."""
 LATENT = (9, 16, 32, 16)
 TEXT = 64
 
@@ -105,7 +111,7 @@ def random_batch(config):
 
 
 def make_targets(config, batch):
-    """The targets both learn."""
+    """The inputs and targets of both systems."""
     import jax
 
     from helios_jax.training.objectives import find_objective
@@ -161,73 +167,51 @@ def torch_rows(folder: Path) -> dict:
     if PRODUCTS.value == "bfloat16":
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
 
+    def load(config):
+        """The model with the weights of both systems."""
+        fields = {name: getattr(config.model.transformer, name) for name in TORCH_FIELDS}
+        model = HeliosTransformer3DModel(**fields)
+        weights = dict(np.load(folder / "torch.npz"))
+        tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
+        model.load_state_dict(tensors, strict=True)
+        return model
+
     def row(objective):
         config = run_config(objective)
-        kept = {}
-        cfg = config.model.transformer
-        names = (
-            "patch_size",
-            "num_attention_heads",
-            "attention_head_dim",
-            "in_channels",
-            "out_channels",
-            "text_dim",
-            "freq_dim",
-            "ffn_dim",
-        )
-        fields = {
-            name: getattr(cfg, name)
-            for name in (
-                *names,
-                "num_layers",
-                "eps",
-                "rope_dim",
-                "rope_theta",
-                "guidance_cross_attn",
-            )
-        }
+        items = find_objective(config).items(config)
+        frames = frame_indices(config.model.sample.history_sizes, LATENT[0])
+        indices = [torch.tensor(index)[None] for index in frames]
 
+        @functools.cache
         def start():
-            model = HeliosTransformer3DModel(**fields)
-            weights = dict(np.load(folder / "torch.npz"))
-            model.load_state_dict(
-                {name: torch.from_numpy(value) for name, value in weights.items()}, strict=True
-            )
-            kept.update(
-                model=model,
-                optimizer=torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4),
-            )
-            questions = dict(np.load(folder / f"{objective}.npz"))
-            kept["questions"] = {name: torch.from_numpy(value) for name, value in questions.items()}
+            model = load(config)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
+            arrays = dict(np.load(folder / f"{objective}.npz"))
+            return model, optimizer, {name: torch.from_numpy(x) for name, x in arrays.items()}
+
+        def loss_of(model, inputs, item):
+            velocity = model(
+                hidden_states=inputs[f"latents{item}"],
+                timestep=inputs[f"timestep{item}"],
+                encoder_hidden_states=inputs["text"],
+                indices_hidden_states=indices[0],
+                indices_latents_history_short=indices[1],
+                indices_latents_history_mid=indices[2],
+                indices_latents_history_long=indices[3],
+                latents_history_short=inputs["short"],
+                latents_history_mid=inputs["mid"],
+                latents_history_long=inputs["long"],
+                return_dict=False,
+            )[0]
+            return torch.mean((velocity - inputs[f"velocity{item}"]) ** 2)
 
         def once():
-            if not kept:
-                start()
-            q = kept["questions"]
-            model = kept["model"]
-            frames = frame_indices(config.model.sample.history_sizes, LATENT[0])
-            indices = [torch.tensor(index)[None] for index in frames]
-            each = []
-            for item in range(find_objective(config).items(config)):
-                velocity = model(
-                    hidden_states=q[f"latents{item}"],
-                    timestep=q[f"timestep{item}"],
-                    encoder_hidden_states=q["text"],
-                    indices_hidden_states=indices[0],
-                    indices_latents_history_short=indices[1],
-                    indices_latents_history_mid=indices[2],
-                    indices_latents_history_long=indices[3],
-                    latents_history_short=q["short"],
-                    latents_history_mid=q["mid"],
-                    latents_history_long=q["long"],
-                    return_dict=False,
-                )[0]
-                each.append(torch.mean((velocity - q[f"velocity{item}"]) ** 2))
-            loss = torch.stack(each).mean()
+            model, optimizer, inputs = start()
+            loss = torch.stack([loss_of(model, inputs, item) for item in range(items)]).mean()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            kept["optimizer"].step()
-            kept["optimizer"].zero_grad(set_to_none=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             return [loss.item(), norm.item()]
 
         return once
@@ -236,7 +220,7 @@ def torch_rows(folder: Path) -> dict:
 
 
 def make_folder(folder: Path) -> int:
-    """Weights for both, and questions for PyTorch; the number of parameters."""
+    """Save the weights of both, and the inputs of PyTorch; the number of parameters."""
     import jax.numpy as jnp
 
     from helios_jax.checkpoint.names import transformer_slots
