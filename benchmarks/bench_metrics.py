@@ -313,7 +313,8 @@ def write(out: Path, conditions: dict[str, Any], results: dict[str, dict[str, An
     lines = [
         "# HeliosBench's metrics and PyTorch on a CPU",
         "",
-        "`python benchmarks/bench_metrics.py`; how to read a row: `--help`.",
+        f"`{' '.join(['python benchmarks/bench_metrics.py', *sys.argv[1:]])}`; how to read a row:"
+        " `--help`.",
         "",
         *table(results),
         "",
