@@ -56,6 +56,7 @@ says why, and nothing is written), 130 when it is interrupted.
 
 import contextlib
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ def sample(options: flags.FlagValues) -> None:
         make_videos(pipeline, videos, stopwatch, options.out)
         seconds = time.perf_counter() - began
     report(stopwatch, seconds, sum(map(frames_to_make, videos)), programs, say)
-    say("wrote " + ", ".join(path for video in videos for path in video.files.videos))
+    say("wrote " + ", ".join(itertools.chain.from_iterable(video.files.videos for video in videos)))
 
 
 def announce(options: flags.FlagValues, videos: list[Video], say: Say) -> None:
@@ -180,7 +181,10 @@ def load(
 
 def all_prompts(videos: list[Video]) -> list[str]:
     """Every prompt of every video."""
-    return [text for video in videos for text in to_schedule(video.prompt, None).prompts()]
+    texts: list[str] = []
+    for video in videos:
+        texts += to_schedule(video.prompt, None).prompts()
+    return texts
 
 
 def warm_up(pipeline: HeliosPipeline, videos: list[Video]) -> None:

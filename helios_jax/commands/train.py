@@ -185,9 +185,10 @@ def sample_videos(
     for number, prompt in enumerate(run.config.validation.prompts):
         path = folder / f"step{done:07d}_{number}.mp4"
         drifts.append(write_video(pipeline, prompt, number, path))
-    return {
-        f"drift_{name}": float(np.mean([drift[name] for drift in drifts])) for name in drifts[0]
-    }
+    means = {}
+    for name in drifts[0]:
+        means[f"drift_{name}"] = float(np.mean([drift[name] for drift in drifts]))
+    return means
 
 
 def write_video(pipeline: HeliosPipeline, prompt: str, seed: int, path: Path) -> dict[str, float]:

@@ -12,6 +12,7 @@ GPU are answered here for a Hopper one.
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
@@ -89,17 +90,16 @@ def unavailable() -> str | None:
 
 def has_plugin() -> bool:
     """Whether jax's plugin for NVIDIA GPUs is installed."""
-    return any(
-        (folder / f"xla_cuda{version}").is_dir()
-        for folder in _folders("jax_plugins")
-        for version in (13, 12)
-    )
+    names = itertools.product(_folders("jax_plugins"), ("xla_cuda13", "xla_cuda12"))
+    return any((folder / name).is_dir() for folder, name in names)
 
 
 def assembler() -> str | None:
     """Where `ptxas` lies: of the packages beside jax, or of a CUDA toolkit."""
-    packaged = [path for folder in _folders("nvidia") for path in folder.glob("*/bin/ptxas")]
-    return str(packaged[0]) if packaged else shutil.which("ptxas")
+    for folder in _folders("nvidia"):
+        for path in folder.glob("*/bin/ptxas"):
+            return str(path)
+    return shutil.which("ptxas")
 
 
 def devices(target: str = "h100", count: int = 1) -> list[jax.Device]:

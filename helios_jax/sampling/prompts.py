@@ -9,6 +9,7 @@ each. Or it is JSON or YAML, a list of entries for a single video::
 """
 
 import bisect
+import itertools
 import os
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -112,7 +113,8 @@ class PromptSchedule(NamedTuple):
 
     def prompts(self) -> list[str]:
         """Every prompt once."""
-        return list(dict.fromkeys(prompt for change in self.changes for prompt in change.prompts))
+        prompts = itertools.chain.from_iterable(change.prompts for change in self.changes)
+        return list(dict.fromkeys(prompts))
 
 
 Prompt = str | Sequence[str] | PromptSchedule

@@ -3,6 +3,7 @@
 import base64
 import functools
 import html
+import itertools
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -81,8 +82,10 @@ def _totals_section(models: Sequence[Summary]) -> str:
     heads = ["model", "total", *(TITLES[name] for name in names)]
     fast = any(model.throughput for model in models)
     heads += ["throughput"] if fast else []
-    best = {name: max(model.ratings.get(name, 0) for model in models) for name in names}
-    worst = {name: min(model.ratings.get(name, 11) for model in models) for name in names}
+    best, worst = {}, {}
+    for name in names:
+        best[name] = max(model.ratings.get(name, 0) for model in models)
+        worst[name] = min(model.ratings.get(name, 11) for model in models)
     rows = []
     for model in models:
         estimates = model.estimates()
@@ -103,7 +106,7 @@ def _totals_section(models: Sequence[Summary]) -> str:
             rating = str(ratings.rate_throughput(speed)) if speed else DASH
             cells.append(f"{rating}<small>{number(speed) if speed else ''}</small>")
         rows.append(cells)
-    missing = sorted({name for model in models for name in model.total.missing})
+    missing = sorted(set().union(*(model.total.missing for model in models)))
     notes = [_weights_text(models[0])]
     if fast:
         notes.append("Throughput, in frames per second end to end, is no part of the total.")
@@ -282,7 +285,8 @@ def _free_section(models: Sequence[Summary]) -> str:
             middle = number(there.mean) if there else DASH
             cells.append(f"{middle}<small>{ends(there)}</small>")
         rows.append(cells)
-    flows = sorted({row["flow"] for model in models for row in model.free})
+    rows_of_all = itertools.chain.from_iterable(model.free for model in models)
+    flows = sorted({row["flow"] for row in rows_of_all})
     notes = ["Of every frame, without any network. Drift is the last 15 % less the first."]
     if len(flows) > 1:
         notes.append(f"Motion was measured by different methods ({', '.join(flows)}).")
@@ -300,7 +304,7 @@ def _free_section(models: Sequence[Summary]) -> str:
 
 def _prompts_section(models: Sequence[Summary], shown: int) -> str:
     """Frames of every prompt, the worst and the best first."""
-    numbers = sorted({number for model in models for number in model.numbers()})
+    numbers = sorted(set().union(*(model.numbers() for model in models)))
     worst, best, ordered_by = _extremes(models, numbers)
     others = [number for number in numbers if number not in (*worst, *best)]
     room = max(shown - len(worst) - len(best), 0)
@@ -381,7 +385,9 @@ def _conditions_section(models: Sequence[Summary]) -> str:
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Cells are HTML already; heads are words."""
     head = "".join(f'<th scope="col">{_words(text)}</th>' for text in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    body = ""
+    for row in rows:
+        body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 
 from helios_jax.evaluation.bench import charts, ratings
@@ -72,10 +73,7 @@ def markdown_report(models: Sequence[Summary], title: str = "HeliosBench", note:
     names = sibling_names(models)
     if names:
         estimates = [model.siblings() for model in models]
-        rows = [
-            [m.name, *(interval(found.get(name)) for name in names)]
-            for m, found in zip(models, estimates)
-        ]
+        rows = _interval_rows(models, estimates, names)
         lines += _markdown_table(["model", *map(sibling_title, names)], rows)
     if any(WORLD in model.results for model in models):
         lines += [f"As captioned: {ABOUT_WORLD}.", ""]
@@ -85,10 +83,7 @@ def markdown_report(models: Sequence[Summary], title: str = "HeliosBench", note:
     names = free_names(models)
     if names:
         estimates = [model.free_estimates() for model in models]
-        rows = [
-            [m.name, *(interval(found.get(name)) for name in names)]
-            for m, found in zip(models, estimates)
-        ]
+        rows = _interval_rows(models, estimates, names)
         lines += _markdown_table(["model", *(FREE_TABLE[name] for name in names)], rows)
         lines += [f"* {FREE_TABLE[name]}: {ABOUT[name]}" for name in names] + [""]
     lines += ["## Conditions", ""]
@@ -127,7 +122,8 @@ def lead(models: Sequence[Summary]) -> str:
     """How many models, videos and frames."""
     counts = sorted({len(model.numbers()) for model in models})
     prompts = {tuple(model.numbers()) for model in models}
-    frames = sorted({row["num_frames"] for model in models for row in model.free})
+    measured = itertools.chain.from_iterable(model.free for model in models)
+    frames = sorted({row["num_frames"] for row in measured})
     parts = [f"{len(models)} model{'s' if len(models) != 1 else ''}"]
     parts.append(f"{' or '.join(map(str, counts))} videos{' each' if len(models) > 1 else ''}")
     if frames:
@@ -148,8 +144,10 @@ def rated(models: Sequence[Summary]) -> list[str]:
 
 def sibling_names(models: Sequence[Summary]) -> list[str]:
     """Of the figures beside the metrics' own that any model has, in the order of the tables."""
-    there = {name for model in models for name in model.siblings()}
-    order = [f"{name}.{sibling}" for name in METRICS for sibling in METRICS[name].siblings]
+    there = set().union(*(model.siblings() for model in models))
+    order: list[str] = []
+    for name, metric in METRICS.items():
+        order += [f"{name}.{sibling}" for sibling in metric.siblings]
     return [name for name in order if name in there]
 
 
@@ -163,7 +161,7 @@ def sibling_title(name: str) -> str:
 
 
 def free_names(models: Sequence[Summary]) -> list[str]:
-    there = {name for model in models for name in model.free_estimates()}
+    there = set().union(*(model.free_estimates() for model in models))
     return [name for name in FREE_TABLE if name in there]
 
 
@@ -210,7 +208,7 @@ def _listed(value: object) -> str:
 
 def notes_on(models: Sequence[Summary]) -> list[str]:
     """What a reader should know of the figures that are there."""
-    there = {name for model in models for name in model.results}
+    there = set().union(*(model.results for model in models))
     notes = []
     if "motion_amplitude" in there:
         notes.append(
@@ -219,7 +217,7 @@ def notes_on(models: Sequence[Summary]) -> list[str]:
         )
     if "semantic" in there:
         notes.append("Semantic compares a video with the first 30 words of its prompt at most.")
-    results = [found for model in models for found in model.results.values()]
+    results = itertools.chain.from_iterable(model.results.values() for model in models)
     judges = sorted({found.judge for found in results if found.judge is not None})
     if judges:
         notes.append(
@@ -238,8 +236,19 @@ def notes_on(models: Sequence[Summary]) -> list[str]:
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    for row in rows:
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |")
     return [*lines, ""]
+
+
+def _interval_rows(
+    models: Sequence[Summary], estimates: Sequence[Mapping[str, Estimate]], names: Sequence[str]
+) -> list[list[str]]:
+    """A row for each model: its name, and the interval of every figure."""
+    rows = []
+    for model, found in zip(models, estimates):
+        rows.append([model.name, *(interval(found.get(name)) for name in names)])
+    return rows
 
 
 def interval(found: Estimate | None) -> str:

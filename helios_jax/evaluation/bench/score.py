@@ -167,10 +167,10 @@ def score_videos(
     metrics = [name for name in options.metrics if name not in skipped]
     ledgers = {name: Ledger.open(folder, name, models) for name in metrics}
     digests = {entry.number: entry.digest() for entry in entries}
-    todo = [
-        (entry, [n for n in metrics if not ledgers[n].has(entry, digests[entry.number])])
-        for entry in entries
-    ]
+    todo = []
+    for entry in entries:
+        digest = digests[entry.number]
+        todo.append((entry, [name for name in metrics if not ledgers[name].has(entry, digest)]))
     _note_conditions(folder, entries, models, options, skipped)
     total = sum(len(names) for _, names in todo)
     with tqdm(total=total, unit="score", disable=None, dynamic_ncols=True) as bar:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,11 @@ class Summary:
 
     def free_estimates(self) -> dict[str, Estimate]:
         """Means of the free measures, by name."""
-        names = dict.fromkeys(name for row in self.free for name in row["values"])
-        rows = [row["values"] for row in self.free]
-        return {name: estimate([v[name] for v in rows if name in v]) for name in names}
+        values: dict[str, list[float]] = {}
+        for row in self.free:
+            for name, value in row["values"].items():
+                values.setdefault(name, []).append(value)
+        return {name: estimate(found) for name, found in values.items()}
 
     def curves(self) -> dict[str, Curve]:
         """Free measures, and the metrics that have curves, over time."""
@@ -169,7 +172,7 @@ class Summary:
 
     def numbers(self) -> list[int]:
         """Of all videos with any result."""
-        rows = [video for results in self.results.values() for video in results.videos]
+        rows = itertools.chain.from_iterable(found.videos for found in self.results.values())
         return sorted({row["id"] for row in (*rows, *self.free)})
 
 
@@ -236,7 +239,9 @@ def average(curves: Sequence[Sequence[float]], chunk: int = CHUNK) -> Curve:
     curves = [curve for curve in curves if len(curve)]
     start = float(np.mean([curve[0] for curve in curves]))
     longest = max(map(len, curves))
-    changes = [[c[i] - c[0] for c in curves if len(c) > i] for i in range(longest)]
+    changes = []
+    for i in range(longest):
+        changes.append([curve[i] - curve[0] for curve in curves if len(curve) > i])
     return Curve(
         frames=[(i + 0.5) * chunk for i in range(longest)],
         mean=[start + float(np.mean(change)) for change in changes],
@@ -253,5 +258,5 @@ def _prompts(folder: Path, results: Mapping[str, MetricResults]) -> dict[int, st
     """From the table beside the results, or from rows that carry their prompt."""
     if (folder / TABLE).is_file():
         return {prompt.number: prompt.text for prompt in read_prompts(folder / TABLE)}
-    rows = [video for found in results.values() for video in found.videos]
+    rows = itertools.chain.from_iterable(found.videos for found in results.values())
     return {row["id"]: row["prompt"] for row in rows if "prompt" in row}

@@ -4,6 +4,7 @@ A flow is (x, y) in pixels of the map it belongs to.
 """
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -101,9 +102,9 @@ class Upsample(nn.Module):
         # Pixel 2i + p is sum_k kernel[k] x[(2i + p + 1 - k) / 2]: for p = 0, taps 3 and 1 of
         # x[i - 1] and x[i]; for p = 1, taps 2 and 0 of x[i] and x[i + 1].
         taps = ((3, 1), (2, 0))
-        quarters = [
-            kernel[jnp.array(rows)][:, jnp.array(columns)] for rows in taps for columns in taps
-        ]
+        quarters = []
+        for rows, columns in itertools.product(taps, taps):
+            quarters.append(kernel[jnp.array(rows)][:, jnp.array(columns)])
         joined = jnp.concatenate(quarters, axis=-1).astype(self.dtype)
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
@@ -113,10 +114,10 @@ class Upsample(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         y = y.reshape(batch, height + 1, width + 1, 2, 2, self.features)
-        rows = [
-            jnp.stack([y[:, p : p + height, q : q + width, p, q] for q in range(2)], axis=3)
-            for p in range(2)
-        ]
+        rows = []
+        for p in range(2):
+            cells = [y[:, p : p + height, q : q + width, p, q] for q in range(2)]
+            rows.append(jnp.stack(cells, axis=3))
         y = jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, self.features)
         return y + bias.astype(self.dtype)[None, None, None]
 

@@ -77,13 +77,10 @@ def _decoder(name: str, ins: int, width: int, outs: int) -> list[Slot]:
     block = f"{name}.convblock"
     path = f"{name}/convblock"
     sides = [(number, SIDE if number in (2, 4) else width) for number in (1, 2, 3, 4)]
-    residual = [
-        slot
-        for number, channels in sides
-        for slot in _conv_prelu(
-            f"{block}.1.conv{number}", f"{path}_1/conv{number}", channels, channels
-        )
-    ]
+    residual = []
+    for number, channels in sides:
+        source = f"{block}.1.conv{number}"
+        residual += _conv_prelu(source, f"{path}_1/conv{number}", channels, channels)
     # torch keeps a transposed convolution as [in, out, *kernel]
     kernel = (width, outs, 4, 4)
     axes = (2, 3, 0, 1)

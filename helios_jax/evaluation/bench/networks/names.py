@@ -34,11 +34,9 @@ def clip_hf_slots(config: VisionConfig) -> list[Slot]:
     width = config.width
     heads = (config.heads, width // config.heads)
     path = "trunk/transformer/blocks"
-    attention = [
-        slot
-        for part, name in enumerate(("q_proj", "k_proj", "v_proj"))
-        for slot in linear(f"self_attn.{name}", f"{path}/attn/qkv", (width,), heads, (part, 3))
-    ]
+    attention = []
+    for part, name in enumerate(("q_proj", "k_proj", "v_proj")):
+        attention += linear(f"self_attn.{name}", f"{path}/attn/qkv", (width,), heads, (part, 3))
     block = [
         *norm("layer_norm1", f"{path}/ln_1", width, bias=True),
         *attention,
