@@ -1,5 +1,6 @@
 """helios-nano, the small Helios that ships with the package: where it lies, and what it knows."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,9 +9,9 @@ from helios_jax.world.captions import WORDS
 from helios_jax.world.scenes import BACKGROUND_COLORS, COLORS, SHAPES
 
 ASSETS = Path(__file__).parent / "assets"
-CHECKPOINT = ASSETS / "nano"
-"""Distilled. Beside it are ``nano-base`` and ``nano-mid``, which it learned from; they share its
-VAE, text encoder and tokenizer.
+CHECKPOINT = ASSETS / "nano-base"
+"""Base, which draws what its prompt says best. Beside it are ``nano``, Distilled, which is much
+faster, and ``nano-mid``; the three share a VAE, a text encoder and a tokenizer.
 """
 
 EXAMPLES = (
@@ -22,6 +23,11 @@ EXAMPLES = (
     "slowly. The camera pans left.",
 )
 """Prompts in the words of its captions."""
+
+
+def is_nano(path: str | os.PathLike) -> bool:
+    """Whether a checkpoint directory is one of those that ship with the package."""
+    return Path(path).resolve().parent == ASSETS.resolve()
 
 
 def advice(prompts: Iterable[str], tokenizer: Tokenizer) -> str:

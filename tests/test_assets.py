@@ -14,7 +14,8 @@ from helios_jax.world import render, sample_scene
 from helios_jax.world.captions import caption
 from helios_jax.world.readings import world_tokenizer
 
-NANO = nano.CHECKPOINT
+NANO = nano.ASSETS / "nano"
+"""Distilled, which has the files of the parts that all three share."""
 
 
 def test_the_vae_shows_held_out_clips_as_they_were():
@@ -65,6 +66,13 @@ def test_the_assets_are_few_files_and_no_links():
     assert sum(path.stat().st_size for path in files) < 35e6
 
 
+def test_the_default_is_base_and_any_of_the_three_is_known_as_nano():
+    """Base draws what its prompt says best; advice is given for each of the three."""
+    assert load_config(nano.CHECKPOINT).sample.steps == (30,)
+    assert all(nano.is_nano(nano.ASSETS / name) for name in ("nano", "nano-base", "nano-mid"))
+    assert not nano.is_nano("checkpoints/nano-base")
+
+
 def test_it_says_what_it_knows_to_who_asks_for_more():
     """Words that its captions never had are named, each once; of those in its examples and captions
     there are none.
@@ -73,7 +81,7 @@ def test_it_says_what_it_knows_to_who_asks_for_more():
     told = nano.advice(
         ["A red ball rolls (slowly) over green grass, to the RIGHT!", "a tiny ball"], tokenizer
     )
-    assert told.startswith("helios-nano has never seen ball, rolls, grass: ")
+    assert told.startswith("helios-nano does not know these words: ball, rolls, grass. ")
     assert all(example in told for example in nano.EXAMPLES)
     captions = [caption(sample_scene(1, number), number) for number in range(100)]
     assert nano.advice([*nano.EXAMPLES, *captions], tokenizer) == ""

@@ -162,7 +162,7 @@ def load(
             prompts=None if placed.text_encoder else encoded,
             stream_blocks=placed.stream_blocks,
         )
-        if path == nano.CHECKPOINT and (advice := nano.advice(prompts, pipeline.tokenizer)):
+        if nano.is_nano(path) and (advice := nano.advice(prompts, pipeline.tokenizer)):
             say(advice)
     else:
         say(
