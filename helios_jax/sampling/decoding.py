@@ -22,7 +22,7 @@ or latents.
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def decode(vae: VAE, params: Params, latents: Float[Array, "B T H W C"], output: Output) -> Array:
+def decode(vae: VAE, params: Params, latents: Float[Array, "B T H W C"], output: str) -> Array:
     """The frames [B, F, Y, X, 3] of a chunk of latents, which is a clip of its own.
 
     Args:

@@ -103,7 +103,7 @@ class StreamOptions:
 
     noise: Noise | None = None
     conditioning_noise: ConditioningNoise | None = None
-    output: Output = "uint8"
+    output: str = "uint8"
     blend: int = 0
     lookahead: int = 0
     on_chunk: Callable[[ChunkRecord], object] | None = None
