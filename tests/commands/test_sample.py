@@ -202,6 +202,7 @@ def test_after_a_warmup_no_video_compiles(toy_checkpoint, tmp_path):
     assert re.findall(r"^(\d+) in a video$", result.stdout, re.MULTILINE) == ["0", "0"]
 
 
+@pytest.mark.slow
 def test_plan_says_what_is_needed_and_makes_nothing(tmp_path):
     """No prompt, no checkpoint and no GPU are needed; stderr stays clean."""
     result = sample(TINY, "--plan", folder=tmp_path)
@@ -212,6 +213,7 @@ def test_plan_says_what_is_needed_and_makes_nothing(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_plan_of_what_does_not_fit_is_refused(tmp_path):
     """The table is printed, then one line says that it is too much."""
     result = sample(TINY, "--plan=h200", "--batch=2000", folder=tmp_path)

@@ -175,6 +175,7 @@ def test_two_processes_train_as_one(data, straight, tmp_path):
     assert "steps an epoch" not in out  # what both have to say, the first says alone
 
 
+@pytest.mark.slow
 def test_a_run_of_another_kind_is_refused(data, straight):
     """Another stage, or geometry: the differences are listed before anything is computed."""
     err = refused(data, straight, "pyramid")
@@ -247,6 +248,7 @@ def test_an_unknown_objective_is_one_line_before_anything_is_planned(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_status_1(data, tmp_path, capsys):
     """Its loss is never finite, since its learning rate makes every weight infinite."""
     arguments = [

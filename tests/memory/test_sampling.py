@@ -190,6 +190,7 @@ def test_table_adds_up(compiler):
     assert all(abs(held + float(own) - float(total)) < 0.05 for own, total in totals)
 
 
+@pytest.mark.slow
 def test_released_model_fits_beside_its_text_encoder(monkeypatch):
     """14B Distilled, 384x640, batch 1, bfloat16, decoding included: at most 48 GiB of an H100, and
     37 once the text encoder is gone.

@@ -73,6 +73,7 @@ def test_kinds_of_steps():
     assert step_kinds(ChunkPlan((4,), guided=True), 0, levels) == ["guided"] * 4
 
 
+@pytest.mark.slow
 def test_steps_outside_the_interval_follow_the_prompt_alone(guided):
     """If none is within it is a scale of 1; if some are it is neither that nor guidance of all."""
 

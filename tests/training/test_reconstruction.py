@@ -127,6 +127,7 @@ def test_a_standardized_vae_decodes_the_same_from_latents_of_mean_0_and_deviatio
     )
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_checkpoint_of_the_vae_alone_or_with_the_rest_of_another(run, tmp_path):
     """The VAE is the run's, standardized; other parts come from --base, untouched."""
     config, params, _, validation = run
