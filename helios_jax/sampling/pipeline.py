@@ -216,7 +216,7 @@ class HeliosPipeline:
         *,
         image: Pixels | None = None,
         video: Pixels | None = None,
-        **options: Unpack[Options],
+        options: Unpack[Options],
     ) -> np.ndarray:
         """Make whole videos; arguments are those of :meth:`stream`.
 
@@ -239,7 +239,7 @@ class HeliosPipeline:
         *,
         image: Pixels | None = None,
         video: Pixels | None = None,
-        **options: Unpack[Options],
+        options: Unpack[Options],
     ) -> Generator[np.ndarray, SentPrompt, None]:
         """Yield the video chunk by chunk, each as soon as it is decoded; memory does not grow with
         the number of chunks.
@@ -258,7 +258,7 @@ class HeliosPipeline:
             :mod:`~helios_jax.sampling.conditioning`, also for what to do about a static start.
           video: [B, F, height, width, 3] uint8 that the video goes on from, at least one chunk of
             frames. What the stream yields begins after it.
-          **options: fields of :class:`~helios_jax.sampling.request.Request`, which change those of
+          options: fields of :class:`~helios_jax.sampling.request.Request`, which change those of
             ``request`` or the defaults, and of :class:`~helios_jax.sampling.loop.StreamOptions`.
 
         Yields:
@@ -279,7 +279,7 @@ class HeliosPipeline:
         state: VideoState,
         *,
         num_frames: int | None = None,
-        **options: Unpack[StreamFields],
+        options: Unpack[StreamFields],
     ) -> Generator[np.ndarray, SentPrompt, None]:
         """Go on with a video: yield the chunks that would have followed, the same to the last bit
         on the same machine.
@@ -289,7 +289,7 @@ class HeliosPipeline:
             request and its prompts are what is made.
           num_frames: of the whole video, those made before included; by default as many as were
             asked for then.
-          **options: of :class:`~helios_jax.sampling.loop.StreamOptions`.
+          options: of :class:`~helios_jax.sampling.loop.StreamOptions`.
 
         Raises:
           RequestError: if the state is that of another model, or the video is complete.
@@ -315,7 +315,7 @@ class HeliosPipeline:
         *,
         image: Pixels | None = None,
         video: Pixels | None = None,
-        **options: Unpack[Options],
+        options: Unpack[Options],
     ) -> None:
         """Compile, and run once, every program that requests like these need, so that they begin at
         full speed.
