@@ -216,7 +216,7 @@ class HeliosPipeline:
         *,
         image: Pixels | None = None,
         video: Pixels | None = None,
-        options: Unpack[Options],
+        **options: Unpack[Options],
     ) -> np.ndarray:
         """Make whole videos; arguments are those of :meth:`stream`.
 
@@ -239,7 +239,7 @@ class HeliosPipeline:
         *,
         image: Pixels | None = None,
         video: Pixels | None = None,
-        options: Unpack[Options],
+        **options: Unpack[Options],
     ) -> Generator[np.ndarray, SentPrompt, None]:
         """Yield the video chunk by chunk, each as soon as it is decoded; memory does not grow with
         the number of chunks.
@@ -279,7 +279,7 @@ class HeliosPipeline:
         state: VideoState,
         *,
         num_frames: int | None = None,
-        options: Unpack[StreamFields],
+        **options: Unpack[StreamFields],
     ) -> Generator[np.ndarray, SentPrompt, None]:
         """Go on with a video: yield the chunks that would have followed, the same to the last bit
         on the same machine.
@@ -315,7 +315,7 @@ class HeliosPipeline:
         *,
         image: Pixels | None = None,
         video: Pixels | None = None,
-        options: Unpack[Options],
+        **options: Unpack[Options],
     ) -> None:
         """Compile, and run once, every program that requests like these need, so that they begin at
         full speed.
@@ -326,7 +326,7 @@ class HeliosPipeline:
         Args:
           prompts: programs differ with the room a prompt needs (64, 128, 256 or 512 tokens); one
             prompt of each kind among these is run.
-          request, image, video, **options: of :meth:`stream`.
+          request, image, video, options: of :meth:`stream`.
         """
         of_each_size = {self.encode_prompt(prompt)[0].shape[1]: prompt for prompt in prompts}
         fields, _ = _split(options)
