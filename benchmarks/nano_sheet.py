@@ -19,9 +19,6 @@ COLUMNS = flags.DEFINE_integer("columns", 3, "Clips in a row.")
 FRAMES = flags.DEFINE_integer("frames", 99, "Frames of each clip.")
 SEED = flags.DEFINE_integer("seed", 2000, "Of scenes and noise.")
 
-SCALE = 2
-"""Pixels of the GIF to one of the clip, each way."""
-
 
 def main(argv: list[str]) -> None:
     """Make the clips and write them side by side."""
@@ -36,7 +33,7 @@ def main(argv: list[str]) -> None:
     for row in range(ROWS.value):
         first = row * COLUMNS.value
         rows.append(np.concatenate(clips[first : first + COLUMNS.value], axis=2))
-    sheet = np.concatenate(rows, axis=1).repeat(SCALE, axis=1).repeat(SCALE, axis=2)
+    sheet = np.concatenate(rows, axis=1)
     with media.open_video_writer(OUT.value, pipeline.config.sample.fps // 2) as writer:
         writer.write(sheet)
 
