@@ -175,13 +175,16 @@ class StreamWriter:
         """Write a chunk everywhere."""
         left = self._request.num_frames - self.frames
         whole = left >= self._request.frames_per_chunk
+        # Copied to the host whole: an index into an array on the device would compile a program.
+        latents = np.asarray(record.latents)
+        frames = None if self.output == "latent" else np.asarray(record.frames)
         for number, writer in enumerate(self._writers):
             if isinstance(writer, media.LatentsWriter):
-                writer.write(record.latents[number : number + 1])
-            else:
-                writer.write(np.asarray(record.frames[number])[:left])
+                writer.write(latents[number : number + 1])
+            elif frames is not None:
+                writer.write(frames[number][:left])
         if self._latents is not None:
-            self._latents.write(record.latents)
+            self._latents.write(latents)
         self._measure(record)
         # Last: what the state says is there, is there. A video goes on before a chunk that was cut.
         if self.state_path and whole:
