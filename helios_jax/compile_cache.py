@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 
 def use_compile_cache(directory: str | None = None) -> None:
@@ -41,6 +42,23 @@ def use_compile_cache(directory: str | None = None) -> None:
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     # Keep small programs too: they are many, and each takes a GPU's compiler 0.1 s.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def without_compile_cache() -> Generator[None, None, None]:
+    """Neither look programs up nor keep them, as for a device that is not there.
+
+    JAX can keep such a program and cannot read it back.
+    """
+    # pyrefly: ignore[missing-attribute]  JAX makes the attributes of its flags at run time
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX asks once whether there is a cache
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _default_directory() -> str | None:

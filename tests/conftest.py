@@ -14,6 +14,8 @@ if not any(
     )
 
 import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 
 install_import_hook("helios_jax", "beartype.beartype")
@@ -21,3 +23,22 @@ install_import_hook("helios_jax", "beartype.beartype")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+CACHE_SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_enable_xla_caches",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture(autouse=True)
+def cache_settings():
+    """A command that a test calls in this process does not leave its compile cache to the next."""
+    before = [getattr(jax.config, name) for name in CACHE_SETTINGS]
+    yield
+    after = [getattr(jax.config, name) for name in CACHE_SETTINGS]
+    if after != before:
+        for name, value in zip(CACHE_SETTINGS, before, strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

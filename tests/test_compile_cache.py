@@ -7,26 +7,14 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from helios_jax.compile_cache import count_programs, use_compile_cache
-
-SETTINGS = (
-    "jax_compilation_cache_dir",
-    "jax_enable_compilation_cache",
-    "jax_persistent_cache_enable_xla_caches",
-    "jax_persistent_cache_min_compile_time_secs",
-)
+from helios_jax.compile_cache import count_programs, use_compile_cache, without_compile_cache
 
 
 @pytest.fixture(autouse=True)
-def settings(monkeypatch, tmp_path):
-    """Every test begins without a cache, with a home of its own, and leaves JAX as it was."""
-    before = {name: getattr(jax.config, name) for name in SETTINGS}
+def home(monkeypatch, tmp_path):
+    """Every test begins without a cache, with a home of its own."""
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
@@ -85,3 +73,13 @@ def test_a_home_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     use_compile_cache()
     assert compile_again(11)["cached"] == 0
+
+
+def test_without_the_cache_nothing_is_kept_or_found(tmp_path):
+    """Programs for a device that is not there; the cache is used again afterwards."""
+    use_compile_cache(str(tmp_path / "here"))
+    with without_compile_cache():
+        assert compile_again(13)["cached"] == 0
+        assert not any((tmp_path / "here").iterdir())
+    compile_again(13)
+    assert any((tmp_path / "here").iterdir())

@@ -24,6 +24,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from helios_jax.compile_cache import without_compile_cache
+
 
 class Gpu(NamedTuple):
     """A chip to compile for, of compute capability 9.0.
@@ -145,7 +147,11 @@ def compile_for(
     # Without a device nothing can be timed, and of what it could generate itself for a matrix
     # product XLA would take the first: cuBLAS is what would win.
     options = {"xla_gpu_enable_triton_gemm": False, **(options or {})}
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), _hopper_answers():
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        _hopper_answers(),
+        without_compile_cache(),
+    ):
         return jitted.lower(*args).compile(compiler_options=options)
 
 

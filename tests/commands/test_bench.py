@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -44,15 +43,7 @@ def run(text, *more):
     return main(["helios-jax", "bench", *text.split(), *more])
 
 
-@pytest.fixture
-def no_cache():
-    """Let a command switch the cache of programs off, for itself alone."""
-    before = jax.config.jax_enable_compilation_cache
-    yield
-    jax.config.update("jax_enable_compilation_cache", before)
-
-
-def test_free_measures_of_a_folder_end_in_a_table(here, capsys, no_cache):
+def test_free_measures_of_a_folder_end_in_a_table(here, capsys):
     assert run("score --videos=clips --out=out/mine --metrics=free --compile_cache=") == 0
     said = capsys.readouterr().out
     assert "| mine |" in said
@@ -89,7 +80,7 @@ def test_a_folder_of_models_counts_as_all_of_them(here, capsys):
 
 
 @pytest.mark.slow
-def test_helios_nano_goes_from_captions_to_a_report(here, capsys, no_cache):
+def test_helios_nano_goes_from_captions_to_a_report(here, capsys):
     cache = "--compile_cache="
     assert run(f"generate --world=2 --durations=33 --steps=1 --out=videos/nano {cache}") == 0
     assert run(f"score --videos=videos/nano --out=out/nano --metrics=world,free {cache}") == 0
