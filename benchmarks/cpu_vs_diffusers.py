@@ -39,7 +39,7 @@ made contiguous for CFG-Zero*.
 
 import contextlib
 import datetime
-import functools
+import importlib
 import importlib.metadata
 import json
 import os
@@ -51,8 +51,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+import cpu_case as case
 import numpy as np
 from absl import app, flags
 
@@ -80,357 +80,11 @@ WORKER = flags.DEFINE_enum(
 )
 FOLDER = flags.DEFINE_string("folder", None, "Internal: the worker's folder.")
 
-HEIGHT = 128
-WIDTH = 192
-PROMPT = (
-    "A red ball rolls slowly over green grass while the camera follows it from the left; soft "
-    "morning light, long shadows, a quiet garden."
-)
-NEGATIVE = "grey, blurred, overexposed, static, nothing moves"
-TRANSFORMER = dict(
-    num_attention_heads=4, attention_head_dim=128, num_layers=16, ffn_dim=1408, text_dim=512
-)
-VAE = dict(base_dim=32)
-TEXT = dict(vocab_size=512, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6)
-STEPS = {"distilled": (2, 2, 2), "mid": (3, 3, 3), "base": (6,)}
-CHUNKS = {"distilled": 3, "mid": 1, "base": 1}
-GUIDANCE = {"distilled": 1.0, "mid": 5.0, "base": 5.0}
 TITLES = {
     "distilled": "Distilled, 2-2-2 steps, amplified first chunk",
     "mid": "Mid, 3-3-3 steps, guided",
     "base": "Base, 6 steps, guided",
 }
-LATENTS = (9, HEIGHT // 8, WIDTH // 8, 16)
-
-
-def make_folder(folder: Path, variant: str) -> None:
-    """Save a random pipeline of diffusers, the checkpoint made of it, and every chunk's noise."""
-    import diffusers
-    import jax
-    import torch
-    import transformers
-
-    from helios_jax.checkpoint.convert import from_torch
-    from helios_jax.diffusion.noise import draw_chunk_noise
-    from helios_jax.models.tokenizer import train_tokenizer
-
-    def random(model: torch.nn.Module) -> torch.nn.Module:
-        """Draw every parameter anew: none is zero or one, and activations keep their variance."""
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 or "gamma" in name:
-                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
-            else:
-                torch.nn.init.normal_(
-                    parameter,
-                    std=1.0 if name.startswith("shared") else parameter[0].numel() ** -0.5,
-                )
-        return model.eval()
-
-    torch.manual_seed(0)
-    train_tokenizer([PROMPT, NEGATIVE] * 20, vocab_size=TEXT["vocab_size"]).save(
-        folder / "tokenizer.json"
-    )
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"),
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-    )
-    tables = dict(use_dynamic_shifting=True) | (
-        dict(stages=1, stage_range=[0, 1]) if variant == "base" else {}
-    )
-    parts = dict(
-        transformer=random(diffusers.HeliosTransformer3DModel(**TRANSFORMER)),
-        vae=random(diffusers.AutoencoderKLWan(**VAE)),
-        text_encoder=random(transformers.UMT5EncoderModel(transformers.UMT5Config(**TEXT))),
-        tokenizer=tokenizer,
-        scheduler=(
-            diffusers.HeliosDMDScheduler if variant == "distilled" else diffusers.HeliosScheduler
-        )(**tables),
-    )
-    if variant == "base":
-        pipeline = diffusers.HeliosPipeline(**parts)
-    else:
-        pipeline = diffusers.HeliosPyramidPipeline(
-            **parts, is_cfg_zero_star=variant == "mid", is_distilled=variant == "distilled"
-        )
-    pipeline.save_pretrained(folder / "torch")
-    from_torch(folder / "torch", folder / "jax", progress=False)
-    key = jax.random.key(0)[None]
-    for chunk in range(CHUNKS[variant]):
-        noise = draw_chunk_noise(key, chunk, LATENTS, len(STEPS[variant]), 1 / 3)
-        np.savez(folder / f"noise{chunk}.npz", *map(np.asarray, (noise.latents, *noise.blocks)))
-
-
-class Row(NamedTuple):
-    """What is timed.
-
-    Attributes:
-      run: what is timed; its result is compared.
-      compared: what is compared instead; :func:`nothing` compares nothing.
-    """
-
-    run: Callable[[], np.ndarray | None]
-    compared: Callable[[], np.ndarray | None] | None = None
-
-
-def nothing() -> None:
-    """No output."""
-
-
-def read_noise(folder: Path, variant: str) -> list[list[np.ndarray]]:
-    """For each chunk, the initial noise and the block noise of each later stage, channels last."""
-    return [
-        list(np.load(folder / f"noise{chunk}.npz").values()) for chunk in range(CHUNKS[variant])
-    ]
-
-
-def torch_rows(folder: Path, variant: str) -> dict[str, Row]:
-    """The rows with diffusers."""
-    import diffusers
-    import safetensors.torch
-    import torch
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.set_grad_enabled(False)
-    # The pipeline's own loading of this model needs accelerate.
-    transformer = diffusers.HeliosTransformer3DModel(**TRANSFORMER).eval()
-    transformer.load_state_dict(
-        safetensors.torch.load_file(
-            folder / "torch/transformer/diffusion_pytorch_model.safetensors"
-        )
-    )
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(
-        folder / "torch", transformer=transformer
-    )
-    pipeline.set_progress_bar_config(disable=True)
-
-    def channels_first(array):
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
-
-    def channels_last(tensor):
-        return np.moveaxis(tensor.numpy(), 1, -1)
-
-    initial_noise = []
-    block_noise = []
-    for initial, *blocks in read_noise(folder, variant):
-        initial_noise.append(channels_first(initial))
-        block_noise += map(channels_first, blocks)
-    forward = pipeline.transformer.forward
-    decode = pipeline.vae.decode
-    calls = []
-    decoded = []
-
-    def velocity(*args, **kwargs):
-        calls.append(kwargs)
-        return tuple(out.contiguous() for out in forward(*args, **kwargs))
-
-    def request():
-        calls.clear()
-        decoded.clear()
-        initial = iter(initial_noise)
-        blocks = iter(block_noise)
-        pipeline.prepare_latents = lambda *args, **kwargs: next(initial).clone()
-        pipeline.sample_block_noise = lambda *args, **kwargs: next(blocks)
-        pipeline.transformer.forward = velocity
-        pipeline.vae.decode = lambda latents, **kwargs: (
-            decoded.append(latents) or decode(latents, **kwargs)
-        )
-        if variant == "base":
-            options = dict(num_inference_steps=STEPS[variant][0])
-        else:
-            options = dict(pyramid_num_inference_steps_list=list(STEPS[variant]))
-        if variant == "distilled":
-            options["is_amplify_first_chunk"] = True
-        frames = pipeline(
-            prompt=PROMPT,
-            negative_prompt=NEGATIVE,
-            height=HEIGHT,
-            width=WIDTH,
-            num_frames=33 * CHUNKS[variant],
-            guidance_scale=GUIDANCE[variant],
-            output_type="np",
-            **options,
-        ).frames
-        pipeline.transformer.forward = forward
-        pipeline.vae.decode = decode
-        return frames
-
-    rows = {"request": Row(request)}
-    if variant == "distilled":
-        count = sum(STEPS[variant])
-
-        def stage_call(stage):
-            """The arguments of the last call at a stage, left for the other system to read."""
-            call = calls[-count:][2 * stage + 1]
-            arrays = {
-                name: channels_last(call[name])
-                for name in call
-                if name.startswith("latents_history")
-            }
-            np.savez(
-                folder / f"stage{stage}.npz",
-                latents=channels_last(call["hidden_states"]),
-                timestep=call["timestep"].numpy(),
-                **arrays,
-            )
-            return channels_last(forward(**call)[0])
-
-        def vae_decode():
-            np.save(folder / "decoded.npy", channels_last(decoded[-1]))
-            return channels_last(decode(decoded[-1], return_dict=False)[0])
-
-        def text():
-            return pipeline.encode_prompt(
-                PROMPT, do_classifier_free_guidance=False, max_sequence_length=512
-            )[0].numpy()
-
-        def chunk():
-            for call in calls[-count:]:
-                forward(**call)
-
-        rows["chunk"] = Row(chunk, nothing)
-        rows |= {
-            f"forward, stage {stage}": Row(functools.partial(stage_call, stage))
-            for stage in range(3)
-        }
-        rows |= {
-            "forward, alone": rows["forward, stage 2"],
-            "text": Row(text),
-            "vae decode": Row(vae_decode),
-        }
-    square = torch.ones(2048, 2048)
-    return rows | {"matmul": Row(lambda: (square @ square).numpy())}
-
-
-def jax_rows(folder: Path, variant: str) -> dict[str, Row]:
-    """The rows with helios-jax."""
-    import jax
-    import jax.numpy as jnp
-
-    from helios_jax import HeliosPipeline
-    from helios_jax.diffusion.history import frame_indices, start_history
-    from helios_jax.diffusion.noise import ChunkNoise
-    from helios_jax.models.tokenizer import clean_prompt
-    from helios_jax.models.umt5 import encode_text
-    from helios_jax.sampling.chunk import sample_chunk
-    from helios_jax.sampling.geometry import reference_frames
-    from helios_jax.sampling.request import make_request
-    from helios_jax.types import History
-
-    pipeline = HeliosPipeline.from_checkpoint(folder / "jax")
-    noise = [
-        ChunkNoise(jnp.asarray(unit), tuple(map(jnp.asarray, blocks)))
-        for unit, *blocks in read_noise(folder, variant)
-    ]
-    request = make_request(
-        pipeline.config,
-        height=HEIGHT,
-        width=WIDTH,
-        num_frames=33 * CHUNKS[variant],
-        steps=STEPS[variant],
-        guidance_scale=GUIDANCE[variant],
-        negative_prompt=NEGATIVE,
-    )
-    # Diffusers cuts the video to 4m + 1 frames.
-    kept = reference_frames(pipeline.config, request.num_frames)
-    rows = {
-        "request": Row(
-            lambda: pipeline.generate(PROMPT, request, noise=noise, output="float32")[:, :kept]
-        )
-    }
-    if variant == "distilled":
-        params = pipeline.params["transformer"]
-        plan = request.plan
-        indices = frame_indices(plan.history_sizes, LATENTS[0])
-        apply = functools.partial(pipeline.transformer.apply, {"params": params})
-        text = pipeline.encode_prompts([PROMPT])
-        total = pipeline.config.text_encoder.max_sequence_length
-
-        def features():
-            ids, lengths = pipeline.tokenizer([clean_prompt(PROMPT)], total)
-            found, _ = encode_text(
-                pipeline.text_encoder, pipeline.params["text_encoder"], ids, lengths
-            )
-            return np.pad(np.asarray(found), [(0, 0), (0, total - found.shape[1]), (0, 0)])
-
-        def chunk():
-            state = start_history((1, *LATENTS[1:]), plan.history_sizes)
-            _, latents = sample_chunk(
-                params,
-                state,
-                noise[-1],
-                text,
-                jnp.float32(1),
-                model=pipeline.transformer,
-                scheduler=pipeline.config.scheduler,
-                plan=plan,
-            )
-            latents.block_until_ready()
-
-        @functools.cache
-        def stage_inputs(stage):
-            """The arguments of PyTorch's call, its history prepared as the sampler prepares it."""
-            given = np.load(folder / f"stage{stage}.npz")
-            history = History(
-                *(jnp.asarray(given[f"latents_history_{name}"]) for name in History._fields)
-            )
-            tokens = jax.jit(lambda history: apply(history, indices, method="embed_history"))(
-                history
-            )
-            time = jax.jit(lambda t: apply(t, method="embed_time"))(
-                jnp.asarray(given["timestep"], jnp.float32)
-            )
-            return (
-                jnp.asarray(given["latents"]),
-                jnp.asarray(given["timestep"], jnp.float32),
-                history,
-                time,
-                tokens,
-            )
-
-        step = jax.jit(
-            lambda params, *args: pipeline.transformer.apply(
-                {"params": params}, *args, indices.noisy, method="denoise"
-            )
-        )
-        whole = jax.jit(
-            lambda params, *args: pipeline.transformer.apply({"params": params}, *args, indices)
-        )
-
-        def stage_call(stage):
-            latents, _, _, time, tokens = stage_inputs(stage)
-            return np.asarray(step(params, latents, time, text, tokens))
-
-        full_text = jnp.asarray(features())
-
-        def alone():
-            latents, timestep, history, _, _ = stage_inputs(2)
-            return np.asarray(whole(params, latents, timestep, full_text, history))
-
-        @functools.cache
-        def model_space():
-            mean, std = (
-                np.asarray(getattr(pipeline.config.vae, name), np.float32)
-                for name in ("latents_mean", "latents_std")
-            )
-            return jnp.asarray((np.load(folder / "decoded.npy") - mean) / std)
-
-        rows["chunk"] = Row(chunk, nothing)
-        rows |= {
-            f"forward, stage {stage}": Row(functools.partial(stage_call, stage))
-            for stage in range(3)
-        }
-        rows["forward, alone"] = Row(alone)
-        rows["text"] = Row(
-            lambda: jax.block_until_ready(pipeline.encode_prompts([PROMPT])), features
-        )
-        rows["vae decode"] = Row(
-            lambda: 2 * np.asarray(pipeline.decode(model_space(), "float32")) - 1
-        )
-    square = jnp.ones((2048, 2048))
-    product = jax.jit(jnp.dot)
-    return rows | {"matmul": Row(lambda: np.asarray(product(square, square)))}
 
 
 def worker(system: str, folder: Path, variant: str) -> None:
@@ -439,7 +93,7 @@ def worker(system: str, folder: Path, variant: str) -> None:
     Reads lines ``[row, is_first]`` and answers each with seconds, peak memory and, the first time,
     operations. Outputs go to files.
     """
-    rows = (torch_rows if system == "torch" else jax_rows)(folder, variant)
+    rows = importlib.import_module(f"cpu_{system}_rows").rows(folder, variant)
     answers = sys.stdout
     sys.stdout = sys.stderr  # so that nothing else is printed among the answers
     print(json.dumps(list(rows)), file=answers, flush=True)
@@ -611,14 +265,14 @@ def conditions() -> dict:
         **{package: importlib.metadata.version(package) for package in packages},
         "threads": len(os.sched_getaffinity(0)),
         "dtype": "float32",
-        "size": f"{HEIGHT} x {WIDTH} pixels, 33 frames a chunk",
-        "chunks": CHUNKS,
-        "steps": STEPS,
-        "guidance_scale": GUIDANCE,
-        "transformer": TRANSFORMER,
-        "vae": VAE,
-        "text_encoder": TEXT,
-        "prompt": PROMPT,
+        "size": f"{case.HEIGHT} x {case.WIDTH} pixels, 33 frames a chunk",
+        "chunks": case.CHUNKS,
+        "steps": case.STEPS,
+        "guidance_scale": case.GUIDANCE,
+        "transformer": case.TRANSFORMER,
+        "vae": case.VAE,
+        "text_encoder": case.TEXT,
+        "prompt": case.PROMPT,
         "repeats": REPEATS.value,
         "statistic": "median of repeats that alternate between the systems, after one run of each "
         "that is not timed",
@@ -705,7 +359,7 @@ def main(argv: list[str]) -> None:
     if unknown := set(VARIANTS.value) - set(TITLES):
         sys.exit(f"unknown variants: {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}")
     if WORKER.value == "folder":
-        return make_folder(Path(FOLDER.value), VARIANTS.value[0])
+        return case.make_folder(Path(FOLDER.value), VARIANTS.value[0])
     if WORKER.value:
         return worker(WORKER.value, Path(FOLDER.value), VARIANTS.value[0])
     command = " ".join(["python benchmarks/cpu_vs_diffusers.py", *sys.argv[1:]])

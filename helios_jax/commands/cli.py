@@ -164,9 +164,9 @@ class _TargetParser(flags.EnumParser):
 
 
 def _notes(flag: flags.Flag) -> Iterator[str]:
-    """The choices and the default of a flag, where it has any."""
+    """The choices and the default of a flag, where it has any and its help does not begin so."""
     choices = getattr(flag.parser, "enum_values", None)
-    if choices:
+    if choices and not flag.help.startswith("<"):
         yield f"One of {', '.join(choices)}."
     if flag.default not in (None, "", False, []):
         yield f"[{str(flag.default_as_str).strip(chr(39))}]"
