@@ -93,7 +93,7 @@ from helios_jax.sampling.loop import ChunkRecord, StreamFields
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.prompts import to_schedule
 from helios_jax.sampling.request import request_for_prompt
-from helios_jax.sampling.statistics import load_statistics, save_curves
+from helios_jax.sampling.statistics import chunk_rows, load_statistics, save_curves
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.sampling.writing import StreamWriter
 
@@ -192,6 +192,11 @@ def warm_up(pipeline: HeliosPipeline, videos: list[Video]) -> None:
     come.
     """
     video = videos[0]
+
+    def measure(record: ChunkRecord) -> None:
+        if video.files.statistics:
+            chunk_rows(record.index, record.latents, record.frames, record.drift)
+
     with (
         tqdm(unit=" programs", desc="warming up", disable=None, dynamic_ncols=True) as bar,
         count_programs(bar.update),
@@ -203,7 +208,7 @@ def warm_up(pipeline: HeliosPipeline, videos: list[Video]) -> None:
             image=video.image,
             video=video.video,
             output=StreamWriter(video.files, video.request).output,
-            on_chunk=lambda record: None,
+            on_chunk=measure,
             stopwatch=own,
         )
 

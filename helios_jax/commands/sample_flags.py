@@ -20,7 +20,8 @@ TEXTS = {
     "is written.",
     "save_latents": "Keep the latents of every chunk in this .safetensors file.",
     "decode": "Make no video: decode the latents of this file to --out.",
-    "statistics": "Keep mean, deviation, saturation and drift of each chunk in this CSV file.",
+    "statistics": "Keep brightness, colours, sharpness, motion and drift of each chunk in this CSV "
+    "file: the measures without weights of helios-jax bench.",
     "report": "Draw the --statistics as this SVG file; without a prompt, those of an earlier run.",
     "compile_cache": "Folder of compiled programs; empty for none. By default "
     "JAX_COMPILATION_CACHE_DIR, or one in the user's cache folder.",

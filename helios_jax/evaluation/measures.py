@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import UInt8
 
+from helios_jax.media.measures import measure_frame
+
 Frames = UInt8[np.ndarray, "F Y X 3"]
 CHANNELS = ("red", "green", "blue")
 
@@ -10,18 +12,16 @@ CHANNELS = ("red", "green", "blue")
 def statistics(frames: Frames) -> dict[str, float]:
     """Statistics of a chunk, all from 0 to 1.
 
-    Saturation, the mean and the standard deviation of each channel, and sharpness, which is the
-    mean difference of neighbouring pixels.
+    Saturation, the mean and the standard deviation of each channel, and sharpness, as
+    :mod:`helios_jax.media.measures` defines them.
     """
-    pixels = frames.astype(np.float32) / 255
-    top = pixels.max(-1)
-    saturation = ((top - pixels.min(-1)) / np.maximum(top, 1e-3)).mean()
-    sharpness = np.abs(np.diff(pixels, axis=1)).mean() + np.abs(np.diff(pixels, axis=2)).mean()
-    found = {"saturation": float(saturation)}
+    rows = [measure_frame(frame)[2] for frame in frames]
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    found = {"saturation": mean["saturation"]}
     for i, channel in enumerate(CHANNELS):
-        found[f"{channel} mean"] = float(pixels[..., i].mean())
-        found[f"{channel} deviation"] = float(pixels[..., i].std())
-    return found | {"sharpness": float(sharpness)}
+        found[f"{channel} mean"] = mean[channel]
+        found[f"{channel} deviation"] = float(frames[..., i].std() / 255)
+    return found | {"sharpness": mean["sharpness"]}
 
 
 def frame_difference(a: UInt8[np.ndarray, "Y X 3"], b: UInt8[np.ndarray, "Y X 3"]) -> float:

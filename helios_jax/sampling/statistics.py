@@ -1,5 +1,6 @@
 """Statistics of each chunk: what drifts in a long video, as a table and as curves."""
 
+import contextlib
 import csv
 import html
 import math
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from helios_jax.diffusion.drift import DriftDecision
+from helios_jax.media.measures import chunk_means
 from helios_jax.media.output import staged
 from helios_jax.readers import ReadError, read_csv
 from helios_jax.types import Array, Float
@@ -22,44 +25,37 @@ MAX_ROWS = 100_000
 
 
 @jax.jit
-def measure_chunk(
-    latents: Float[Array, "B T H W C"], frames: Array | None = None
-) -> dict[str, Float[Array, "B"]]:
-    """Statistics of a chunk of each video.
+def measure_latents(latents: Float[Array, "B T H W C"]) -> dict[str, Float[Array, "B"]]:
+    """Mean and standard deviation of each video's latents, and the share beyond 3 in absolute
+    value, ``latents_extreme``.
 
-    Args:
-      latents: in model space, where they would have mean 0 and deviation 1 over all videos.
-      frames: [B, F, Y, X, 3], uint8 or in [0, 1]; None leaves theirs out.
-
-    Returns:
-      Mean and standard deviation of latents and frames; ``latents_extreme``, the share beyond 3 in
-      absolute value; ``frames_saturation``, the mean saturation of HSV, (max - min) / max of the
-      three colours; ``frames_clipped``, the share of values at either end of the range.
+    Over all videos, latents in model space have mean 0 and deviation 1.
     """
     axes = (1, 2, 3, 4)
     latents = latents.astype(jnp.float32)
-    found = {
+    return {
         "latents_mean": latents.mean(axes),
         "latents_std": latents.std(axes),
         "latents_extreme": (jnp.abs(latents) > 3).mean(axes, dtype=jnp.float32),
     }
-    if frames is None:
-        return found
-    pixels = frames.astype(jnp.float32) / (255 if frames.dtype == jnp.uint8 else 1)
-    top = pixels.max(-1)
-    return found | {
-        "frames_mean": pixels.mean(axes),
-        "frames_std": pixels.std(axes),
-        "frames_saturation": ((top - pixels.min(-1)) / jnp.maximum(top, 1e-3)).mean((1, 2, 3)),
-        "frames_clipped": ((pixels <= 0) | (pixels >= 1)).mean(axes, dtype=jnp.float32),
-    }
 
 
 def chunk_rows(
-    chunk: int, latents: Array, frames: Array | None = None, drift: DriftDecision | None = None
+    chunk: int,
+    latents: Array | np.ndarray,
+    frames: Array | np.ndarray | None = None,
+    drift: DriftDecision | None = None,
 ) -> list[Row]:
-    """The statistics of a chunk, and the decision about its drift, as one row for each video."""
-    columns = dict(measure_chunk(latents, frames))
+    """The statistics of a chunk, as one row for each video.
+
+    Args:
+      chunk: its index.
+      latents: [B, T, H, W, C], in model space.
+      frames: [B, F, Y, X, 3], uint8 or in [0, 1]; None leaves their figures out, which are
+        :func:`~helios_jax.media.measures.chunk_means`: those of ``helios-jax bench score``.
+      drift: the decision about the chunk's drift, if it is controlled.
+    """
+    columns = dict(measure_latents(latents))
     if drift is not None:
         columns["drift_mean"] = drift.mean
         columns["drift_variance"] = drift.variance
@@ -69,14 +65,31 @@ def chunk_rows(
     for video in range(len(latents)):
         row: Row = {"chunk": chunk, "video": video}
         row |= {name: float(column[video]) for name, column in columns.items()}
+        if frames is not None:
+            row |= _measure_frames(np.asarray(frames[video]))
         rows.append(row)
     return rows
+
+
+def _measure_frames(frames: np.ndarray) -> dict[str, float]:
+    """Figures of a video's frames, by the host, whose accelerator makes the next chunk."""
+    if frames.dtype != np.uint8:
+        frames = np.round(frames.astype(np.float32) * 255).astype(np.uint8)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(RuntimeError):  # where JAX was told to leave the CPU alone
+            stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+        return chunk_means(frames)
 
 
 def save_statistics(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     """Write rows as CSV; the file appears whole, replacing an older one, so that it can be written
     again after every chunk.
+
+    Raises:
+      ReadError: if the first rows, read from an older file, have other columns than the last.
     """
+    if rows[0].keys() != rows[-1].keys():
+        raise ReadError(path, "has other columns than are measured now: name another file")
     with (
         staged(Path(os.path.abspath(path))) as partial,
         open(partial, "w", encoding="utf-8", newline="") as file,

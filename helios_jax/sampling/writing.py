@@ -185,17 +185,17 @@ class StreamWriter:
                 writer.write(frames[number][:left])
         if self._latents is not None:
             self._latents.write(latents)
-        self._measure(record)
+        # a chunk that the end of the video cuts to one frame is measured with the next, for motion
+        self._measure(record, None if frames is None else frames[:, : max(left, 2)])
         # Last: what the state says is there, is there. A video goes on before a chunk that was cut.
         if self.state_path and whole:
             save_state(self.state_path, record.state)
         self.frames += min(left, self._request.frames_per_chunk)
 
-    def _measure(self, record: ChunkRecord) -> None:
+    def _measure(self, record: ChunkRecord, frames: np.ndarray | None) -> None:
         """Add the chunk's statistics to their files."""
         if not (self._files.statistics or self._files.curves):
             return
-        frames = None if self.output == "latent" else record.frames
         self.rows += chunk_rows(record.index, record.latents, frames, record.drift)
         if self._files.statistics:
             save_statistics(self._files.statistics, self.rows)

@@ -4,39 +4,53 @@ import xml.etree.ElementTree as ElementTree
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from helios_jax.evaluation.bench.free import measure_free
+from helios_jax.readers import ReadError
 from helios_jax.sampling.statistics import (
     chunk_rows,
     load_statistics,
-    measure_chunk,
+    measure_latents,
     save_curves,
     save_statistics,
 )
 
 RNG = np.random.default_rng(0)
 LATENTS = jnp.asarray(2 * RNG.standard_normal((2, 9, 4, 4, 3)), jnp.float32)
-FRAMES = RNG.integers(0, 256, (2, 33, 8, 8, 3), np.uint8)
+FRAMES = RNG.integers(0, 256, (2, 33, 16, 24, 3), np.uint8)
+ROWS = chunk_rows(1, LATENTS)
 
 
-def test_each_statistic_of_each_video():
-    found = measure_chunk(LATENTS, jnp.asarray(FRAMES))
-    latents, pixels = np.asarray(LATENTS, np.float64), FRAMES / 255
+def test_statistics_of_latents():
+    found = measure_latents(LATENTS)
+    latents = np.asarray(LATENTS, np.float64)
     expected = {
         "latents_mean": latents.mean((1, 2, 3, 4)),
         "latents_std": latents.std((1, 2, 3, 4)),
         "latents_extreme": (np.abs(latents) > 3).mean((1, 2, 3, 4)),
-        "frames_mean": pixels.mean((1, 2, 3, 4)),
-        "frames_std": pixels.std((1, 2, 3, 4)),
-        "frames_saturation": (
-            (pixels.max(-1) - pixels.min(-1)) / np.maximum(pixels.max(-1), 1e-3)
-        ).mean((1, 2, 3)),
-        "frames_clipped": np.isin(FRAMES, (0, 255)).mean((1, 2, 3, 4)),
     }
     assert found.keys() == expected.keys()
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    floats = measure_chunk(LATENTS, jnp.asarray(FRAMES, jnp.float32) / 255)
-    np.testing.assert_allclose(floats["frames_clipped"], found["frames_clipped"])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_frames_are_measured_as_a_finished_video_is(kind):
+    """Each figure of each chunk is the one that the curves of the benchmark have."""
+    frames = FRAMES if kind == np.uint8 else FRAMES.astype(np.float32) / 255
+    [[row], [later]] = [chunk_rows(chunk, LATENTS[:1], frames[chunk, None]) for chunk in range(2)]
+    curves = measure_free(FRAMES).curves
+    assert {*curves} == {*row} - {"chunk", "video", *measure_latents(LATENTS)}
+    for name, curve in curves.items():
+        assert [row[name], later[name]] == pytest.approx(curve, rel=1e-6), name
+
+
+def test_rows_of_another_version_are_not_gone_on_with(tmp_path):
+    path = tmp_path / "old.csv"
+    with pytest.raises(ReadError, match="other columns"):
+        save_statistics(path, [{"chunk": 0, "video": 0, "frames_mean": 0.5}, *ROWS])
+    assert not path.exists()
 
 
 def test_table_comes_back(tmp_path):

@@ -9,15 +9,14 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.flow import choose_flow
 from helios_jax.evaluation.bench.loops import find_loop
 from helios_jax.evaluation.bench.windows import window_length
+from helios_jax.media.measures import FRAME_SERIES, STEP_SERIES, TILES, measure_frame, measure_step
 
 CHUNK = 33
 """Frames of a Helios chunk; curves have one point for each."""
@@ -25,20 +24,6 @@ STILL = 0.5 / 255
 """A step of less than half a level counts as none; what H.264 adds to a still picture is less."""
 STATIC = 0.95
 """The share of still steps from which a video is called static."""
-TILES = 8
-"""Rows and columns of the tiles whose brightness flickers."""
-
-FRAME_SERIES = (
-    "brightness",
-    "contrast",
-    "red",
-    "green",
-    "blue",
-    "saturation",
-    "sharpness",
-    "clipped",
-)
-STEP_SERIES = ("change", "motion_length")
 ABOUT = {
     "motion_amplitude": "size of the mean flow, all pixels and both directions, pixels a frame",
     "motion_length": "mean length of the flow, pixels a frame",
@@ -131,17 +116,13 @@ class FreeMeter:
             self._add_frame(frame)
 
     def _add_frame(self, frame: UInt8[np.ndarray, "Y X 3"]) -> None:
-        luma, thumbnail, found = jax.device_get(_look(frame))
+        luma, thumbnail, found = measure_frame(frame)
         for name, value in found.items():
-            self._frames[name].append(float(value))
+            self._frames[name].append(value)
         self._thumbnails.append(thumbnail)
         if self._last is not None:
-            change = np.abs(luma.astype(np.int16) - self._last).mean() / 255
-            flow = self._flow(self._last, luma)
-            self._steps["change"].append(float(change))
-            self._steps["motion_length"].append(flow.length)
-            self._steps["flow_x"].append(flow.x)
-            self._steps["flow_y"].append(flow.y)
+            for name, value in measure_step(self._last, luma, self._flow).items():
+                self._steps[name].append(value)
         self._last = luma
 
     def measures(self, chunk: int = CHUNK) -> FreeMeasures:
@@ -164,9 +145,10 @@ class FreeMeter:
         values |= _drift({**frames, **{name: steps[name] for name in STEP_SERIES}})
         period, closeness = find_loop(thumbnails.reshape(len(thumbnails), (2 * TILES) ** 2))
         values |= {"loop_period": float(period), "loop_closeness": closeness}
-        curves = {name: _curve(series, chunk) for name, series in frames.items()}
-        # a step belongs to the chunk of the frame that it leads to
-        curves |= {name: _curve(steps[name], chunk, ahead=1) for name in STEP_SERIES}
+        chunks = _chunks(len(thumbnails), chunk)
+        curves = {name: [_mean(series[a:b]) for a, b in chunks] for name, series in frames.items()}
+        for name in STEP_SERIES:  # a step from chunk to chunk is in none of them, but a seam
+            curves[name] = [_mean(steps[name][a : b - 1]) for a, b in chunks if b - a > 1]
         height, width = self._size
         return FreeMeasures(len(thumbnails), height, width, self._method, values, curves)
 
@@ -179,31 +161,6 @@ def measure_free(
     for piece in pieces:
         meter.add(piece)
     return meter.measures(chunk)
-
-
-@jax.jit
-def _look(
-    frame: UInt8[Array, "Y X 3"],
-) -> tuple[UInt8[Array, "Y X"], Float[Array, "16 16"], dict[str, Float[Array, ""]]]:
-    """Luma, a thumbnail of it, and the figures of a frame."""
-    pixels = frame.astype(jnp.float32) / 255
-    luma = pixels @ jnp.array([0.299, 0.587, 0.114])
-    top = pixels.max(-1)
-    low = pixels.min(-1)
-    down = jnp.abs(jnp.diff(pixels, axis=0))
-    across = jnp.abs(jnp.diff(pixels, axis=1))
-    found = {
-        "brightness": luma.mean(),
-        "contrast": luma.std(),
-        "red": pixels[..., 0].mean(),
-        "green": pixels[..., 1].mean(),
-        "blue": pixels[..., 2].mean(),
-        "saturation": ((top - low) / jnp.maximum(top, 1e-3)).mean(),
-        "sharpness": down.mean() + across.mean(),
-        "clipped": ((frame == 0) | (frame == 255)).mean(dtype=jnp.float32),
-    }
-    thumbnail = jax.image.resize(luma, (2 * TILES, 2 * TILES), "linear")
-    return jnp.round(luma * 255).astype(jnp.uint8), thumbnail, found
 
 
 def _motion(steps: Mapping[str, Float[np.ndarray, "S"]]) -> dict[str, float]:
@@ -249,11 +206,14 @@ def _drift(series: Mapping[str, Float[np.ndarray, "F"]]) -> dict[str, float]:
     return found
 
 
-def _curve(values: Float[np.ndarray, "F"], chunk: int, ahead: int = 0) -> list[float]:
-    """The mean of each chunk, the first ``ahead`` values shorter; a rest of one joins the last."""
-    starts = [0, *range(chunk - ahead, len(values) - 1, chunk)]
-    parts = [values[start:end] for start, end in zip(starts, [*starts[1:], len(values)])]
-    return [float(part.mean()) for part in parts if len(part)]
+def _chunks(count: int, chunk: int) -> list[tuple[int, int]]:
+    """Where each chunk begins and ends; a rest of one frame joins the last."""
+    starts = [0, *range(chunk, count - 1, chunk)]
+    return list(zip(starts, [*starts[1:], count]))
+
+
+def _mean(values: Float[np.ndarray, "F"]) -> float:
+    return float(values.mean())
 
 
 def _round(value: float) -> float:
