@@ -1,4 +1,4 @@
-"""Tables of the docs that tests make: what a test found, as Markdown, between two comments of a page.
+"""Tables of the docs that tests make: what a test found, between two comments of a page.
 
 A test collects rows and calls :func:`check_table`. It fails where the page has another table; run
 with ``WRITE_DOCS=1`` it writes the table into the page instead::

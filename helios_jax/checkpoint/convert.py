@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from helios_jax.checkpoint import wan
+from helios_jax.checkpoint.adapter_files import AdapterFile
 from helios_jax.checkpoint.component import StoredLeaf, write_component
 from helios_jax.checkpoint.diffusers_config import PIPELINE, write_configs, write_wan_configs
 from helios_jax.checkpoint.directory import (
@@ -66,7 +67,7 @@ def from_torch(
     source: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    lora: str | os.PathLike | None = None,
+    adapters: Sequence[AdapterFile] = (),
     partial: str | os.PathLike | None = None,
     init_from_wan: bool = False,
     dtype: Precision = "keep",
@@ -78,7 +79,7 @@ def from_torch(
     Args:
       source: a Diffusers folder of Helios or Wan 2.1, or an original Wan 2.1 folder.
       out: the directory to make; it appears when it is complete.
-      lora: LoRA file to merge into the transformer.
+      adapters: merged into the transformer, in their order.
       partial: file of whole tensors to merge into the transformer.
       init_from_wan: the source is Wan's; add the history patches Helios starts from.
       dtype: of the transformer and the text encoder; ``"keep"`` is the source's. The VAE keeps its
@@ -93,7 +94,7 @@ def from_torch(
     found = read_source(
         Path(source),
         init_from_wan,
-        Path(lora) if lora else None,
+        adapters,
         Path(partial) if partial else None,
     )
     tensors = {}

@@ -4,12 +4,13 @@ tensors by component, tokenizer.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from helios_jax.checkpoint import wan
+from helios_jax.checkpoint.adapter_files import AdapterFile
 from helios_jax.checkpoint.diffusers_config import (
     BASE_SCHEDULER,
     PIPELINE,
@@ -115,7 +116,7 @@ class Source:
 def read_source(
     folder: Path,
     init_from_wan: bool = False,
-    lora: Path | None = None,
+    adapters: Sequence[AdapterFile] = (),
     partial: Path | None = None,
 ) -> Source:
     """Read a Diffusers folder of Helios, or a Wan 2.1 folder of Diffusers or of the original
@@ -124,7 +125,7 @@ def read_source(
     Args:
       folder: the pipeline's folder.
       init_from_wan: the folder is Wan's, to which Helios' history patches are added.
-      lora: merged into the transformer, see :func:`helios_jax.checkpoint.lora.merge`.
+      adapters: merged into the transformer, see :func:`helios_jax.checkpoint.lora.merge`.
       partial: likewise.
 
     Raises:
@@ -157,8 +158,8 @@ def read_source(
     tied = tuple(name for name in TIED if name in tensors["text_encoder"])
     tensors["text_encoder"] = _without_tied_copy(folder, tensors["text_encoder"])
     _check(folder, tensors, config)
-    if lora or partial:
-        tensors["transformer"] = merge(tensors["transformer"], lora, partial)
+    if adapters or partial:
+        tensors["transformer"] = merge(tensors["transformer"], adapters, partial)
         config = _with_history_scale(config, tensors["transformer"])
         _check(folder, tensors, config)
     return Source(

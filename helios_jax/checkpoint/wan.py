@@ -41,14 +41,6 @@ TRANSFORMER: Rules = (
     (r"\.(attn[12])\.o\.", r".\1.to_out.0."),
 )
 
-MUSUBI: Rules = (
-    (r"^lora_unet_blocks_(\d+)_(self_attn|cross_attn|ffn)_(\w+)\.", r"blocks.\1.\2.\3."),
-    (r"^lora_unet_(time_embedding|text_embedding|time_projection)_(\d)\.", r"\1.\2."),
-    (r"^lora_unet_head_head\.", "head.head."),
-    (r"^lora_unet_patch_", "patch_"),
-)
-"""The flattened names that the musubi trainer gives a LoRA's modules, to the original ones."""
-
 VAE: Rules = (
     (r"^conv1\.", "quant_conv."),
     (r"^conv2\.", "post_quant_conv."),

@@ -15,6 +15,11 @@ A base and what was trained on it, merged:
   python convert_torch_weights.py --source Helios-Base --out checkpoints/merged \\
       --lora pytorch_lora_weights.safetensors --partial transformer_partial.pth
 
+Several adapters, in their order, each with a strength of its own:
+
+  python convert_torch_weights.py --source Helios-Distilled --out checkpoints/painted \\
+      --lora paint.safetensors:0.8 --lora grain.safetensors:0.3
+
 A Helios that starts from Wan 2.1 T2V (1.3B or 14B; the original folder or the Diffusers one):
 
   python convert_torch_weights.py --source Wan2.1-T2V-1.3B --init_from_wan --out checkpoints/wan
@@ -38,7 +43,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from helios_jax.checkpoint import CheckpointError, convert
-from helios_jax.commands.cli import run_command
+from helios_jax.checkpoint.lora import partial_remark
+from helios_jax.commands.cli import complain, run_command
+from helios_jax.commands.lora_flags import define_lora, read_lora
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,12 +63,7 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=options,
     )
     flags.DEFINE_string("out", None, "Folder to write.", required=True, flag_values=options)
-    flags.DEFINE_string(
-        "lora",
-        None,
-        "LoRA to merge into the transformer (pytorch_lora_weights.safetensors).",
-        flag_values=options,
-    )
+    define_lora(options)
     flags.DEFINE_string(
         "partial",
         None,
@@ -108,10 +110,13 @@ def convert_checkpoint(options: flags.FlagValues) -> None:
             )
         summary = convert.to_diffusers(options.source, options.out, as_wan=options.to_wan, **common)
     else:
+        adapters = read_lora(options)
+        if remark := partial_remark(adapters, options.partial):
+            complain(remark)
         summary = convert.from_torch(
             options.source,
             options.out,
-            lora=options.lora,
+            adapters=adapters,
             partial=options.partial,
             init_from_wan=options.init_from_wan,
             **common,

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from helios_jax.checkpoint import CheckpointError, load_config
+from helios_jax.checkpoint.adapter_files import AdapterFile
 from helios_jax.checkpoint.convert import from_torch, to_diffusers
 
 from .test_convert import tensors_of
@@ -49,7 +50,7 @@ def merged(base, tmp_path, lora=None, partial=None, metadata=None):
     from_torch(
         base,
         tmp_path / "ours",
-        lora=tmp_path / "lora.safetensors" if lora is not None else None,
+        adapters=[AdapterFile(tmp_path / "lora.safetensors")] if lora is not None else [],
         partial=tmp_path / "transformer_partial.pth" if partial is not None else None,
     )
     to_diffusers(tmp_path / "ours", tmp_path / "back")
@@ -200,22 +201,22 @@ BAD_FILES = {
     ),
     "other model": (
         {"lora": factors("unet.mid", 4, 4)},
-        "LoRA of unet.mid.weight has no place in the base",
+        "2 of 2 keys match nothing in the transformer: transformer.unet.mid.lora_A.weight",
     ),
     "other width": (
         {"lora": factors(Q, 48, WIDTH)},
-        r"is \[48, 4\] x \[4, 24\], the base's weight is \[24, 24\]",
+        r"is an adapter of a model \(width 48\), and this is a model \(width 24\)",
     ),
     "half": (
         {"lora": dict(list(factors(Q, WIDTH, WIDTH).items())[:1])},
-        "only one of lora_A and lora_B of blocks.1.attn1.to_q",
+        r"1 keys are without the other half of their pair: .*to_q\.lora_A",
     ),
     "dora": (
         {
             "lora": factors(Q, WIDTH, WIDTH),
             "metadata": {"lora_adapter_metadata": '{"transformer.use_dora": true}'},
         },
-        "is a DoRA",
+        "this is a DoRA adapter, which is not merged",
     ),
     "metadata": (
         {"lora": factors(Q, WIDTH, WIDTH), "metadata": {"lora_adapter_metadata": "["}},

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.torch import load_file
 
 from helios_jax.checkpoint import CheckpointError, load_config, load_params
+from helios_jax.checkpoint.adapter_files import AdapterFile
 from helios_jax.checkpoint.convert import from_torch, to_diffusers
 from helios_jax.checkpoint.directory import open_checkpoint
 from helios_jax.checkpoint.export_lora import LORA, PARTIAL, export_lora, merge_into_checkpoint
@@ -168,7 +169,7 @@ def test_the_converter_reads_back_what_was_exported(base, recipe, tmp_path):
     from_torch(
         base / "torch",
         tmp_path / "again",
-        lora=tmp_path / "out" / LORA,
+        adapters=[AdapterFile(tmp_path / "out" / LORA)],
         partial=tmp_path / "out" / PARTIAL,
         progress=False,
     )
