@@ -32,7 +32,10 @@ from pathlib import Path
 
 from absl import flags
 
+from helios_jax import nano
+from helios_jax.checkpoint import load_config
 from helios_jax.commands.cli import UsageError, complain, run_command, wants_help
+from helios_jax.commands.request_flags import define_request_flags, read_request_flags
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.evaluation.bench import files, models
 from helios_jax.evaluation.bench.flow import METHODS
@@ -60,6 +63,8 @@ from helios_jax.evaluation.bench.score import (
     score_videos,
 )
 from helios_jax.evaluation.bench.summary import GENERATION, common, read_model
+from helios_jax.locks import lock
+from helios_jax.sampling.request import read_request
 
 DURATIONS = ("120", "240", "720", "1440")
 """Frames of HeliosBench's videos."""
@@ -95,19 +100,9 @@ def define_generate(options: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string("out", None, text, required=True, flag_values=options)
     text = "Frames: make the prompts of these lengths; with --world, lengths by turns."
     flags.DEFINE_list("durations", list(DURATIONS), text, flag_values=options)
-    text = "Make every video this long, whatever its prompt says."
-    flags.DEFINE_integer("num_frames", None, text, lower_bound=1, flag_values=options)
     text = "Prompts of each length at most."
     flags.DEFINE_integer("limit", None, text, lower_bound=1, flag_values=options)
-    text = "Of the noise; prompt n has seed + n."
-    flags.DEFINE_integer("seed", 0, text, lower_bound=0, flag_values=options)
-    text = "Pixels; by default the checkpoint's."
-    flags.DEFINE_integer("height", None, text, flag_values=options)
-    flags.DEFINE_integer("width", None, text, flag_values=options)
-    text = "Solver steps of each stage; by default the checkpoint's."
-    flags.DEFINE_list("steps", None, text, flag_values=options)
-    text = "By default the checkpoint's."
-    flags.DEFINE_float("guidance_scale", None, text, flag_values=options)
+    define_request_flags(options)
     _define_cache(options)
 
 
@@ -123,23 +118,22 @@ def generate(options: flags.FlagValues) -> None:
         prompts = world_prompts(options.world, durations)
     else:
         prompts = read_prompts(options.prompts)
-    wanted = () if options.num_frames else durations
-    if all(prompt.frames is None for prompt in prompts):
-        wanted = ()
-    prompts = choose_prompts(prompts, wanted, options.num_frames, options.limit)
-    steps = _whole_numbers(options.steps, "--steps") if options.steps else None
-    request = {
-        "height": options.height,
-        "width": options.width,
-        "steps": steps,
-        "guidance_scale": options.guidance_scale,
-    }
+    path = options.checkpoint or nano.CHECKPOINT
+    fields = read_request_flags(options)
+    length = fields.get("num_frames")
+    request = read_request(load_config(path), fields)
+    if request.batch != 1:
+        raise UsageError(f"--batch={request.batch}: a prompt has one video")
+    wanted = () if length or all(prompt.frames is None for prompt in prompts) else durations
+    prompts = choose_prompts(prompts, wanted, length, options.limit)
     use_compile_cache(options.compile_cache)
-    conditions = request_conditions(options.checkpoint, request, options.seed)
+    conditions = request_conditions(path, request)
     frames = sum(prompt.frames or 0 for prompt in prompts)
     print(f"{len(prompts)} videos, {frames:,} frames, to {options.out}")
-    load = load_maker(options.checkpoint, request, options.seed)
-    generate_videos(prompts, Path(options.out), load, conditions)
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with lock(out, "the videos"):
+        generate_videos(prompts, out, load_maker(path, request), conditions)
 
 
 def define_score(options: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -194,11 +188,12 @@ def score(options: flags.FlagValues) -> None:
         return
     use_compile_cache(options.compile_cache)
     out.mkdir(parents=True, exist_ok=True)
-    if prompts:  # before anything is measured, so that a report of half a run has its prompts
-        write_prompts(out / TABLE, prompts)
-    if (videos / GENERATION).is_file():
-        files.write_json(out / GENERATION, files.read_json(videos / GENERATION))
-    score_videos(entries, out, everything, chosen)
+    with lock(out, "the results"):
+        if prompts:  # before anything is measured, so that half a run has its prompts
+            write_prompts(out / TABLE, prompts)
+        if (videos / GENERATION).is_file():
+            files.write_json(out / GENERATION, files.read_json(videos / GENERATION))
+        score_videos(entries, out, everything, chosen)
     if any(out.glob("*_results.json")):
         _merge(out, options)
     print(markdown_report([read_model(out, not options.short, options.compatible)]), end="")

@@ -1,15 +1,21 @@
 """``helios-jax bench``, run in this process."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helios_jax import nano
+from helios_jax.checkpoint import load_config
 from helios_jax.commands import bench, main
 from helios_jax.evaluation.bench.files import MetricResults, write_results
+from helios_jax.evaluation.bench.maker import request_conditions
+from helios_jax.locks import lock
 from helios_jax.media import open_video_writer
+from helios_jax.sampling.request import make_request
 from helios_jax.world.drawing import render
 from helios_jax.world.scenes import sample_scene
 
@@ -77,6 +83,21 @@ def test_a_folder_of_models_counts_as_all_of_them(here, capsys):
     one = json.loads((here / "results/base/merged_results.json").read_text())
     assert one["summary"]["total_weighted_rating"] == pytest.approx(0.15)
     assert "without aesthetic" in capsys.readouterr().out
+
+
+def test_a_second_run_into_one_folder_is_told_who_has_it(here, capsys):
+    (here / "out").mkdir()
+    with lock(here / "out/mine", "the results"):
+        assert run("score --videos=clips --out=out/mine --metrics=free --compile_cache=") == 2
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_any_setting_of_a_request_can_be_asked_for_and_is_noted():
+    request = make_request(load_config(nano.CHECKPOINT), solver="dpmpp_2m", steps=[3], seed=7)
+    conditions = request_conditions(nano.CHECKPOINT, request)
+    assert conditions["steps"] == [3]
+    assert (conditions["solver"], conditions["seed"]) == ("dpmpp_2m", 7)
+    assert {"checkpoint", "weights", "height", "width", "guidance_scale"} <= conditions.keys()
 
 
 @pytest.mark.slow

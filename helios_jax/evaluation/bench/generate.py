@@ -4,7 +4,6 @@ A video appears whole or not at all, so whatever is there is done. Each device h
 own and takes the next prompt when it is free; a video does not depend on which device made it.
 """
 
-import concurrent.futures
 import contextlib
 import datetime
 import importlib.metadata
@@ -22,10 +21,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from helios_jax.evaluation.bench.devices import work_on
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.files import read_json, write_json
 from helios_jax.evaluation.bench.prompts import TABLE, BenchPrompt, read_prompts, write_prompts
 from helios_jax.evaluation.bench.summary import GENERATION
+from helios_jax.fields import differences
 from helios_jax.media import open_video_writer
 
 Make = Callable[[BenchPrompt], Iterator[np.ndarray]]
@@ -66,26 +67,22 @@ def generate_videos(
         todo.put(prompt)  # the longest first, so that devices end together
     frames = sum(prompt.frames or 0 for prompt in missing)
     devices = list(jax.devices() if devices is None else devices)[: len(missing)]
-    stop = threading.Event()
     with tqdm(total=frames, unit="frame", disable=None, dynamic_ncols=True) as bar:
 
-        def work(device: jax.Device) -> None:
-            with jax.default_device(device):
-                make = load()
-                warm = False
-                while not stop.is_set():
-                    try:
-                        prompt = todo.get_nowait()
-                    except queue.Empty:
-                        return
-                    seconds = _make_video(make, prompt, folder, fps, bar, stop)
-                    log.add(prompt, seconds, warm)
-                    warm = True
+        def work(stop: threading.Event) -> None:
+            make = load()
+            warm = False
+            while not stop.is_set():
+                try:
+                    prompt = todo.get_nowait()
+                except queue.Empty:
+                    return
+                seconds = _make_video(make, prompt, folder, fps, bar, stop)
+                log.add(prompt, seconds, warm)
+                warm = True
 
-        if len(devices) == 1:
-            work(devices[0])
-        elif devices:
-            _work_together(work, devices, stop)
+        if devices:
+            work_on(devices, work)
     return paths
 
 
@@ -119,29 +116,14 @@ def _make_video(
     return seconds
 
 
-def _work_together(
-    work: Callable[[jax.Device], None], devices: Sequence[jax.Device], stop: threading.Event
-) -> None:
-    """A thread for each device; the first failure stops all and is raised."""
-    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-        running = [pool.submit(work, device) for device in devices]
-        try:
-            for done in concurrent.futures.as_completed(running):
-                done.result()
-        finally:
-            stop.set()
-
-
 class _Log:
     """Conditions and seconds of the videos in a folder, written after each."""
 
     def __init__(self, path: Path, conditions: Mapping[str, Any]):
         self._path = path
         there = read_json(path) if path.exists() else {}
-        made = dict(there.get("conditions", {}))
-        # as JSON has it: a tuple comes back as a list
-        changed = [name for name, value in conditions.items() if made.get(name, value) != value]
-        if changed:
+        made = there.get("conditions", conditions)
+        if changed := [difference.name for difference in differences(made, conditions)]:
             raise BenchError(
                 f"{path.parent} holds videos made with another {', '.join(changed)}: name another "
                 "folder with --out"

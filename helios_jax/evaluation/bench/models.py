@@ -51,6 +51,10 @@ class Models:
         if unknown := self.weights.keys() - WEIGHTS.keys():
             raise BenchError(f"unknown weights {sorted(unknown)}; known are {', '.join(WEIGHTS)}")
 
+    def unread(self) -> "Models":
+        """The same, with networks of its own, that it will read onto the default device."""
+        return Models(self.weights, self._judge, self.judge_name)
+
     @property
     def judge(self) -> Judge:
         """The judge.

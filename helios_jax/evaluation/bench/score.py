@@ -9,14 +9,18 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
+from helios_jax.evaluation.bench.devices import work_on
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.files import (
     MetricResults,
@@ -30,6 +34,7 @@ from helios_jax.evaluation.bench.free import FreeMeter
 from helios_jax.evaluation.bench.judge import JudgeRefusedError
 from helios_jax.evaluation.bench.metrics import METRICS, Metric
 from helios_jax.evaluation.bench.models import Models
+from helios_jax.evaluation.bench.naturalness import NUM_FRAMES
 from helios_jax.evaluation.bench.pieces import read_pieces
 from helios_jax.evaluation.bench.prompts import BenchPrompt, digest_of
 from helios_jax.evaluation.bench.similarity import compare_videos
@@ -146,15 +151,22 @@ def find_videos(
 
 
 def score_videos(
-    entries: Sequence[Entry], folder: Path, models: Models, options: ScoreOptions
+    entries: Sequence[Entry],
+    folder: Path,
+    models: Models,
+    options: ScoreOptions,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, str]:
     """Score what is not scored yet.
+
+    Each device has networks of its own and takes the next video when it is free.
 
     Args:
       entries: the videos of one model.
       folder: for result files; made if it is not there.
       models: networks and judge.
       options: what to measure.
+      devices: to work on; by default all.
 
     Returns:
       The metrics that were skipped, and why.
@@ -167,21 +179,34 @@ def score_videos(
     metrics = [name for name in options.metrics if name not in skipped]
     ledgers = {name: Ledger.open(folder, name, models) for name in metrics}
     digests = {entry.number: entry.digest() for entry in entries}
-    todo = []
+    todo: queue.SimpleQueue[tuple[Entry, list[str]]] = queue.SimpleQueue()
+    total = 0
     for entry in entries:
-        digest = digests[entry.number]
-        todo.append((entry, [name for name in metrics if not ledgers[name].has(entry, digest)]))
+        names = [name for name in metrics if not ledgers[name].has(entry, digests[entry.number])]
+        total += len(names)
+        if names:
+            todo.put((entry, names))
     _note_conditions(folder, entries, models, options, skipped)
-    total = sum(len(names) for _, names in todo)
+    devices = list(jax.devices() if devices is None else devices)[: todo.qsize()]
     with tqdm(total=total, unit="score", disable=None, dynamic_ncols=True) as bar:
-        for entry, names in todo:
-            text = entry.prompt.text if entry.prompt else None
-            video = Video(entry.path, text, options.most)
-            for name in names:
-                bar.set_description(f"{entry.path.name} {name}")
-                score = _scorer(name, entry, video, folder, models, options)
-                ledgers[name].take(entry, digests[entry.number], score)
-                bar.update()
+
+        def work(stop: threading.Event) -> None:
+            own = models.unread()
+            while not stop.is_set():
+                try:
+                    entry, names = todo.get_nowait()
+                except queue.Empty:
+                    return
+                text = entry.prompt.text if entry.prompt else None
+                video = Video(entry.path, text, options.most)
+                for name in names:
+                    bar.set_description(f"{entry.path.name} {name}")
+                    score = _scorer(name, entry, video, folder, own, options)
+                    ledgers[name].take(entry, digests[entry.number], score)
+                    bar.update()
+
+        if devices:
+            work_on(devices, work)
     return skipped
 
 
@@ -212,6 +237,7 @@ class Ledger:
     judge: str | None
     rows: dict[int, dict[str, Any]]
     failed: dict[int, dict[str, Any]]
+    guard: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, folder: Path, name: str, models: Models) -> "Ledger":
@@ -253,17 +279,22 @@ class Ledger:
         """Measure a video and write the file; a video that cannot be measured is kept with why."""
         row = {"id": entry.number, "video_name": entry.path.name}
         began = time.perf_counter()
+        error = None
         try:
             row |= score()
-            seconds = time.perf_counter() - began
-            self.rows[entry.number] = row | {"digest": digest, "seconds": round(seconds, 3)}
-            self.failed.pop(entry.number, None)
         except JudgeRefusedError:
             raise
-        except (BenchError, OSError) as error:
-            self.rows.pop(entry.number, None)
-            self.failed[entry.number] = row | {"error": str(error)}
-        self.write()
+        except (BenchError, OSError) as reason:
+            error = str(reason)
+        seconds = time.perf_counter() - began
+        with self.guard:
+            if error is None:
+                self.rows[entry.number] = row | {"digest": digest, "seconds": round(seconds, 3)}
+                self.failed.pop(entry.number, None)
+            else:
+                self.rows.pop(entry.number, None)
+                self.failed[entry.number] = row | {"error": error}
+            self.write()
 
     def write(self) -> None:
         videos = tuple(self.rows[number] for number in sorted(self.rows))
@@ -272,7 +303,9 @@ class Ledger:
             content = {"metric": FREE, "num_videos": len(videos), "per_video_results": videos}
             write_json(self.path, content | ({"failed_videos": failed} if failed else {}))
             return
-        write_results(self.folder, MetricResults(self.name, videos, failed, judge=self.judge))
+        shown = NUM_FRAMES if self.name == "naturalness" else None  # as the original's file says
+        results = MetricResults(self.name, videos, failed, None, self.judge, shown)
+        write_results(self.folder, results)
 
 
 def _scorer(

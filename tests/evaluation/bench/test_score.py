@@ -1,7 +1,9 @@
 """Scoring folders of videos."""
 
 import json
+import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -68,7 +70,22 @@ def test_a_run_goes_on_where_it_was_stopped(videos, tmp_path):
     run(videos, tmp_path, "naturalness", judge=lambda frames: next(answers))
     results = files.read_results(tmp_path / "naturalness_results.json")
     assert [row["raw_score"] for row in results.videos] == ["4", "2"]
-    assert (results.mean, results.judge) == (0.5, "seer")
+    assert (results.mean, results.judge, results.frames_per_video) == (0.5, "seer", 16)
+
+
+def test_every_device_scores_videos_with_a_judge_that_all_share(videos, tmp_path):
+    meeting = threading.Barrier(2, timeout=20)
+
+    def judge(frames):
+        meeting.wait()  # neither answers before both are asked
+        return "4"
+
+    judges = models.Models(judge=judge, judge_name="seer")
+    devices = [jax.devices()[0]] * 2
+    chosen = ScoreOptions(("naturalness",))
+    score_videos(find_videos(videos, PROMPTS), tmp_path, judges, chosen, devices)
+    rows = files.read_results(tmp_path / "naturalness_results.json").videos
+    assert [row["id"] for row in rows] == [1, 2]
 
 
 def test_a_video_that_changed_is_measured_again(videos, tmp_path):
