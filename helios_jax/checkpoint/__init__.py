@@ -1,5 +1,6 @@
 """Checkpoints: our own directories, and the way from and to PyTorch's."""
 
+from helios_jax.checkpoint.adapter_files import AdapterFile
 from helios_jax.checkpoint.directory import (
     component_digest,
     load_config,
@@ -10,6 +11,7 @@ from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.saving import rewrite, save
 
 __all__ = [
+    "AdapterFile",
     "CheckpointError",
     "component_digest",
     "load_config",

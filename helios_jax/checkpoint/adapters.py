@@ -154,7 +154,7 @@ class Adapter:
         """The adapter as saved requests say it: name, strength, and digits of its content."""
         settings = json.dumps(self.settings, sort_keys=True, default=str)
         content = hashlib.sha256(f"{sha256_of(self.file)} {settings}".encode())
-        return f"{self.file.name}:{self.strength} ({content.hexdigest()[:16]})"
+        return f"{self.file.name}:{float(self.strength)} ({content.hexdigest()[:16]})"
 
     @property
     def ranks(self) -> list[int]:

@@ -20,7 +20,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from helios_jax.checkpoint.adapted import adapt_stored
+from helios_jax.checkpoint.adapters import Adapter
 from helios_jax.checkpoint.component import StoredLeaf, open_component
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
 from helios_jax.checkpoint.files import (
@@ -149,6 +151,7 @@ def load_params(
     verify: bool = True,
     sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding | None] | None = None,
     progress: Callable[[int], Any] = lambda size: None,
+    adapters: Sequence[Adapter] = (),
 ) -> Params:
     """Read a component's parameters, leaf by leaf: the host holds one leaf at a time beside what is
     already placed.
@@ -163,6 +166,7 @@ def load_params(
       sharding: where to place the leaves: one sharding for all or a function of the leaf's path;
         each device reads its own part. None: the default device.
       progress: told the bytes of each leaf that is in place.
+      adapters: merged into the transformer as it is read.
 
     Returns:
       The nested dictionary of arrays.
@@ -180,6 +184,8 @@ def load_params(
         if verify:  # that a file was altered explains more than what its header then says
             files.check(files.under(component))
         raise
+    if adapters:
+        stored = adapt_stored(stored, slots, adapters, dtypes)
     loaded = {}
     broken = []
     with ThreadPoolExecutor() as threads:

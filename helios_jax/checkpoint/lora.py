@@ -78,13 +78,14 @@ def partial_remark(
         if beside:
             return (
                 f"{beside[0]} lies beside {file.path} and is not merged: the history patches stay "
-                f"the base's. If it was trained with the adapter, give --partial {beside[0]}"
+                f"the base's. If it was trained with the adapter, convert with --partial "
+                f"{beside[0]}"
             )
     if any(_PATCH.match(name) for name in _changed([read_adapter(file) for file in adapters])):
         return None
     return (
-        "--lora without --partial: the history patches stay the base's. If a transformer_partial "
-        "was trained with the adapter, give it, too"
+        "--lora without a transformer_partial: the history patches stay the base's. If one was "
+        "trained with the adapter, convert with --partial"
     )
 
 

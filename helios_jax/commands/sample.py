@@ -41,6 +41,11 @@ levels only, no CFG-Zero*. A line says what is different:
   helios-jax sample --checkpoint checkpoints/helios-mid --prompt "a boat" --solver dpmpp_2m \\
       --steps 10 --guidance_interval 0.2,0.9 --nocfg_zero_star
 
+Merge adapters while the checkpoint is loaded, in their order, each with a strength of its own:
+
+  helios-jax sample --checkpoint checkpoints/helios-distilled --prompt "a boat" \\
+      --lora paint.safetensors:0.8 --lora grain.safetensors:0.3
+
 What a request would take on a GPU, asked on a machine that has none (`pip install -e '.[plan]'` for
 the compiler, without which it is estimated):
 
@@ -65,7 +70,9 @@ from absl import flags
 from tqdm import tqdm
 
 from helios_jax import checkpoint, media, nano
-from helios_jax.commands.cli import run_command
+from helios_jax.checkpoint.lora import partial_remark
+from helios_jax.commands.cli import complain, run_command
+from helios_jax.commands.lora_flags import read_lora
 from helios_jax.commands.sample_flags import define_flags
 from helios_jax.commands.sample_inputs import (
     Video,
@@ -73,6 +80,7 @@ from helios_jax.commands.sample_inputs import (
     checkpoint_path,
     placement,
     prompt_flags,
+    read_adapters,
     read_config,
     read_fields,
     read_videos,
@@ -111,7 +119,8 @@ def sample(options: flags.FlagValues) -> None:
         return
     config = read_config(options)
     if options.plan is not None:
-        _, request = request_for_prompt(config, "plan", read_fields(options))
+        fields = read_fields(options, read_adapters(options, config))
+        _, request = request_for_prompt(config, "plan", fields)
         show_plan(request, options, placement(options))
         return
     use_compile_cache(options.compile_cache)
@@ -141,6 +150,10 @@ def announce(options: flags.FlagValues, videos: list[Video], say: Say) -> None:
     announce_video(request, count, options.fps or request.config.sample.fps, say)
     if path := checkpoint_path(options):
         announce_sampler(request, checkpoint.load_config(path), say)
+    if request.adapters:
+        say(f"adapters, merged in this order: {', '.join(request.adapters)}")
+    if remark := partial_remark(read_lora(options), None):
+        complain(remark)
     announce_memory(request, options.dtype or default_dtype(), placement(options), say)
     if options.negative_prompt and not request.plan.guided:
         say("--negative_prompt has no effect: guidance_scale is 1")
@@ -152,6 +165,7 @@ def load(
     """The checkpoint, or random weights, placed as the flags say."""
     placed = placement(options)
     dtype = options.dtype or default_dtype()
+    adapters = read_lora(options)
     prompts = all_prompts(videos)
     encoded = [*prompts, *(video.request.negative_prompt for video in videos)]
     if path := checkpoint_path(options):
@@ -161,6 +175,7 @@ def load(
             verify=options.verify,
             prompts=None if placed.text_encoder else encoded,
             stream_blocks=placed.stream_blocks,
+            adapters=adapters,
         )
         if nano.is_nano(path) and (advice := nano.advice(prompts, pipeline.tokenizer)):
             say(advice)
@@ -170,6 +185,8 @@ def load(
             "what the prompt says"
         )
         pipeline = HeliosPipeline.random(config, dtype=dtype)
+        for file in adapters:
+            pipeline = pipeline.with_adapter(file.path, strength=file.strength)
         if not placed.text_encoder:
             pipeline = pipeline.with_text_encoder_released(encoded)
     pipeline = pipeline.replace(config=config)

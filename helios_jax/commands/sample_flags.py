@@ -6,6 +6,7 @@ from absl import flags
 
 from helios_jax import media
 from helios_jax.commands.cli import define_config, define_plan
+from helios_jax.commands.lora_flags import define_lora
 from helios_jax.commands.request_flags import define_request_flags
 
 TEXTS = {
@@ -55,6 +56,7 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         options, argv, "Preset, by name or file. With --checkpoint, its model must be that."
     )
     define_request_flags(options)
+    define_lora(options)
     define_plan(
         options,
         "Print the memory that the request takes on this GPU, which need not be there, and make "

@@ -8,13 +8,16 @@ import numpy as np
 from absl import flags
 
 from helios_jax import checkpoint, media, nano
+from helios_jax.checkpoint.adapters import read_adapter
+from helios_jax.checkpoint.names import transformer_slots
+from helios_jax.commands.lora_flags import read_lora
 from helios_jax.commands.request_flags import read_numbers, read_request_flags
 from helios_jax.commands.sample_report import Say
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.diffusion.drift import DriftControl
 from helios_jax.memory.sampling import Placement
 from helios_jax.readers import ReadError, read_text
-from helios_jax.sampling.geometry import check_model, reference_frames
+from helios_jax.sampling.geometry import check_adapters, check_model, reference_frames
 from helios_jax.sampling.prompts import Prompt, read_schedules, to_schedule
 from helios_jax.sampling.request import Request, RequestError, request_for_prompt
 from helios_jax.sampling.state import VideoState, load_state
@@ -45,6 +48,8 @@ def check_flags(options: flags.FlagValues) -> None:
         )
     if options.report and not options.statistics:
         raise RequestError("--report draws what --statistics keeps: name that file, too")
+    if options.lora and options.decode:
+        raise RequestError("--decode makes no video: leave --lora out, latents have its effect")
     if options.image and options.video:
         raise RequestError("give --image or --video, not both")
     if options.fps is not None and options.fps < 1:
@@ -87,9 +92,24 @@ def read_config(options: flags.FlagValues) -> HeliosConfig:
     return config
 
 
-def read_fields(options: flags.FlagValues) -> dict[str, Any]:
+def read_adapters(options: flags.FlagValues, config: HeliosConfig) -> tuple[str, ...]:
+    """The records of the adapters of --lora, which are read and checked.
+
+    Raises:
+      CheckpointError: if one cannot be read, or does not fit the model.
+    """
+    shapes = {slot.name: slot.shape for slot in transformer_slots(config.transformer)}
+    records = []
+    for file in read_lora(options):
+        adapter = read_adapter(file)
+        adapter.check(shapes)
+        records.append(adapter.record)
+    return tuple(records)
+
+
+def read_fields(options: flags.FlagValues, adapters: tuple[str, ...] = ()) -> dict[str, Any]:
     """Fields of the request that are given."""
-    fields = read_request_flags(options)
+    fields = read_request_flags(options) | {"adapters": adapters}
     if options.drift:
         mean, *rest = read_numbers(options.drift_thresholds, float, "drift_thresholds")
         variance = rest[-1] if rest else mean
@@ -99,9 +119,10 @@ def read_fields(options: flags.FlagValues) -> dict[str, Any]:
 
 def read_videos(options: flags.FlagValues, config: HeliosConfig, say: Say) -> list[Video]:
     """What is asked for, checked, with the files that it starts from."""
+    adapters = read_adapters(options, config)
     if options.resume:
-        return [resumed_video(options, config, say)]
-    fields = read_fields(options)
+        return [resumed_video(options, config, adapters, say)]
+    fields = read_fields(options, adapters)
     prompts = read_prompts(options)
     requests = []
     for prompt in prompts:
@@ -123,7 +144,9 @@ def read_videos(options: flags.FlagValues, config: HeliosConfig, say: Say) -> li
     return videos
 
 
-def resumed_video(options: flags.FlagValues, config: HeliosConfig, say: Say) -> Video:
+def resumed_video(
+    options: flags.FlagValues, config: HeliosConfig, adapters: tuple[str, ...], say: Say
+) -> Video:
     """The video at --out, as it was asked for, and as long as is asked for now."""
     first = options.out
     if not media.is_pipe(first) and not Path(state_path(first)).exists():
@@ -131,6 +154,7 @@ def resumed_video(options: flags.FlagValues, config: HeliosConfig, say: Say) -> 
         first = numbered if Path(state_path(numbered)).exists() else first
     state = load_state(state_path(first))
     check_model(state.request.config, config, state_path(first))
+    check_adapters(state.request.adapters, adapters, state_path(first))
     given = read_request_flags(options)
     request = state.request
     if "num_frames" in given:

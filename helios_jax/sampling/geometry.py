@@ -1,6 +1,7 @@
 """What a model's geometry asks of a video: whole chunks, sizes that divide, the same weights."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from helios_jax.config import RUNTIME_FIELDS, HeliosConfig
@@ -37,6 +38,25 @@ def check_model(there: HeliosConfig, here: HeliosConfig, what: str = "the reques
     if found := differences(_geometry(there), _geometry(here), ignore=runtime):
         told = "; ".join(f"{name} is {theirs} there, {ours} here" for name, theirs, ours in found)
         raise RequestError(f"{what} is of another model: {told}")
+
+
+def check_adapters(there: Sequence[str], here: Sequence[str], what: str) -> None:
+    """Refuse what was made with other adapters than a model has.
+
+    Args:
+      there: the records of those of ``what``, in order.
+      here: those of the model that is to serve it.
+      what: for the message.
+
+    Raises:
+      RequestError: naming them.
+    """
+    if tuple(there) != tuple(here):
+        theirs, ours = (", ".join(records) or "no adapter" for records in (there, here))
+        raise RequestError(
+            f"{what} was made with {theirs}, and this model has {ours}: give the same --lora, in "
+            "the same order"
+        )
 
 
 def _geometry(config: HeliosConfig) -> dict[str, Any]:

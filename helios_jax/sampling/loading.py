@@ -1,6 +1,7 @@
 """Components of a checkpoint directory, read with one progress bar."""
 
 import os
+from collections.abc import Sequence
 from types import TracebackType
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from helios_jax import checkpoint
+from helios_jax.checkpoint.adapters import Adapter
 from helios_jax.checkpoint.params import abstract_params, dtype_rules, host_memory
 from helios_jax.config import HeliosConfig
 from helios_jax.types import DTypeLike, Params, tree_bytes
@@ -68,12 +70,15 @@ class ComponentLoader:
     ) -> None:
         self._bar.close()
 
-    def __call__(self, component: str, *, blocks_on_host: bool = False) -> Params:
+    def __call__(
+        self, component: str, *, blocks_on_host: bool = False, adapters: Sequence[Adapter] = ()
+    ) -> Params:
         """The parameters of a component.
 
         Args:
           component: "transformer", "vae" or "text_encoder".
           blocks_on_host: whether blocks go to host memory without a stop on the device.
+          adapters: merged into the transformer.
 
         Raises:
           CheckpointError: if anything is missing, altered, or of another format.
@@ -84,7 +89,7 @@ class ComponentLoader:
 
         rule = self._rules[component]
         return checkpoint.load_params(
-            self._path, component, rule, self._verify, place, self._bar.update
+            self._path, component, rule, self._verify, place, self._bar.update, adapters
         )
 
 

@@ -75,6 +75,7 @@ class RequestFields(TypedDict, total=False):
     video_noise: Sequence[float] | None
     image_history: ImageHistory | None
     drift: DriftControl | None
+    adapters: Sequence[str] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,12 @@ class Request(Checked):
     drift: DriftControl | None = request_field(
         "When to corrupt the history of a chunk that has drifted, and how much.",
         default=None,
+        flag=False,
+    )
+
+    adapters: tuple[str, ...] = request_field(
+        "Records of the adapters that are merged into the model, in order; the pipeline says them.",
+        default=(),
         flag=False,
     )
 

@@ -111,6 +111,7 @@ def test_a_request_comes_back_from_json():
         video_noise=(0.3, 0.4),
         image_history="window",
         drift=DriftControl(strength=0.3),
+        adapters=("paint.safetensors:0.5 (0123456789abcdef)",),
     )
     request = make_request(TOY, **changed)
     plain = make_request(TOY)
