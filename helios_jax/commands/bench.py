@@ -27,7 +27,7 @@ score, merge and compare; helios-jax bench COMMAND --help tells the flags of eac
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -38,7 +38,7 @@ from helios_jax.commands.cli import UsageError, complain, run_command, wants_hel
 from helios_jax.commands.request_flags import define_request_flags, read_request_flags
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.evaluation.bench import files, models
-from helios_jax.evaluation.bench.flow import METHODS
+from helios_jax.evaluation.bench.flow import METHODS, choose_flow
 from helios_jax.evaluation.bench.judge import QUESTION, HttpJudge, estimate_cost, read_question
 from helios_jax.evaluation.bench.metrics import METRICS
 from helios_jax.evaluation.bench.pieces import count_frames
@@ -53,10 +53,12 @@ from helios_jax.evaluation.bench.prompts import (
 from helios_jax.evaluation.bench.report import write_report
 from helios_jax.evaluation.bench.report_text import markdown_report
 from helios_jax.evaluation.bench.score import (
+    FREE,
     SHORT,
     Entry,
     ScoreOptions,
     check_metrics,
+    failed_rows,
     find_videos,
     known_metrics,
     reasons_to_skip,
@@ -182,8 +184,13 @@ def score(options: flags.FlagValues) -> None:
     names = known_metrics() if options.metrics == ["all"] else options.metrics
     check_metrics(names)
     chosen = ScoreOptions(tuple(names), SHORT if options.short else None, options.flow)
+    skipped = reasons_to_skip(entries, everything, names)
+    if len(skipped) == len(names):
+        raise UsageError("nothing can be measured: " + "; ".join(_told(skipped)))
+    if FREE in names:
+        choose_flow(options.flow)  # refused here, not once a video
     print(f"{len(entries)} videos, results to {out}")
-    _announce(entries, chosen, everything, judge)
+    _announce(entries, chosen, skipped, judge)
     if options.dry_run:
         return
     use_compile_cache(options.compile_cache)
@@ -194,6 +201,7 @@ def score(options: flags.FlagValues) -> None:
         if (videos / GENERATION).is_file():
             files.write_json(out / GENERATION, files.read_json(videos / GENERATION))
         score_videos(entries, out, everything, chosen)
+    _tell_failures(out, names)
     if any(out.glob("*_results.json")):
         _merge(out, options)
     print(markdown_report([read_model(out, not options.short, options.compatible)]), end="")
@@ -332,14 +340,13 @@ def _known_weights() -> str:
 def _announce(
     entries: Sequence[Entry],
     chosen: ScoreOptions,
-    everything: models.Models,
+    skipped: Mapping[str, str],
     judge: HttpJudge | None,
 ) -> None:
     """Say what will be measured, what is left out and why, and what the judge will be asked."""
-    skipped = reasons_to_skip(entries, everything, chosen.metrics)
-    print(f"measured: {', '.join(n for n in chosen.metrics if n not in skipped) or 'nothing'}")
-    for name, reason in skipped.items():
-        print(f"skipped: {name}: {reason}")
+    print(f"measured: {', '.join(n for n in chosen.metrics if n not in skipped)}")
+    for line in _told(skipped):
+        print(f"skipped: {line}")
     asked = [n for n in chosen.metrics if n in METRICS and "judge" in METRICS[n].needs]
     asked = [name for name in asked if name not in skipped]
     if judge and asked:
@@ -347,6 +354,28 @@ def _announce(
         for name in asked:
             cost = estimate_cost(lengths, name, judge.question)
             print(f"{judge.name} at {judge.url}, {name}: {cost} at most")
+
+
+def _told(skipped: Mapping[str, str]) -> list[str]:
+    """What metrics cannot be measured for, one line a reason."""
+    lines = []
+    for reason in dict.fromkeys(skipped.values()):
+        names = [name for name, why in skipped.items() if why == reason]
+        lines.append(f"{', '.join(names)}: {reason}")
+    return lines
+
+
+def _tell_failures(out: Path, names: Sequence[str]) -> None:
+    """Say which videos could not be measured, and why."""
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        for row in failed_rows(out, name):
+            told = row["error"]
+            if row["video_name"] not in told:
+                told = f"{row['video_name']}: {told}"
+            reasons.setdefault(told, []).append(name)
+    for told, metrics in reasons.items():
+        print(f"not measured: {', '.join(metrics)}: {told}")
 
 
 def _merge(folder: Path, options: flags.FlagValues) -> dict:

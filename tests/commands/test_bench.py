@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(here, capsys):
     assert run(f"score --videos=clips --out=out/mine --dry_run {server}") == 0
     said = capsys.readouterr().out
     assert "seer at http://127.0.0.1:1/v1/chat/completions, naturalness: 1 calls with 16" in said
-    assert "skipped: aesthetic: no weights of CLIP" in said
+    assert "skipped: aesthetic, drifting_aesthetic: no weights of CLIP" in said
     assert not (here / "out").exists()
 
 
@@ -120,6 +121,31 @@ def test_the_overview_and_every_command_have_a_help_text(capsys):
         assert "Flags:" in capsys.readouterr().out
 
 
+def test_without_opencv_a_line_names_the_extra_and_the_rest_is_measured(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as if it were not installed
+    assert run("score --videos=clips --out=out --metrics=motion_amplitude --compile_cache=") == 2
+    assert "motion_amplitude: needs OpenCV: pip install" in capsys.readouterr().err
+    assert run("score --videos=clips --out=out --metrics=free --flow=farneback") == 2
+    assert "flow=farneback needs OpenCV: pip install" in capsys.readouterr().err
+    assert not (here / "out").exists()
+    chosen = "--metrics=motion_amplitude,free --compile_cache="
+    assert run(f"score --videos=clips --out=out {chosen}") == 0
+    assert "skipped: motion_amplitude: needs OpenCV" in capsys.readouterr().out
+    assert (here / "out/free_measures.json").exists()
+
+
+def test_what_could_not_be_measured_is_said_once_a_video(here, capsys):
+    (here / "broken").mkdir()
+    whole = (here / "clips/1_40_ori40.mp4").read_bytes()
+    (here / "broken/1_40_ori40.mp4").write_bytes(whole)
+    (here / "broken/2_40_ori40.mp4").write_bytes(whole[:400])
+    assert run("score --videos=broken --out=out --metrics=free --compile_cache=") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not measured" in line]
+    assert len(lines) == 1
+    assert "free: " in lines[0]
+    assert "2_40_ori40.mp4: damaged" in lines[0]
+
+
 BAD = (
     "judge everything",
     "generate --out=v",
@@ -138,6 +164,8 @@ BAD = (
     "score --videos=clips --out=out --judge=http://127.0.0.1:1",
     "score --videos=clips --out=out --judge=127.0.0.1:1 --judge_model=seer",
     "score --videos=clips --out=out --truth=empty",
+    "score --videos=clips --out=out --metrics=world",
+    "score --videos=clips --out=out --metrics=semantic,aesthetic",
     "score --videos=clips --out=out extra",
     "merge none",
     "merge empty",

@@ -228,6 +228,12 @@ def reasons_to_skip(
     return reasons
 
 
+def failed_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The videos that a metric could not measure in the last run, with the reason."""
+    path = folder / FREE_FILE if name == FREE else result_path(folder, name)
+    return read_json(path).get("failed_videos", []) if path.exists() else []
+
+
 @dataclasses.dataclass
 class Ledger:
     """The rows of one metric, and its file, written after every row."""
