@@ -1,9 +1,9 @@
 """The JSON configurations of a Diffusers folder, read into :class:`HeliosConfig` and written from
 it.
 
-A key is either a field of ours by the same name, or one that has a single value we support (the
-tables below), or unknown: an unknown option that is switched on is an error, since it may change
-the model.
+A key is either a field of ours by the same name, or one that
+:mod:`helios_jax.checkpoint.options` knows, or unknown: an unknown option that is switched on is an
+error, since it may change the model.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from helios_jax.checkpoint import wan
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import read_json, write_json
+from helios_jax.checkpoint.options import DMD_ONLY_KEYS, FIXED, OUR_OWN, check_option
+from helios_jax.checkpoint.pipeline_index import PIPELINE
 from helios_jax.config import (
-    RUNTIME_FIELDS,
     ConfigError,
     HeliosConfig,
     SampleConfig,
@@ -35,66 +36,6 @@ Section = TypeVar(
     TextEncoderConfig,
     SchedulerConfig,
 )
-
-PIPELINE = "model_index.json"
-"""The file that makes a folder a Diffusers pipeline."""
-
-FIXED: dict[type, dict[str, Any]] = {
-    TransformerConfig: {
-        "cross_attn_norm": True,
-        "qk_norm": "rms_norm_across_heads",
-        "added_kv_proj_dim": None,
-        "has_multi_term_memory_patch": True,
-    },
-    VAEConfig: {
-        "attn_scales": [],
-        "is_residual": False,
-        "in_channels": 3,
-        "out_channels": 3,
-        "patch_size": None,
-        "dropout": 0.0,
-    },
-    TextEncoderConfig: {
-        "feed_forward_proj": "gated-gelu",
-        "model_type": "umt5",
-    },
-    SchedulerConfig: {
-        "thresholding": False,
-        "prediction_type": "flow_prediction",
-        "solver_order": 2,
-        "predict_x0": True,
-        "solver_type": "bh2",
-        "lower_order_final": True,
-        "disable_corrector": [],
-        "solver_p": None,
-        "use_flow_sigmas": True,
-    },
-}
-"""Keys that have one supported value."""
-
-DMD_ONLY_KEYS = ("prediction_type", "use_flow_sigmas")
-"""The fixed keys that ``HeliosDMDScheduler`` has too."""
-
-OUR_OWN = {
-    TransformerConfig: RUNTIME_FIELDS,
-    VAEConfig: (),
-    # UMT5Config keeps what it does not know: max_sequence_length, which Diffusers' pipelines are
-    # told when they are called.
-    TextEncoderConfig: (),
-    SchedulerConfig: ("solver", "shift_tokens"),
-}
-"""Fields of ours that PyTorch's configurations do not keep."""
-
-IRRELEVANT = {
-    TransformerConfig: (
-        "rope_max_seq_len",
-    ),  # the length of a table that is computed here as needed
-    VAEConfig: (),
-    SchedulerConfig: ("scheduler_type",),
-}
-"""Keys that change nothing here. Of a text encoder every other key is: Transformers writes some
-sixty.
-"""
 
 UMT5_DEFAULTS = {
     "vocab_size": 250112,
@@ -127,38 +68,27 @@ BASE_SCHEDULER = SchedulerConfig(stages=1, stage_range=(0.0, 1.0))
 """The schedule of Helios-Base, which a model started from Wan has."""
 
 
-def read_config(folder: Path, pipeline: Mapping[str, Any]) -> HeliosConfig:
-    """The configuration of a Diffusers folder of Helios or Wan.
-
-    Args:
-      folder: the pipeline's folder.
-      pipeline: its ``model_index.json``.
+def read_transformer_config(path: Path) -> TransformerConfig:
+    """The transformer that a ``transformer/config.json`` of Helios or Wan describes.
 
     Raises:
-      CheckpointError: if a file is missing, or asks for something that is not supported, naming the
-        file and the key.
+      CheckpointError: if the file is missing, or asks for something that is not supported, naming
+        the key.
     """
-    transformer = folder / "transformer/config.json"
-    defaults: dict[str, Any] = {}
-    if pipeline.get("_class_name") == "WanPipeline":
-        scheduler = BASE_SCHEDULER
-        head_dim = read_json(transformer).get(
-            "attention_head_dim", TransformerConfig.attention_head_dim
-        )
-        if type(head_dim) is not int:
-            raise CheckpointError(f"{transformer}: attention_head_dim={head_dim!r} is no integer")
-        defaults["rope_dim"] = wan.rope_dim(head_dim)
-    else:
-        scheduler = _read_scheduler(folder / "scheduler/scheduler_config.json")
-    return checked(
-        folder,
-        HeliosConfig,
-        transformer=_read(transformer, TransformerConfig, defaults),
-        vae=_read_vae(folder / "vae/config.json"),
-        text_encoder=_read(folder / "text_encoder/config.json", TextEncoderConfig, UMT5_DEFAULTS),
-        scheduler=scheduler,
-        sample=sample_defaults(scheduler, pipeline),
-    )
+    values = read_json(path)
+    head_dim = values.get("attention_head_dim", TransformerConfig.attention_head_dim)
+    if type(head_dim) is not int:
+        raise CheckpointError(f"{path}: attention_head_dim={head_dim!r} is no integer")
+    return _section(path, TransformerConfig, values, {"rope_dim": wan.rope_dim(head_dim)})
+
+
+def read_text_encoder(path: Path) -> TextEncoderConfig:
+    """The text encoder that a ``text_encoder/config.json`` describes.
+
+    Raises:
+      CheckpointError: as :func:`read_transformer_config`.
+    """
+    return _section(path, TextEncoderConfig, read_json(path), UMT5_DEFAULTS)
 
 
 def sample_defaults(scheduler: SchedulerConfig, pipeline: Mapping[str, Any]) -> SampleConfig:
@@ -291,10 +221,6 @@ _TOKENIZER = {
 }
 
 
-def _read(path: Path, section: type[Section], defaults: Mapping[str, Any] = {}) -> Section:
-    return _section(path, section, read_json(path), defaults)
-
-
 def _section(
     path: Path, section: type[Section], values: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Section:
@@ -308,20 +234,17 @@ def _section(
                 raise CheckpointError(
                     f"{path}: {key}={value!r} is not supported, only {FIXED[section][key]!r} is"
                 )
-        elif (
-            not key.startswith("_")
-            and section in IRRELEVANT
-            and key not in IRRELEVANT[section]
-            and value
-        ):
-            raise CheckpointError(
-                f"{path}: unknown option {key}={value!r}, which may change the model: it is not "
-                "supported"
-            )
+        else:
+            check_option(path, section, key, value)
     return checked(path, from_dict, section, kept)
 
 
-def _read_vae(path: Path) -> VAEConfig:
+def read_vae(path: Path) -> VAEConfig:
+    """The VAE that a ``vae/config.json`` describes.
+
+    Raises:
+      CheckpointError: as :func:`read_transformer_config`.
+    """
     values = read_json(path)
     decoder = values.pop("decoder_base_dim", None)
     stated = {name: values.pop(f"scale_factor_{name}", None) for name in ("temporal", "spatial")}
@@ -341,7 +264,12 @@ def _read_vae(path: Path) -> VAEConfig:
     return config
 
 
-def _read_scheduler(path: Path) -> SchedulerConfig:
+def read_scheduler(path: Path) -> SchedulerConfig:
+    """The schedule and the solver that a ``scheduler_config.json`` of Helios describes.
+
+    Raises:
+      CheckpointError: as :func:`read_transformer_config`, or if it is no scheduler of Helios.
+    """
     values = read_json(path)
     kind = values.get("_class_name")
     if kind == "HeliosDMDScheduler":

@@ -1,57 +1,36 @@
-"""Recognising a folder of PyTorch weights, and presenting it in Diffusers' names: configuration,
-tensors by component, tokenizer.
+"""Reading PyTorch weights whole: the transformer that was chosen, completed by its rest, checked
+against the name tables, with what was trained on it merged in.
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from helios_jax.checkpoint import wan
+from helios_jax.checkpoint import kinds, wan
 from helios_jax.checkpoint.adapter_files import AdapterFile
-from helios_jax.checkpoint.diffusers_config import (
-    BASE_SCHEDULER,
-    PIPELINE,
-    checked,
-    read_config,
-    sample_defaults,
-)
+from helios_jax.checkpoint.diffusers_config import checked
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
-from helios_jax.checkpoint.files import DIGESTS, read_json
 from helios_jax.checkpoint.lora import merge
-from helios_jax.checkpoint.names import COMPONENTS, component_slots
-from helios_jax.checkpoint.pth import read_pth
-from helios_jax.checkpoint.safetensors_files import TorchTensor, read_folder
-from helios_jax.config import (
-    HeliosConfig,
-    TextEncoderConfig,
-    TransformerConfig,
-    VAEConfig,
-    from_dict,
+from helios_jax.checkpoint.names import component_slots
+from helios_jax.checkpoint.parts import (
+    Rest,
+    Transformer,
+    layout_of,
+    read_rest,
+    read_transformer,
+    transformer_config_beside,
+    wan_sampling,
 )
+from helios_jax.checkpoint.places import resolve
+from helios_jax.checkpoint.safetensors_files import TorchTensor
+from helios_jax.checkpoint.stored import TIED
+from helios_jax.config import HeliosConfig
 
 Components = dict[str, dict[str, TorchTensor]]
-
-WAN_FILES = {
-    "vae": "Wan2.1_VAE.pth",
-    "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
-    "tokenizer": "google/umt5-xxl",
-}
-"""What an original Wan 2.1 folder holds beside the transformer's safetensors and config.json."""
-
-EARLIER_NAMES: wan.Rules = (
-    (r"^scale_shift_table$", "norm_out.scale_shift_table"),
-    (r"^(clean_patch_embedding|multi_term_memory_patch)\.(patch_)?", "patch_"),
-    (r"^patch_proj\.", "patch_short."),
-    (r"^patch_proj_2x\.", "patch_mid."),
-    (r"^patch_proj_4x\.", "patch_long."),
-)
-"""Names of Wan in Diffusers and of earlier Helios files, to today's."""
-
-TIED = ("shared.weight", "encoder.embed_tokens.weight")
-"""The text encoder's one embedding: files hold either name or both."""
 
 CAUSES = (
     (
@@ -63,12 +42,7 @@ CAUSES = (
     (
         "unexpected",
         r"\.lora_(A|B|up|down)\b",
-        "Those are LoRA weights: give the base as --source and this file as --lora",
-    ),
-    (
-        "unexpected",
-        r"img_emb|image_embedder|[kv]_img|add_[kv]_proj",
-        "This is an image-to-video Wan; Helios starts from text-to-video",
+        kinds.ADAPTER_ADVICE,
     ),
     (
         "unexpected",
@@ -96,170 +70,119 @@ CAUSES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A folder of PyTorch weights, every tensor present and of the right shape.
+class Selection:
+    """Which weights to read.
 
     Attributes:
-      config: what its configurations say.
+      source: a file, a folder, or the name of a repository in the Hugging Face cache.
+      transformer: the folder of one of several transformers in it; None: the only one.
+      rest: a source, or a helios-jax checkpoint, from which all but the transformer is taken; None:
+        the source itself.
+    """
+
+    source: str | os.PathLike
+    transformer: str | None = None
+    rest: str | os.PathLike | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """PyTorch weights, every tensor present and of the right shape.
+
+    Attributes:
+      config: what their configurations say.
       tensors: by component and name.
       tied: which of :data:`TIED` the text encoder's files hold; ``tensors`` has the first in any
         case.
       tokenizer: its folder.
+      notes: what was done that nobody asked for, a sentence each.
     """
 
     config: HeliosConfig
     tensors: Components
     tied: tuple[str, ...]
     tokenizer: Path
+    notes: tuple[str, ...] = ()
 
 
 def read_source(
-    folder: Path,
+    selection: Selection,
     init_from_wan: bool = False,
     adapters: Sequence[AdapterFile] = (),
     partial: Path | None = None,
 ) -> Source:
-    """Read a Diffusers folder of Helios, or a Wan 2.1 folder of Diffusers or of the original
-    release.
+    """Read a Helios, or a Wan T2V to start one from.
 
     Args:
-      folder: the pipeline's folder.
-      init_from_wan: the folder is Wan's, to which Helios' history patches are added.
+      selection: which weights.
+      init_from_wan: they are Wan's, to which Helios' history patches are added.
       adapters: merged into the transformer, see :func:`helios_jax.checkpoint.lora.merge`.
       partial: likewise.
 
     Raises:
-      CheckpointError: if the folder is none of these, or incomplete.
+      CheckpointError: if they are neither, or incomplete, or hold more than would be read.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a directory: give the folder of a whole pipeline")
-    pipeline_file = folder / PIPELINE
-    original = not pipeline_file.exists() and (folder / WAN_FILES["vae"]).exists()
-    if not original and not pipeline_file.exists():
-        raise CheckpointError(f"{folder} {_describe_other_folder(folder)}")
-    pipeline = {"_class_name": "WanPipeline"} if original else read_json(pipeline_file)
-    kind = str(pipeline.get("_class_name"))
-    if kind not in ("WanPipeline", "HeliosPipeline", "HeliosPyramidPipeline"):
+    place = resolve(selection.source)
+    beside = place if selection.rest is None else resolve(selection.rest)
+    alone = selection.rest is None and layout_of(place) in ("component", "file")
+    like = None if alone else transformer_config_beside(beside)
+    transformer = read_transformer(place, selection.transformer, like)
+    _check_flag(place, init_from_wan, transformer)
+    if alone:
         raise CheckpointError(
-            f"{pipeline_file}: {kind} is not a Helios pipeline, nor the WanPipeline of Wan 2.1"
+            f"{place} is a transformer alone: pass --rest FROM, with a folder that has its VAE, "
+            "text encoder and tokenizer (a Diffusers folder, an original Wan 2.1 folder or a "
+            "helios-jax checkpoint)"
         )
-    if init_from_wan != (kind == "WanPipeline"):
-        advice = (
-            "has its history patches: leave out --init_from_wan"
-            if init_from_wan
-            else "is a Wan folder: pass --init_from_wan"
-        )
-        raise CheckpointError(f"{folder} {advice}")
-
-    config, tensors = _read_original(folder) if original else _read_diffusers(folder, pipeline)
-    if init_from_wan:
-        _check(folder, {"transformer": tensors["transformer"]}, config, without=wan.HISTORY_PATCHES)
+    rest = read_rest(beside)
+    config = _config(place, beside, transformer, rest)
+    tensors: Components = {"transformer": transformer.tensors, **rest.tensors}
+    if transformer.is_wan:
+        _check(place, {"transformer": tensors["transformer"]}, config, without=wan.HISTORY_PATCHES)
         tensors["transformer"] = wan.with_history_patches(tensors["transformer"])
     tied = tuple(name for name in TIED if name in tensors["text_encoder"])
-    tensors["text_encoder"] = _without_tied_copy(folder, tensors["text_encoder"])
-    _check(folder, tensors, config)
+    tensors["text_encoder"] = _without_tied_copy(beside, tensors["text_encoder"])
+    _check(place, {"transformer": tensors["transformer"]}, config)
+    _check(beside, {name: tensors[name] for name in rest.tensors}, config)
     if adapters or partial:
         tensors["transformer"] = merge(tensors["transformer"], adapters, partial)
         config = _with_history_scale(config, tensors["transformer"])
-        _check(folder, tensors, config)
-    return Source(
-        config, tensors, tied, folder / (WAN_FILES["tokenizer"] if original else "tokenizer")
-    )
+        _check(place, {"transformer": tensors["transformer"]}, config)
+    return Source(config, tensors, tied, rest.tokenizer, transformer.notes)
 
 
-def _read_diffusers(folder: Path, pipeline: Mapping) -> tuple[HeliosConfig, Components]:
-    if absent := [name for name in (*COMPONENTS, "tokenizer") if not (folder / name).is_dir()]:
+def _check_flag(place: Path, init_from_wan: bool, transformer: Transformer) -> None:
+    """Refuse a flag that does not agree with the weights."""
+    if init_from_wan and not transformer.is_wan:
+        raise CheckpointError(f"{place} has its history patches: leave out --init_from_wan")
+    if transformer.is_wan and not init_from_wan:
+        raise CheckpointError(f"{place} is a Wan {_noun(place)}: pass --init_from_wan")
+
+
+def _noun(place: Path) -> str:
+    return "file" if place.is_file() else "folder"
+
+
+def _config(place: Path, beside: Path, transformer: Transformer, rest: Rest) -> HeliosConfig:
+    """The whole configuration; what starts from Wan is sampled as Helios-Base."""
+    scheduler = rest.scheduler
+    sample = rest.sample
+    if transformer.is_wan:
+        scheduler, sample = wan_sampling()
+    if scheduler is None or sample is None:
         raise CheckpointError(
-            f"{folder} has no {', '.join(absent)}: give the folder of a whole pipeline"
+            f"{beside} is Wan's and does not say how a Helios is sampled: give as --rest a Helios "
+            "of the same stage (Base, Mid or Distilled)"
         )
-    tensors = {component: read_folder(folder / component) for component in COMPONENTS}
-    transformer = {
-        name: tensor
-        for name, tensor in tensors["transformer"].items()
-        if "norm_added_q" not in name
-    }
-    return read_config(folder, pipeline), tensors | {
-        "transformer": wan.renamed(transformer, EARLIER_NAMES)
-    }
-
-
-def _read_original(folder: Path) -> tuple[HeliosConfig, Components]:
-    if absent := [name for name in WAN_FILES.values() if not (folder / name).exists()]:
-        raise CheckpointError(
-            f"{folder} looks like an original Wan 2.1 folder, but has no {', '.join(absent)}"
-        )
-    files = {
-        "transformer": (read_folder(folder), wan.TRANSFORMER),
-        "vae": (read_pth(folder / WAN_FILES["vae"]), wan.VAE),
-        "text_encoder": (read_pth(folder / WAN_FILES["text_encoder"]), wan.TEXT_ENCODER),
-    }
-    tensors = {component: wan.renamed(found, rules) for component, (found, rules) in files.items()}
-    config = checked(
-        folder,
+    return checked(
+        place,
         HeliosConfig,
-        transformer=_original_transformer(folder / "config.json"),
-        vae=VAEConfig(base_dim=_size(folder, tensors["vae"], "encoder.conv_in.weight", 0)),
-        text_encoder=_original_text_encoder(folder, tensors["text_encoder"]),
-        scheduler=BASE_SCHEDULER,
-        sample=sample_defaults(BASE_SCHEDULER, {}),
+        transformer=transformer.config,
+        vae=rest.vae,
+        text_encoder=rest.text_encoder,
+        scheduler=scheduler,
+        sample=sample,
     )
-    return config, tensors
-
-
-def _original_transformer(path: Path) -> TransformerConfig:
-    """The transformer that an original ``config.json`` describes."""
-    values = read_json(path)
-    if values.get("model_type", "t2v") != "t2v":
-        raise CheckpointError(
-            f"{path}: model_type={values['model_type']!r}; Helios starts from the text-to-video "
-            "model, 't2v'"
-        )
-    try:
-        fields = {name: values[name] for name in ("freq_dim", "ffn_dim", "num_layers", "eps")}
-        fields |= {"in_channels": values["in_dim"], "out_channels": values["out_dim"]}
-        heads = values["num_heads"]
-        head_dim = values["dim"] // heads
-        fields |= {
-            "num_attention_heads": heads,
-            "attention_head_dim": head_dim,
-            "rope_dim": wan.rope_dim(head_dim),
-            "text_dim": values.get("text_dim", 4096),
-        }
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{path} is not the config.json of a Wan 2.1 model ({type(error).__name__}: {error})"
-        ) from error
-    return checked(path, from_dict, TransformerConfig, fields)
-
-
-def _original_text_encoder(folder: Path, tensors: Mapping[str, TorchTensor]) -> TextEncoderConfig:
-    """The geometry of the text encoder, for which an original folder has no configuration, from its
-    tensors.
-    """
-    first = "encoder.block.0.layer"
-    heads = _size(folder, tensors, f"{first}.0.SelfAttention.relative_attention_bias.weight", 1)
-    return TextEncoderConfig(
-        vocab_size=_size(folder, tensors, "shared.weight", 0),
-        d_model=_size(folder, tensors, "shared.weight", 1),
-        d_kv=_size(folder, tensors, f"{first}.0.SelfAttention.q.weight", 0) // heads,
-        d_ff=_size(folder, tensors, f"{first}.1.DenseReluDense.wi_0.weight", 0),
-        num_layers=sum(name.endswith("layer.0.layer_norm.weight") for name in tensors),
-        num_heads=heads,
-        relative_attention_num_buckets=_size(
-            folder, tensors, f"{first}.0.SelfAttention.relative_attention_bias.weight", 0
-        ),
-    )
-
-
-def _size(folder: Path, tensors: Mapping[str, TorchTensor], name: str, axis: int) -> int:
-    if name not in tensors:
-        raise CheckpointError(
-            f"{folder} is not an original Wan 2.1 folder: after renaming, {name} is missing"
-        )
-    shape = tensors[name].shape
-    if len(shape) <= axis or not shape[axis]:
-        raise CheckpointError(f"{folder}: {name} is {list(shape)}: its axis {axis} is missing")
-    return shape[axis]
 
 
 def _without_tied_copy(folder: Path, tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:
@@ -323,22 +246,3 @@ def _likely_cause(missing: set[str], unexpected: set[str]) -> str | None:
         if any(re.search(pattern, name) for name in names[kind]):
             return cause
     return None
-
-
-def _describe_other_folder(folder: Path) -> str:
-    """What a folder is that is not a pipeline of PyTorch weights."""
-    if (folder / DIGESTS).exists():
-        return (
-            "is a helios-jax checkpoint already: pass --to_diffusers to turn it into a Diffusers "
-            "folder"
-        )
-    vae = WAN_FILES["vae"]
-    if (folder / "config.json").exists():
-        kind = read_json(folder / "config.json").get("_class_name", "component")
-        return (
-            f"holds one {kind} only: give the folder of the whole pipeline, which has {PIPELINE} "
-            f"(or {vae})"
-        )
-    return (
-        f"is neither a Diffusers folder (no {PIPELINE}) nor an original Wan 2.1 folder (no {vae})"
-    )

@@ -24,6 +24,21 @@ A Helios that starts from Wan 2.1 T2V (1.3B or 14B; the original folder or the D
 
   python convert_torch_weights.py --source Wan2.1-T2V-1.3B --init_from_wan --out checkpoints/wan
 
+One of several transformers: where the published recipes start from, or half of a Wan 2.2 A14B:
+
+  python convert_torch_weights.py --source Helios-Distilled --transformer transformer_ode \\
+      --out checkpoints/ode
+
+A transformer alone, a folder or one file (safetensors of ComfyUI, .pth), and the rest, its VAE,
+text encoder and tokenizer, from another source or a converted checkpoint:
+
+  python convert_torch_weights.py --source wan2.1_t2v_1.3B_fp16.safetensors --init_from_wan \\
+      --rest Wan2.1-T2V-1.3B --out checkpoints/wan
+
+A repository that is in the Hugging Face cache already, by its name:
+
+  python convert_torch_weights.py --source BestWishYsh/Helios-Base --out checkpoints/base
+
 Back to a folder that `diffusers` loads:
 
   python convert_torch_weights.py --to_diffusers --source checkpoints/distilled --out Diffusers
@@ -44,6 +59,7 @@ from absl import flags
 
 from helios_jax.checkpoint import CheckpointError, convert
 from helios_jax.checkpoint.lora import partial_remark
+from helios_jax.checkpoint.source import Selection
 from helios_jax.commands.cli import complain, run_command
 from helios_jax.commands.lora_flags import define_lora, read_lora
 
@@ -58,11 +74,25 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "source",
         None,
-        "Folder to read: Diffusers' or Wan's; with --to_diffusers, a helios-jax checkpoint.",
+        "What to read: a folder of Diffusers or Wan, a transformer in a folder or a file, or the "
+        "name of a repository in the Hugging Face cache; with --to_diffusers, a helios-jax "
+        "checkpoint.",
         required=True,
         flag_values=options,
     )
     flags.DEFINE_string("out", None, "Folder to write.", required=True, flag_values=options)
+    flags.DEFINE_string(
+        "transformer",
+        None,
+        "Folder of one of several transformers in --source, such as transformer_ode.",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
+        "rest",
+        None,
+        "Source or helios-jax checkpoint that gives all but the transformer.",
+        flag_values=options,
+    )
     define_lora(options)
     flags.DEFINE_string(
         "partial",
@@ -103,10 +133,11 @@ def convert_checkpoint(options: flags.FlagValues) -> None:
     """Convert as the flags say."""
     common = {"dtype": options.dtype, "overwrite": options.overwrite}
     if options.to_diffusers or options.to_wan:
-        if options.lora or options.partial or options.init_from_wan:
+        names = ("lora", "partial", "init_from_wan", "transformer", "rest")
+        if given := [f"--{name}" for name in names if options[name].value]:
             raise CheckpointError(
-                "--lora, --partial and --init_from_wan act on PyTorch folders: leave them out with "
-                "--to_diffusers and --to_wan"
+                f"{', '.join(given)} is for PyTorch weights: leave it out with --to_diffusers and "
+                "--to_wan"
             )
         summary = convert.to_diffusers(options.source, options.out, as_wan=options.to_wan, **common)
     else:
@@ -114,11 +145,13 @@ def convert_checkpoint(options: flags.FlagValues) -> None:
         if remark := partial_remark(adapters, options.partial):
             complain(remark)
         summary = convert.from_torch(
-            options.source,
+            Selection(options.source, options.transformer, options.rest),
             options.out,
             adapters=adapters,
             partial=options.partial,
             init_from_wan=options.init_from_wan,
             **common,
         )
+    for note in summary.notes:
+        print(f"note: {note}")
     print(f"wrote {options.out}: {summary}")

@@ -7,6 +7,7 @@ import weakref
 
 import diffusers
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -21,8 +22,11 @@ from helios_jax.checkpoint import (
     safetensors_files,
     save,
 )
-from helios_jax.checkpoint.convert import from_torch, to_diffusers
-from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig
+from helios_jax.checkpoint.convert import cast_tensors, from_torch, to_diffusers
+from helios_jax.checkpoint.names import transformer_slots
+from helios_jax.checkpoint.safetensors_files import TorchTensor
+from helios_jax.config import HeliosConfig, SampleConfig, SchedulerConfig, TransformerConfig
+from helios_jax.models.transformer import keeps_float32
 
 from .test_directory import assert_equal_trees
 from .tiny import CONFIG, random_params
@@ -228,12 +232,26 @@ def test_tensors_stream_one_by_one_in_both_directions(released, tmp_path, monkey
     assert max(most) <= 2
 
 
-def test_dtype_is_changed_for_all_but_the_vae(released, tmp_path):
+def test_dtype_is_changed_for_all_but_the_vae_and_what_runs_in_float32(released, tmp_path):
     from_torch(released, tmp_path / "ours", dtype="bfloat16")
-    expected = {"transformer": "bfloat16", "vae": "float32", "text_encoder": "bfloat16"}
-    for component, dtype in expected.items():
+    expected = {"vae": {"float32"}, "text_encoder": {"bfloat16"}}
+    for component, dtypes in expected.items():
         leaves = jax.tree.leaves(load_params(tmp_path / "ours", component))
-        assert {leaf.dtype.name for leaf in leaves} == {dtype}
+        assert {leaf.dtype.name for leaf in leaves} == dtypes
+    transformer = flatten_dict(load_params(tmp_path / "ours", "transformer"), sep="/")
+    for path, leaf in transformer.items():
+        assert leaf.dtype == (jnp.float32 if keeps_float32(path) else jnp.bfloat16), path
+
+
+def test_at_14b_bfloat16_keeps_117_mb_in_float32():
+    slots = transformer_slots(TransformerConfig())
+    tensors = {}
+    for slot in slots:
+        tensors[slot.name] = TorchTensor(np.dtype(np.float32), slot.shape, lambda: np.zeros(()))
+    stored = cast_tensors(tensors, "transformer", slots, "bfloat16")
+    kept = [tensor.nbytes for tensor in stored.values() if tensor.dtype == np.float32]
+    assert sum(kept) == 4 * 29_184_000
+    assert sum(tensor.nbytes for tensor in stored.values()) == 2 * 14_312_427_584 + sum(kept) // 2
 
 
 def test_mixed_dtypes_within_a_stack_come_back_as_they_were(copy, tmp_path):
@@ -347,7 +365,7 @@ def add_old_name(tensors):
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BAD_FOLDERS = {
-    "no folder": (lambda folder: shutil.rmtree(folder), "is not a directory"),
+    "no folder": (lambda folder: shutil.rmtree(folder), "is not there: no such file or directory"),
     "empty folder": (
         lambda folder: [shutil.rmtree(folder), folder.mkdir()],
         "neither a Diffusers folder .* nor an original Wan",
@@ -433,9 +451,9 @@ def test_a_bad_folder_is_one_clear_line_and_nothing_is_written(copy, tmp_path, c
 def test_a_component_or_a_checkpoint_in_place_of_the_folder_is_recognised(released, tmp_path):
     with pytest.raises(
         CheckpointError,
-        match="holds one HeliosTransformer3DModel only: give the folder of the whole pipeline",
+        match="holds one AutoencoderKLWan only: give the folder of the whole pipeline",
     ):
-        from_torch(released / "transformer", tmp_path / "ours")
+        from_torch(released / "vae", tmp_path / "ours")
     from_torch(released, tmp_path / "ours")
     with pytest.raises(
         CheckpointError, match="is a helios-jax checkpoint already: pass --to_diffusers"

@@ -330,6 +330,13 @@ def test_an_original_folder_of_another_model_is_refused(original_folder, tmp_pat
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(CheckpointError, match=says):
         from_torch(folder, tmp_path / "ours", init_from_wan=True)
-    (folder / "models_t5_umt5-xxl-enc-bf16.pth").unlink()
+
+
+def test_an_original_folder_without_its_text_encoder_says_so(original_folder, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in original_folder.iterdir():
+        if file.name != "models_t5_umt5-xxl-enc-bf16.pth":
+            (folder / file.name).symlink_to(file)
     with pytest.raises(CheckpointError, match=r"original Wan 2\.1 folder, but has no models_t5"):
         from_torch(folder, tmp_path / "ours", init_from_wan=True)

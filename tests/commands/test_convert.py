@@ -44,14 +44,14 @@ def test_it_converts_there_and_back_and_sums_up(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--source", "nowhere", "--out", "x"], "nowhere is not a directory"),
+        (["--source", "nowhere", "--out", "x"], "nowhere is not there: no such file or directory"),
         (["--source", "nowhere"], "Flag --out must have a value"),
         (["--sorce", "nowhere"], "Unknown command line flag 'sorce'. Did you mean: source"),
         (["--source", "a", "--out", "b", "--dtype", "fp4"], "flag --dtype=fp4"),
         (["--source", "a", "--out", "b", "c"], "unexpected argument 'c'"),
         (
             ["--source", "a", "--out", "b", "--to_diffusers", "--init_from_wan"],
-            "leave them out with --to_diffusers",
+            "--init_from_wan is for PyTorch weights: leave it out with --to_diffusers",
         ),
         (
             ["--source", "a", "--out", "b", "--to_diffusers"],

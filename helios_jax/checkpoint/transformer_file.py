@@ -1,0 +1,159 @@
+"""A transformer in one file, as ComfyUI's users and trainers have it: without a configuration.
+
+Tensors may have a prefix (``model.diffusion_model.``, ``diffusion_model.``, ``module.``), be named
+as Wan, Helios or Diffusers name them, and be one of several entries of a pickled dictionary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from helios_jax.checkpoint import kinds, wan
+from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.pth import View, load_pickle
+from helios_jax.checkpoint.safetensors_files import TorchTensor, read_file
+from helios_jax.config import TransformerConfig
+
+WRAPPERS = ("state_dict", "model", "module", "ema", "transformer")
+"""Entries of pickled dictionaries under which trainers put the tensors."""
+
+MARK = "patch_embedding.weight"
+"""A tensor that every transformer of Wan and Helios has; what stands before it is the prefix."""
+
+HEAD_DIM = 128
+"""Channels of a head in every release, which no tensor tells."""
+
+
+def read_tensors(path: Path) -> dict[str, TorchTensor]:
+    """The tensors of a file of safetensors or of ``torch.save``, by name.
+
+    Raises:
+      CheckpointError: if it is neither, or a kind of file that is known and not read (GGUF, a
+        causal Wan).
+    """
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic == b"GGUF" or path.suffix == ".gguf":
+        raise CheckpointError(
+            f"{path} is a GGUF file, whose packed weights are not read: take the safetensors of "
+            "the same model (bf16, fp16 or fp8)"
+        )
+    if magic[:2] != b"PK" and path.suffix not in (".pth", ".pt", ".bin", ".ckpt"):
+        return read_file(path)[0]
+    content = load_pickle(path, {})
+    if isinstance(content, Mapping) and any(key in content for key in kinds.CAUSAL_KEYS):
+        raise CheckpointError(
+            f"{path} holds {kinds.CAUSAL}; Helios attends in both directions. {kinds.ADVICE}"
+        )
+    return _tensors(path, content)
+
+
+def without_prefix(
+    path: Path, tensors: Mapping[str, TorchTensor]
+) -> tuple[dict[str, TorchTensor], list[str]]:
+    """The transformer's tensors of a file under names without the file's prefix, and the names of
+    the others.
+
+    Raises:
+      CheckpointError: if it holds no transformer, saying what it holds where that is known.
+    """
+    prefixes = [name.removesuffix(MARK) for name in tensors if name.endswith(MARK)]
+    if kinds.is_adapter(tensors):
+        raise CheckpointError(f"{path} is an adapter. {kinds.ADAPTER_ADVICE}")
+    if not prefixes:
+        raise CheckpointError(
+            f"{path} holds {_describe(tensors)}, not a transformer of Wan or Helios (no {MARK})"
+        )
+    prefix = min(prefixes, key=len)
+    own = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    return own, [name for name in tensors if not name.startswith(prefix)]
+
+
+def config_of(
+    path: Path, tensors: Mapping[str, TorchTensor], like: TransformerConfig | None
+) -> TransformerConfig:
+    """The configuration of a transformer without one, from the shapes of its tensors.
+
+    Args:
+      path: for messages.
+      tensors: in Diffusers' names.
+      like: of a transformer of the same family, for what no tensor tells: the channels of a head
+        where the width is the same, and the switches of the history. None: those of the releases.
+
+    Raises:
+      CheckpointError: if a tensor that tells is missing, or the width is not whole heads.
+    """
+    like = like or TransformerConfig()
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in tensors or len(tensors[name].shape) < 2:
+            raise CheckpointError(f"{path} has no tensor {name} that tells its geometry")
+        return tensors[name].shape
+
+    width, channels, *kernel = shape(MARK)
+    head_dim = like.attention_head_dim if like.width == width else HEAD_DIM
+    if width % head_dim or len(kernel) != 3:
+        raise CheckpointError(
+            f"{path}: its width, {width}, is not a number of heads of {head_dim} channels; give "
+            "the rest (--rest) from a model of the same geometry, whose configuration tells"
+        )
+    patch = (kernel[0], kernel[1], kernel[2])
+    layers = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    scale = tensors.get("blocks.0.attn1.history_key_scale")
+    mode = like.history_scale_mode
+    if scale is not None:
+        mode = "scalar" if scale.shape == (1,) else "per_head"
+    return dataclasses.replace(
+        like,
+        patch_size=patch,
+        num_attention_heads=width // head_dim,
+        attention_head_dim=head_dim,
+        in_channels=channels,
+        out_channels=shape("proj_out.weight")[0] // math.prod(patch),
+        text_dim=shape("condition_embedder.text_embedder.linear_1.weight")[1],
+        freq_dim=shape("condition_embedder.time_embedder.linear_1.weight")[1],
+        ffn_dim=shape("blocks.0.ffn.net.0.proj.weight")[0],
+        num_layers=len(layers),
+        rope_dim=like.rope_dim if head_dim == like.attention_head_dim else wan.rope_dim(head_dim),
+        is_amplify_history=scale is not None,
+        history_scale_mode=mode,
+    )
+
+
+def _tensors(path: Path, content: Any) -> dict[str, TorchTensor]:
+    """The tensors of a pickled dictionary, or of the one of :data:`WRAPPERS` that it has."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        content = {}
+    found = {
+        str(name): value.tensor() for name, value in content.items() if isinstance(value, View)
+    }
+    if not found:
+        keys = ", ".join(sorted(map(str, content))[:8]) or "nothing"
+        raise CheckpointError(
+            f"{path} does not hold a dictionary of tensors, nor one under "
+            f"{', '.join(WRAPPERS)}; it holds {keys}"
+        )
+    return found
+
+
+def _describe(tensors: Mapping[str, TorchTensor]) -> str:
+    """What a file without a transformer holds."""
+    signs = {
+        "a VAE": ("decoder.",),
+        "a text encoder": ("encoder.block.", "shared.", "token_embedding.", "blocks.0.attn.q"),
+        "a partial file of history patches": ("patch_short.", "patch_mid.", "patch_long."),
+    }
+    for what, starts in signs.items():
+        if any(name.startswith(starts) for name in tensors):
+            return what
+    first = ", ".join(sorted(tensors)[:3])
+    return f"{len(tensors)} tensors ({first}{', ...' if len(tensors) > 3 else ''})"
