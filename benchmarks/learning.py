@@ -34,7 +34,7 @@ from helios_jax.data.shards import has_shard, open_shard
 from helios_jax.fields import from_dict
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
-from helios_jax.sampling.statistics import save_curves
+from helios_jax.sampling.curves import save_curves
 from helios_jax.world import caption, render, sample_scene
 
 ROOT = Path(__file__).parent.parent
@@ -168,7 +168,7 @@ def main(_) -> None:
         for line, loss in zip(lines, losses):
             curves.append({"chunk": line["step"], "video": number} | loss)
     write(rows)
-    save_curves(f"{OUT.value}.svg", curves)
+    save_curves(f"{OUT.value}.svg", curves, "step")
 
 
 def write(rows: list[dict]) -> None:

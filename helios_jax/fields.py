@@ -5,6 +5,7 @@ A field's annotation says what it may be. ``Annotated[int, Range(1)]`` is a whol
 """
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -106,8 +107,10 @@ def from_dict(
     for name, value in values.items():
         where = f"{path}.{name}" if path else str(name)
         if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, 1)
+            advice = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
-                f"unknown configuration field {where!r}; known here: {', '.join(hints)}"
+                f"unknown configuration field {where!r}; {advice}known here: {', '.join(hints)}"
             )
         fields[name] = _coerce(hints[name], value, where)
     return section(**fields)

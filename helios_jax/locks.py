@@ -10,19 +10,24 @@ within a moment, both may have it there.
 import contextlib
 import datetime
 import errno
-import fcntl
 import glob
 import json
 import logging
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
 from helios_jax.errors import HeliosError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems without locks."""
@@ -85,7 +90,10 @@ def lock(
         yield
     finally:
         # Removed while it is held: whoever waits for it finds that its file is gone.
-        file.unlink(missing_ok=True)
+        try:
+            file.unlink(missing_ok=True)
+        except PermissionError:  # Windows removes no open file: leave it without an owner
+            os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
@@ -146,6 +154,14 @@ def _take(file: Path, name: str, must: bool) -> int | None:
 
 def _flock(descriptor: int) -> bool | None:
     """Whether the lock could be had; None where the file system has no locks."""
+    if sys.platform == "win32":
+        # Far behind the owner's name, which others may read.
+        os.lseek(descriptor, 2**20, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -168,7 +184,7 @@ def _is_same(descriptor: int, file: Path) -> bool:
 def _read(descriptor: int) -> Owner | None:
     """The owner that the file names; None if it names none, as while it is being written."""
     try:
-        fields = json.loads(os.pread(descriptor, 4096, 0))
+        fields = json.loads(_read_start(descriptor))
         return Owner(
             str(fields["host"]), int(fields["process"]), str(fields["born"]), str(fields["since"])
         )
@@ -176,17 +192,25 @@ def _read(descriptor: int) -> Owner | None:
         return None
 
 
+def _read_start(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)  # Windows has no `pread`
+    return os.read(descriptor, 4096)
+
+
 def _write(descriptor: int) -> None:
     process = os.getpid()
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     owner = Owner(socket.gethostname(), process, _born(process), since)
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(owner._asdict()).encode(), 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, json.dumps(owner._asdict()).encode())
 
 
 def _is_alive(process: int) -> bool:
     if process < 1:
         return False
+    if sys.platform == "win32":  # where the system's lock has the say, and `kill` would kill
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -20,6 +20,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("helios_jax", "beartype.beartype")
 
+# What these tests compile is not for the cache of whoever runs them.
+jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -14,6 +14,7 @@ from helios_jax.compile_cache import count_programs, use_compile_cache, without_
 def home(monkeypatch, tmp_path):
     """Every test begins without a cache, with a home of its own."""
     jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compilation_cache.reset_cache()
 

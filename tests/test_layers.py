@@ -11,7 +11,17 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "helios_jax"
 
 FLOORS = [
-    {"errors", "lazy", "types", "fields", "config", "readers", "locks", "compile_cache"},
+    {
+        "errors",
+        "lazy",
+        "types",
+        "fields",
+        "config",
+        "readers",
+        "locks",
+        "compile_cache",
+        "progress",
+    },
     {"kernels"},
     {"models", "media", "diffusion"},
     {"checkpoint"},

@@ -31,6 +31,7 @@ from helios_jax.checkpoint.source import Selection, read_source
 from helios_jax.checkpoint.stored import TIED, TORCH_NAMES, torch_tensors
 from helios_jax.config import HeliosConfig
 from helios_jax.models.transformer import keeps_float32
+from helios_jax.progress import Progress
 
 Precision = Literal["keep", "bfloat16", "float32"]
 
@@ -87,7 +88,7 @@ def from_torch(
       dtype: of the transformer and the text encoder; ``"keep"`` is the source's. The VAE keeps its
         own.
       overwrite: replace ``out`` if it exists.
-      progress: show a bar on a terminal.
+      progress: show how far it is.
 
     Raises:
       CheckpointError: if the source cannot be used or ``out`` exists; nothing is written then.
@@ -139,7 +140,7 @@ def to_diffusers(
       as_wan: write the pipeline of Wan 2.1, without the history patches, which it does not know.
       max_shard_bytes: largest safetensors file, unless one tensor is larger.
       overwrite: replace ``out`` if it exists.
-      progress: show a bar on a terminal.
+      progress: show how far it is.
 
     Raises:
       CheckpointError: if the checkpoint is incomplete or damaged or ``out`` exists; nothing is
@@ -257,12 +258,5 @@ def _count(tensors: Mapping[str, Mapping[str, TorchTensor]]) -> tuple[int, int]:
     return count, size
 
 
-def _bar(size: int, label: str, progress: bool) -> tqdm:
-    return tqdm(
-        total=size,
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1024,
-        desc=label,
-        disable=None if progress else True,
-    )
+def _bar(size: int, label: str, progress: bool) -> Progress:
+    return Progress(label, total=size, unit="B", hidden=not progress)

@@ -5,8 +5,13 @@
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+
+# Before JAX is imported: XLA's log of slow compilations and of this machine's processor is not for
+# whoever makes a video. Its errors reach Python as exceptions all the same.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 COMMANDS = {
     "sample": "make videos from prompts, an image or a video",

@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from helios_jax import configs
+from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
 
@@ -65,6 +66,9 @@ def run_command(
             print(help_text(doc, options))
             return 0
         _parse(options, define_flags, argv)
+        if "show_config" in options and options.show_config:
+            print("\n".join(shown_config(options)))
+            return 0
         body(options)
     except HeliosError as error:
         complain(str(error), argv[0])
@@ -118,6 +122,20 @@ def define_config(options: flags.FlagValues, argv: Sequence[str], help: str) -> 
       help: of the flag.
     """
     config_flags.DEFINE_config_file("config", None, help, flag_values=options, sys_argv=list(argv))
+    flags.DEFINE_bool(
+        "show_config", False, "Print every field of --config and do nothing.", flag_values=options
+    )
+
+
+def shown_config(options: flags.FlagValues) -> list[str]:
+    """The fields of --config, one a line, as they can be given on the command line.
+
+    Raises:
+      UsageError: if there is no --config.
+    """
+    if options.config is None:
+        raise UsageError(f"--show_config shows that of --config=NAME: {', '.join(recipes())}")
+    return [f"--config.{line}" for line in list_fields(options.config.to_dict())]
 
 
 def find_recipe(name: str) -> Path:
@@ -206,7 +224,11 @@ def _parse(
         ValueError,
         OSError,
     ) as error:  # those of --config.field=value are not flags.Error
-        raise UsageError(f"{str(error) or type(error).__name__}; see --help") from error
+        unknown = (
+            explain_unknown_field(words) if isinstance(error, KeyError | AttributeError) else ""
+        )
+        message = unknown or f"{str(error) or type(error).__name__}; see --help"
+        raise UsageError(message) from error
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}: every option has a name, see --help")
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from tqdm import tqdm
 
 from helios_jax.commands.cli import run_command
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.data.trajectories import SUFFIX, save_trajectory
+from helios_jax.progress import track
 from helios_jax.readers import ReadError, read_text
 from helios_jax.sampling.ode_pairs import make_trajectory
 from helios_jax.sampling.pipeline import HeliosPipeline
@@ -101,7 +101,7 @@ def write_trajectories(options: flags.FlagValues) -> None:
     out.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(options.seed)
     numbers = range(options.shard, len(prompts), options.of)
-    for number in tqdm(numbers, unit="video", disable=None):
+    for number in track(numbers, "trajectories", unit="videos"):
         path = out / f"{number:06d}{SUFFIX}"
         if path.exists():
             continue
@@ -110,6 +110,7 @@ def write_trajectories(options: flags.FlagValues) -> None:
             pipeline, prompts[number], request, own_key, options.sections, student
         )
         save_trajectory(path, trajectory, {"prompt": prompts[number], "seed": str(options.seed)})
+    print(f"wrote {len(list(out.glob(f'*{SUFFIX}')))} trajectories to {out}")
 
 
 def read_steps(words: Sequence[str], stages: int) -> tuple[int, ...]:

@@ -67,7 +67,6 @@ import time
 from collections.abc import Sequence
 
 from absl import flags
-from tqdm import tqdm
 
 from helios_jax import checkpoint, media, nano
 from helios_jax.checkpoint.lora import partial_remark
@@ -96,12 +95,14 @@ from helios_jax.commands.sample_report import (
 from helios_jax.compile_cache import count_programs, use_compile_cache
 from helios_jax.config import HeliosConfig
 from helios_jax.errors import InterruptedRunError
+from helios_jax.progress import Progress, track
+from helios_jax.sampling.curves import save_curves
 from helios_jax.sampling.loading import default_dtype
 from helios_jax.sampling.loop import ChunkRecord, StreamFields
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.prompts import to_schedule
 from helios_jax.sampling.request import request_for_prompt
-from helios_jax.sampling.statistics import chunk_rows, load_statistics, save_curves
+from helios_jax.sampling.statistics import chunk_rows, load_statistics
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.sampling.writing import StreamWriter
 
@@ -116,6 +117,7 @@ def sample(options: flags.FlagValues) -> None:
     check_flags(options)
     if options.report and not (prompt_flags(options) or options.resume):
         save_curves(options.report, load_statistics(options.statistics))
+        print(f"wrote {options.report}")
         return
     config = read_config(options)
     if options.plan is not None:
@@ -215,8 +217,8 @@ def warm_up(pipeline: HeliosPipeline, videos: list[Video]) -> None:
             chunk_rows(record.index, record.latents, record.frames, record.drift)
 
     with (
-        tqdm(unit=" programs", desc="warming up", disable=None, dynamic_ncols=True) as bar,
-        count_programs(bar.update),
+        Progress("warming up", unit="programs") as progress,
+        count_programs(progress.update),
         Stopwatch() as own,
     ):
         pipeline.warmup(
@@ -239,19 +241,17 @@ def make_videos(
       InterruptedRunError: on Ctrl-C, where something is left; it says what, and how to go on.
     """
     written: list[str] = []
-    with tqdm(
+    with Progress(
+        "compiling",
         total=sum(video.request.chunks for video in videos),
         initial=videos[0].start.chunk if videos[0].start else 0,
-        unit="chunk",
-        desc="compiling",
-        disable=None,
-        dynamic_ncols=True,
-    ) as bar:
+        unit="chunks",
+    ) as progress:
         for video in videos:
             prompt = video.prompt if isinstance(video.prompt, str) else None
             writer = StreamWriter(video.files, video.request, start=video.start, prompt=prompt)
             try:
-                make_video(pipeline, video, writer, stopwatch, bar)
+                make_video(pipeline, video, writer, stopwatch, progress)
             except KeyboardInterrupt as interrupt:
                 left = [*written, *writer.describe()]
                 if not left:
@@ -268,7 +268,7 @@ def make_video(
     video: Video,
     writer: StreamWriter,
     stopwatch: Stopwatch,
-    bar: tqdm,
+    progress: Progress,
 ) -> None:
     """Make one video, or a batch of one prompt, and write each chunk while the next is made."""
 
@@ -288,11 +288,10 @@ def make_video(
             )
         made = 0
         for _ in chunks:
-            bar.set_description("sampling")
-            bar.update()
+            progress.describe("sampling")
             made += video.request.frames_per_chunk * video.request.batch
-            if elapsed := bar.format_dict["elapsed"]:  # 0 where no bar is shown
-                bar.set_postfix_str(f"{made / elapsed:.2f} frames/s")
+            progress.note(f"{made / progress.seconds:.2f} frames/s")
+            progress.update()
         with stopwatch("media"):
             stack.close()
 
@@ -321,7 +320,7 @@ def decode_file(options: flags.FlagValues, config: HeliosConfig, say: Say) -> No
         for path in paths:
             opened = media.open_video_writer(path, fps, overwrite=options.overwrite)
             writers.append(stack.enter_context(opened))
-        for chunk in tqdm(chunks, total=count, unit="chunk", desc="decoding", disable=None):
+        for chunk in track(chunks, "decoding", total=count, unit="chunks"):
             for writer, frames in zip(writers, chunk, strict=True):
                 writer.write(frames)
     say("wrote " + ", ".join(paths))

@@ -10,6 +10,7 @@ from absl import flags
 from helios_jax import checkpoint, media, nano
 from helios_jax.checkpoint.adapters import read_adapter
 from helios_jax.checkpoint.names import transformer_slots
+from helios_jax.commands.cli import recipes
 from helios_jax.commands.lora_flags import read_lora
 from helios_jax.commands.request_flags import read_numbers, read_request_flags
 from helios_jax.commands.sample_report import Say
@@ -82,6 +83,11 @@ def read_config(options: flags.FlagValues) -> HeliosConfig:
     path = checkpoint_path(options)
     if options.config is None:
         config = checkpoint.load_config(path or nano.CHECKPOINT)
+    elif "objective" in options.config:
+        raise RequestError(
+            "--config names a recipe of training, and sampling takes a preset: "
+            f"{', '.join(name for name in recipes() if '/' not in name)}, or --checkpoint alone"
+        )
     else:
         config = from_dict(HeliosConfig, options.config)
         if path is not None:

@@ -1,14 +1,12 @@
 """What ``helios-jax sample`` says: what a request will make and take, and where the time went."""
 
 import os
-import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
 
 import jax
 from absl import flags
-from tqdm import tqdm
 
 from helios_jax.config import HeliosConfig
 from helios_jax.memory.compiler import TARGETS
@@ -19,6 +17,7 @@ from helios_jax.memory.sampling import (
     estimate_request,
     plan_request,
 )
+from helios_jax.progress import Progress
 from helios_jax.sampling.fields import show
 from helios_jax.sampling.loading import default_dtype
 from helios_jax.sampling.request import Request, RequestError
@@ -90,13 +89,13 @@ def show_plan(request: Request, options: flags.FlagValues, placement: Placement)
     """
     gpu = TARGETS[options.plan]
     dtype = options.dtype or "bfloat16"
-    with tqdm(total=0, bar_format="{desc}", disable=None, leave=False) as line:
+    with Progress("compiling") as progress:
         plan = plan_request(
             request,
             options.plan,
             dtype,
             placement=placement,
-            progress=line.set_description_str,
+            progress=progress.describe,
         )
     print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, on {gpu.name}")
     print(plan)
@@ -133,13 +132,24 @@ def report(
         f"  {'total':<14}{seconds:9.2f}   {frames / seconds:.2f} frames/s, {frames / warm:.2f} warm"
     )
     device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    unit = 1 if sys.platform == "darwin" else 1024
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    say(f"peak memory: {f'device {size(device)}, ' if device else ''}process {size(host)}")
+    parts = {"device": device, "process": _peak_of_process()}
+    known = [f"{name} {size(count)}" for name, count in parts.items() if count]
+    if known:
+        say(f"peak memory: {', '.join(known)}")
     say(
         f"{programs['needed'] - programs['cached']} programs compiled, {programs['cached']} found "
         "in the compile cache"
     )
+
+
+def _peak_of_process() -> int | None:
+    """Bytes that the process had at most; None on Windows, which does not say it so."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def size(count: float) -> str:

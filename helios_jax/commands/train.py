@@ -36,7 +36,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
-from tqdm import tqdm
 
 from helios_jax import checkpoint, media
 from helios_jax.checkpoint.params import dtype_rules
@@ -48,6 +47,7 @@ from helios_jax.memory.report import GIB
 from helios_jax.memory.training import plan_step
 from helios_jax.models.lora import combine
 from helios_jax.parallel.start import start_processes
+from helios_jax.progress import Progress
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import make_request
 from helios_jax.sampling.statistics import chunk_rows
@@ -89,6 +89,11 @@ def read_recipe(options: flags.FlagValues) -> TrainConfig:
     if options.config is None:
         names = ", ".join(cli.recipes("train", "nano"))
         raise ConfigError(f"--config names the recipe: {names}, or a file like them")
+    if "objective" not in options.config:
+        names = ", ".join(cli.recipes("train", "nano"))
+        raise ConfigError(
+            f"--config names a preset of sampling, and training takes a recipe: {names}"
+        )
     config = from_dict(TrainConfig, options.config)
     find_objective(config)
     return config
@@ -112,8 +117,8 @@ def show_plan(config: TrainConfig, target: str) -> None:
         )
     gpu = TARGETS[target]
     sample = config.model.sample
-    with tqdm(total=0, bar_format="{desc}", disable=None, leave=False) as line:
-        plan = plan_step(config, target, line.set_description_str)
+    with Progress("compiling") as progress:
+        plan = plan_step(config, target, progress.describe)
     print(
         f"{config.data.batch_size} clip(s) of {sample.width}x{sample.height}, {config.dtype}, on "
         f"one {gpu.name}"

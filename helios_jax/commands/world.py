@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from tqdm import tqdm
 
 from helios_jax.commands.cli import UsageError, run_command
 from helios_jax.locks import lock
 from helios_jax.media import open_video_writer
+from helios_jax.progress import track
 from helios_jax.world.captions import caption
 from helios_jax.world.drawing import SMALLEST, render
 from helios_jax.world.scenes import EDITIONS, SPLITS, sample_scene
@@ -102,7 +102,7 @@ def _write_clips(options: flags.FlagValues, folder: Path, index: Path) -> None:
     size = (options.frames, options.height, options.width, options.fps)
     lines = []
     numbers = range(options.start, options.start + options.clips)
-    for number in tqdm(numbers, unit="clip", desc=str(folder), disable=None):
+    for number in track(numbers, str(folder), unit="clips"):
         scene = sample_scene(options.seed, number, options.split, int(options.edition))
         path = folder / f"{number:05d}.mp4"
         with open_video_writer(path, options.fps) as writer:

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from helios_jax import media
 from helios_jax.config import VAEConfig
@@ -27,6 +26,7 @@ from helios_jax.data.shards import SKIPPED, has_shard, index_files, open_shard, 
 from helios_jax.fields import Checked, Count, Natural
 from helios_jax.models.tokenizer import clean_prompt
 from helios_jax.models.vae import encode_clip
+from helios_jax.progress import Progress
 
 
 class Clip(NamedTuple):
@@ -235,16 +235,16 @@ def write_records(
     kept = {name: len(part) for name, part in own.items() if has_shard(folder, name)}
     total = sum(map(len, own.values()))
     initial = sum(kept.values())
-    with tqdm(total=total, initial=initial, unit="clip", desc="encoding", disable=None) as bar:
+    with Progress("encoding", total=total, initial=initial, unit="clips") as progress:
         if kept:
-            bar.write(f"{len(kept)} of {len(own)} shards are finished and kept")
+            progress.say(f"{len(kept)} of {len(own)} shards are finished and kept")
         for name, part in own.items():
             if name in kept:
                 continue
             if has_shard(folder, name):  # another process has made it meanwhile
-                bar.update(len(part))
+                progress.update(len(part))
             else:
-                _write_shard(folder, name, part, info, bar)
+                _write_shard(folder, name, part, info, progress)
     return summary(folder, len(shards))
 
 
@@ -266,7 +266,7 @@ def summary(folder: Path, shards: int) -> str:
 
 
 def _write_shard(
-    folder: Path, name: str, jobs: Sequence[Job], info: DatasetInfo, bar: tqdm
+    folder: Path, name: str, jobs: Sequence[Job], info: DatasetInfo, progress: Progress
 ) -> None:
     with open_shard(folder, name) as writer:
         for job in jobs:
@@ -276,8 +276,8 @@ def _write_shard(
                 writer.write(record)
             except (SkippedError, RecordError, media.MediaError) as error:
                 writer.skip(job.source, _kind(error), str(error))
-                bar.set_postfix_str(f"{len(writer.skipped)} of this shard skipped")
-            bar.update()
+                progress.note(f"{len(writer.skipped)} of this shard skipped")
+            progress.update()
 
 
 def _kind(error: Exception) -> str:

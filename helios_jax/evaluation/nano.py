@@ -21,11 +21,11 @@ from typing import Any, NamedTuple, Unpack
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from helios_jax.evaluation.judge import accuracy, read_clip, score
 from helios_jax.evaluation.measures import Frames, frame_difference, psnr, statistics
 from helios_jax.models.vae import decode_latents, encode_clip
+from helios_jax.progress import Progress, track
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import Request, RequestFields, read_request
 from helios_jax.sampling.timing import Stopwatch
@@ -95,7 +95,7 @@ def evaluate_vae(pipeline: HeliosPipeline, config: EvaluationConfig) -> dict[str
 
     def clips() -> Iterator[tuple[Scene, Frames]]:
         scenes = held_out_scenes(config, config.prompts)
-        for number, scene, _ in tqdm(scenes, desc="vae", unit="clip", disable=None):
+        for number, scene, _ in track(scenes, "vae", unit="clips"):
             clip = render(scene, CHUNK, *_size(pipeline), start=number)
             decoded = reconstruct(clip)
             found.append(psnr(decoded, clip))
@@ -171,7 +171,7 @@ def evaluate_speed(pipeline: HeliosPipeline, config: EvaluationConfig) -> dict[s
         stream = pipeline.stream(scene.caption, request, stopwatch=stopwatch)
         before: dict[str, float] = {}
         began = None
-        for _ in tqdm(stream, desc="speed", total=SPEED_CHUNKS, unit="chunk", disable=None):
+        for _ in track(stream, "speed", total=SPEED_CHUNKS, unit="chunks"):
             now = time.perf_counter()
             seconds = dict(stopwatch.seconds)
             if began is not None and seconds.get("compile") == before.get("compile"):
@@ -221,7 +221,7 @@ def generate(
       source: of a scene, the ``image`` or the ``video`` that its video is made from.
     """
     scenes = held_out_scenes(config, config.prompts)
-    with tqdm(total=len(scenes), desc=label, unit="video", disable=None) as bar:
+    with Progress(label, total=len(scenes), unit="videos") as progress:
         for first in range(0, len(scenes), config.batch):
             batch = scenes[first : first + config.batch]
             sources = [source(each.scene) for each in batch]
@@ -242,7 +242,7 @@ def generate(
             )
             for each, given, frames in zip(batch, sources, videos):
                 yield Sample(each.scene, given, frames)
-            bar.update(len(batch))
+            progress.update(len(batch))
 
 
 def judge_clips(clips: Iterable[tuple[Scene, Frames]], edition: int = 1) -> dict[str, Counts]:
@@ -303,7 +303,7 @@ def _stream_long(
     )
     stream = pipeline.stream(scene.caption, request)
     chunks = math.ceil(config.long_frames / CHUNK)
-    for frames in tqdm(stream, desc=f"long {scene.number}", total=chunks, disable=None):
+    for frames in track(stream, f"long {scene.number}", total=chunks, unit="chunks"):
         yield np.asarray(frames[0])
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from helios_jax.errors import HeliosError
 from helios_jax.evaluation.judge import ATTRIBUTES, interval
 from helios_jax.readers import ReadError, read_json
-from helios_jax.sampling.statistics import save_curves
+from helios_jax.sampling.curves import save_curves
 
 
 class EvaluationError(HeliosError):

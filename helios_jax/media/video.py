@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 import numpy as np
+from jaxtyping import UInt8
 
 from helios_jax.media.ffmpeg import (
     H264,
@@ -19,7 +20,7 @@ from helios_jax.media.ffmpeg import (
     frame_rate,
     raw_frames,
 )
-from helios_jax.media.output import check_output, is_pipe, output_kind, staged
+from helios_jax.media.output import check_output, is_pipe, numbered, output_kind, staged
 
 # A GIF gets a palette for each frame: one for all would need the whole video first.
 ENCODERS = {
@@ -70,6 +71,36 @@ def open_video_writer(
             writer.finish()
         finally:
             writer.kill()
+
+
+def save_video(
+    frames: UInt8[np.ndarray, "..."],
+    path: str | os.PathLike,
+    *,
+    fps: int | float = 24,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write the frames that a pipeline has made.
+
+    Args:
+      frames: [F, height, width, 3], or [B, F, height, width, 3] for several videos.
+      path: ``.mp4``, ``.gif``, or a folder for PNG images; several videos are numbered,
+        ``clip_0.mp4``, ``clip_1.mp4`` and so on.
+      fps: frames per second.
+      overwrite: let a folder of images take the place of an older one.
+
+    Returns:
+      The paths.
+
+    Raises:
+      MediaError: as :func:`open_video_writer` says.
+    """
+    videos = frames if frames.ndim == 5 else frames[None]
+    paths = numbered(path, len(videos))
+    for video, target in zip(videos, paths):
+        with open_video_writer(target, fps, overwrite) as writer:
+            writer.write(video)
+    return paths
 
 
 class VideoWriter:

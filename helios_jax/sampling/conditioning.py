@@ -41,6 +41,7 @@ from jaxtyping import UInt8, UInt32
 from helios_jax.diffusion.history import HistoryState, start_history
 from helios_jax.diffusion.noise import mix
 from helios_jax.models.vae import VAE, encode_clip
+from helios_jax.sampling.pixels import image_pixels, video_pixels
 from helios_jax.sampling.request import Request, RequestError
 from helios_jax.types import Array, Float, Key, Params
 
@@ -96,12 +97,14 @@ def make_conditioning(
 
     Args:
       request: the video to be made, with the strengths of noise.
-      image: [B, height, width, 3] uint8, one for each video or one for all of them.
-      video: [B, F, height, width, 3] uint8; frames before the last ``frames_per_chunk * k`` have no
-        effect, save the first, the anchor.
+      image: one for each video or one for all of them, as
+        :data:`~helios_jax.sampling.pixels.ImageSources` says.
+      video: as :data:`~helios_jax.sampling.pixels.VideoSource` says; frames before the last
+        ``frames_per_chunk * k`` have no effect, save the first, the anchor.
 
     Raises:
       RequestError: naming what does not fit.
+      MediaError: if a file cannot be read.
     """
     if image is not None and video is not None:
         raise RequestError(
@@ -116,7 +119,8 @@ def make_conditioning(
 
 def _from_image(request: Request, image: Any) -> Conditioning:
     """The image as anchor, and the last latent frame of a still clip as the newest frame."""
-    pixels = _check("image", image, (request.height, request.width, 3), request.batch)[:, None]
+    shape = (request.height, request.width, 3)
+    pixels = _check("image", image_pixels(image, request), shape, request.batch)[:, None]
     frames = {"still": 1, "window": request.latent_shape[0], "anchor": 0}[request.image_history]
     shape = (len(pixels), request.frames_per_chunk, *pixels.shape[2:])
     pieces = (np.broadcast_to(pixels, shape),) if frames else ()
@@ -133,7 +137,7 @@ def _from_image(request: Request, image: Any) -> Conditioning:
 def _from_video(request: Request, video: Any) -> Conditioning:
     """The first frame as anchor, and the end of the video, in pieces as long as a chunk."""
     shape = (None, request.height, request.width, 3)
-    pixels = _check("video", video, shape, request.batch)
+    pixels = _check("video", video_pixels(video, request), shape, request.batch)
     length = request.frames_per_chunk
     T = request.latent_shape[0]
     if pixels.shape[1] < length:
@@ -257,7 +261,7 @@ def _check(name: str, pixels: Any, shape: tuple[int | None, ...], batch: int) ->
     batches = f"1 or {batch}" if batch > 1 else "1"
     sizes = ["frames" if size is None else str(size) for size in shape]
     raise RequestError(
-        f"{name} must be an array of uint8 [{', '.join([batches, *sizes])}], not {found}"
+        f"{name} must be a file or an array of uint8 [{', '.join([batches, *sizes])}], not {found}"
     )
 
 

@@ -6,12 +6,12 @@ from types import TracebackType
 
 import jax
 import jax.numpy as jnp
-from tqdm import tqdm
 
 from helios_jax import checkpoint
 from helios_jax.checkpoint.adapters import Adapter
 from helios_jax.checkpoint.params import abstract_params, dtype_rules, host_memory
 from helios_jax.config import HeliosConfig
+from helios_jax.progress import Progress
 from helios_jax.types import DTypeLike, Params, tree_bytes
 
 
@@ -50,14 +50,8 @@ class ComponentLoader:
         self._path = path
         self._rules = dtype_rules(dtype, vae_dtype)
         self._verify = verify
-        self._bar = tqdm(
-            total=tree_bytes(abstract_params(self.config, dtype, vae_dtype)),
-            unit="B",
-            unit_scale=True,
-            desc="loading",
-            disable=None,
-            leave=False,
-        )
+        size = tree_bytes(abstract_params(self.config, dtype, vae_dtype))
+        self._progress = Progress("loading", total=size, unit="B")
 
     def __enter__(self) -> "ComponentLoader":
         return self
@@ -68,7 +62,7 @@ class ComponentLoader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        self._progress.close()
 
     def __call__(
         self, component: str, *, blocks_on_host: bool = False, adapters: Sequence[Adapter] = ()
@@ -89,7 +83,7 @@ class ComponentLoader:
 
         rule = self._rules[component]
         return checkpoint.load_params(
-            self._path, component, rule, self._verify, place, self._bar.update, adapters
+            self._path, component, rule, self._verify, place, self._progress.update, adapters
         )
 
 

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import itertools
+import logging
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,6 +19,7 @@ from helios_jax.checkpoint.adapted import adapt_params
 from helios_jax.checkpoint.adapters import read_adapter
 from helios_jax.checkpoint.names import transformer_slots
 from helios_jax.checkpoint.params import blocks_in_host_memory, random_params
+from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import HeliosConfig
 from helios_jax.models.block import TextCache
 from helios_jax.models.quantization import Quantization, quantize_transformer
@@ -25,8 +27,10 @@ from helios_jax.models.tokenizer import Tokenizer, clean_prompt, toy_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE
+from helios_jax.progress import track
 from helios_jax.sampling.conditioning import make_conditioning
 from helios_jax.sampling.decoding import Output, decode
+from helios_jax.sampling.fields import show
 from helios_jax.sampling.geometry import check_adapters, check_model
 from helios_jax.sampling.loading import ComponentLoader, default_dtype
 from helios_jax.sampling.loop import (
@@ -35,11 +39,13 @@ from helios_jax.sampling.loop import (
     StreamFields,
     StreamOptions,
 )
+from helios_jax.sampling.pixels import ImageSources, VideoSource
 from helios_jax.sampling.prompts import Prompt, PromptSchedule, to_schedule
 from helios_jax.sampling.request import (
     Request,
     RequestError,
     RequestFields,
+    make_request,
     request_for_prompt,
 )
 from helios_jax.sampling.state import VideoState
@@ -47,8 +53,7 @@ from helios_jax.sampling.text import Features, PromptTexts, embed_text
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.types import Array, DTypeLike, Float, Params
 
-Pixels = np.ndarray | jax.Array
-"""uint8 colours, the last axis."""
+_log = logging.getLogger(__name__)
 
 
 class Options(StreamFields, RequestFields, total=False):
@@ -58,7 +63,7 @@ class Options(StreamFields, RequestFields, total=False):
     """
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HeliosPipeline:
     """Text, image or video to video.
 
@@ -88,6 +93,21 @@ class HeliosPipeline:
     encoded: Mapping[str, Features] = dataclasses.field(default_factory=dict)
     adapters: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        own = make_request(self.config)
+        sizes = []
+        for name, tree in self.params.items():
+            count = sum(leaf.size for leaf in jax.tree.leaves(tree))
+            sizes.append(f"{name} {count / 1e6:.3g} M")
+        parts = [
+            f"parameters: {', '.join(sizes)}",
+            f"{own.width}x{own.height}, {own.frames_per_chunk} frames a chunk, "
+            f"{self.config.sample.fps} frames/s",
+            f"{own.solver}, steps {show(own.steps)}, guidance {own.guidance_scale:g}",
+            jnp.dtype(self.dtype).name,
+        ]
+        return f"HeliosPipeline({'; '.join(parts)})"
+
     @functools.cached_property
     def transformer(self) -> HeliosTransformer:
         """The module that ``params["transformer"]`` are of."""
@@ -114,6 +134,7 @@ class HeliosPipeline:
         prompts: Sequence[str] | None = None,
         stream_blocks: bool = False,
         adapters: Sequence[AdapterFile] = (),
+        compile_cache: str | None = None,
     ) -> "HeliosPipeline":
         """Load a checkpoint directory, as ``helios-jax convert`` writes it.
 
@@ -129,11 +150,15 @@ class HeliosPipeline:
             device together.
           adapters: merged into the transformer while it is read, in their order: no more memory
             than without.
+          compile_cache: folder of compiled programs, which the next process then finds; "" for
+            none. By default the one that JAX has been given, or one in the user's cache folder; see
+            :func:`~helios_jax.compile_cache.use_compile_cache`.
 
         Raises:
           CheckpointError: if anything is missing, altered, or of another format.
         """
         read = [read_adapter(file) for file in adapters]
+        use_compile_cache(compile_cache)
         dtype = default_dtype() if dtype is None else dtype
         vae_dtype = default_dtype() if vae_dtype is None else vae_dtype
         with ComponentLoader(path, dtype, vae_dtype, verify=verify) as load:
@@ -260,31 +285,41 @@ class HeliosPipeline:
         prompt: Prompt,
         request: Request | None = None,
         *,
-        image: Pixels | None = None,
-        video: Pixels | None = None,
+        image: ImageSources | None = None,
+        video: VideoSource | None = None,
+        show_progress: bool = False,
         **options: Unpack[Options],
     ) -> np.ndarray:
-        """Make whole videos; arguments are those of :meth:`stream`.
+        """Make whole videos.
+
+        Args:
+          prompt, request, image, video, options: of :meth:`stream`.
+          show_progress: say how many chunks are made: a bar on a terminal and in a notebook, a line
+            now and then elsewhere.
 
         Returns:
           Frames [B, num_frames, height, width, 3], exactly as many as were asked for, or the
           latents of all chunks [B, 9 chunks, H, W, C].
         """
-        chunks = self.stream(prompt, request, image=image, video=video, **options)
+        fields, _ = _split(options)
+        _, asked = self._complete(prompt, request, fields)
+        chunks: Iterable[np.ndarray] = self.stream(
+            prompt, request, image=image, video=video, **options
+        )
+        if show_progress:
+            chunks = track(chunks, "sampling", total=asked.chunks, unit="chunks")
         whole = np.concatenate(list(chunks), axis=1)
         if options.get("output") == "latent":
             return whole
-        fields, _ = _split(options)
-        _, request = self._complete(prompt, request, fields)
-        return whole[:, : request.num_frames]
+        return whole[:, : asked.num_frames]
 
     def stream(
         self,
         prompt: Prompt,
         request: Request | None = None,
         *,
-        image: Pixels | None = None,
-        video: Pixels | None = None,
+        image: ImageSources | None = None,
+        video: VideoSource | None = None,
         **options: Unpack[Options],
     ) -> Generator[np.ndarray, SentPrompt, None]:
         """Yield the video chunk by chunk, each as soon as it is decoded; memory does not grow with
@@ -299,11 +334,13 @@ class HeliosPipeline:
           request: what is made, from :func:`~helios_jax.sampling.request.make_request`. Without
             one, the configuration's defaults, as many videos as prompts, and as many chunks as a
             schedule has.
-          image: [B, height, width, 3] uint8 that the video starts from, one for each video or one
-            for all. What the stream yields begins after it. See
+          image: that the video starts from, one for each video or one for all: a file, an image
+            of Pillow's, or uint8 [height, width, 3] or [B, height, width, 3]; another size is
+            cropped and resized. What the stream yields begins after it. See
             :mod:`~helios_jax.sampling.conditioning`, also for what to do about a static start.
-          video: [B, F, height, width, 3] uint8 that the video goes on from, at least one chunk of
-            frames. What the stream yields begins after it.
+          video: that the video goes on from, at least one chunk of frames: a file, or uint8
+            [F, height, width, 3] or [B, F, height, width, 3]. What the stream yields begins after
+            it.
           options: fields of :class:`~helios_jax.sampling.request.Request`, which change those of
             ``request`` or the defaults, and of :class:`~helios_jax.sampling.loop.StreamOptions`.
 
@@ -317,6 +354,8 @@ class HeliosPipeline:
         fields, run = _split(options)
         schedule, request = self._complete(prompt, request, fields)
         run.check_noise(request.chunks)
+        for line in request.advice:
+            _log.warning(line)
         conditioning = make_conditioning(request, image=image, video=video)
         return self._loop(request, run).start(schedule, conditioning)
 
@@ -360,8 +399,8 @@ class HeliosPipeline:
         prompts: Sequence[str],
         request: Request | None = None,
         *,
-        image: Pixels | None = None,
-        video: Pixels | None = None,
+        image: ImageSources | None = None,
+        video: VideoSource | None = None,
         **options: Unpack[Options],
     ) -> None:
         """Compile, and run once, every program that requests like these need, so that they begin at

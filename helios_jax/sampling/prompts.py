@@ -117,8 +117,15 @@ class PromptSchedule(NamedTuple):
         return list(dict.fromkeys(prompts))
 
 
-Prompt = str | Sequence[str] | PromptSchedule
-"""One prompt, or one for each video of a batch, or a schedule of prompts."""
+Prompt = str | Sequence[str] | Sequence[PromptEntry] | Sequence[Mapping[str, Any]] | PromptSchedule
+"""One prompt, or one for each video of a batch, or a schedule of prompts, also as the list that a
+file would have: ``[{"prompt": "a red ball", "chunks": 4}, {"prompt": "it turns blue"}]``.
+"""
+
+ENTRY = PromptEntry("", chunks=7, blend=1)
+"""What entries are that do not say: Diffusers' ``interpolate_time`` 7 and ``interpolation_steps``
+3.
+"""
 
 
 def to_schedule(prompt: Prompt, batch: int | None) -> PromptSchedule:
@@ -126,10 +133,14 @@ def to_schedule(prompt: Prompt, batch: int | None) -> PromptSchedule:
     prompts everywhere as there are videos.
 
     Raises:
-      RequestError: if a prompt is empty, or their number is not ``batch``.
+      RequestError: if a prompt is empty, their number is not ``batch``, or an entry of a list is
+        not as those of a file.
     """
     if not isinstance(prompt, PromptSchedule):
-        return PromptSchedule((PromptChange(0, spread(prompt, batch)),))
+        entries: list[Any] = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not any(isinstance(entry, Mapping | PromptEntry) for entry in entries):
+            return PromptSchedule((PromptChange(0, spread(entries, batch)),))
+        prompt = PromptSchedule.of(_read_entries(entries, ENTRY))
     videos = len(spread(prompt.changes[0].prompts, batch))
     changes = []
     for change in prompt.changes:
@@ -159,15 +170,18 @@ def spread(prompt: str | Sequence[str], batch: int | None) -> tuple[str, ...]:
 
 
 def read_schedules(
-    path: str | os.PathLike, *, chunks: int = 7, blend: int = 1, reference: bool = False
+    path: str | os.PathLike,
+    *,
+    chunks: int = ENTRY.chunks,
+    blend: int = ENTRY.blend,
+    reference: bool = False,
 ) -> dict[str, PromptSchedule]:
     """The schedules of a file, by the id of their video; a JSON or YAML file has one, whose id is
     the file's name.
 
     Args:
       path: a .csv, .json, .yaml or .yml file; see the module.
-      chunks, blend: of entries that do not say. The defaults are those of Diffusers,
-        ``interpolate_time`` 7 and ``interpolation_steps`` 3.
+      chunks, blend: of entries that do not say.
       reference: see :meth:`PromptSchedule.of`.
 
     Raises:
@@ -224,7 +238,17 @@ def _read_list(path: Path, default: PromptEntry) -> dict[str, list[PromptEntry]]
         raise RequestError(
             "it must be a list of entries with prompt and, if wanted, chunks and blend"
         )
-    return {path.stem: [_read_entry(i, entry, default) for i, entry in enumerate(entries)]}
+    return {path.stem: _read_entries(entries, default)}
+
+
+def _read_entries(entries: Sequence[Any], default: PromptEntry) -> list[PromptEntry]:
+    """The entries of a list."""
+    found = []
+    for number, entry in enumerate(entries):
+        if isinstance(entry, PromptEntry):
+            entry = entry._asdict()
+        found.append(_read_entry(number, entry, default))
+    return found
 
 
 def _read_entry(number: int, entry: Any, default: PromptEntry) -> PromptEntry:

@@ -261,6 +261,18 @@ class Request(Checked):
             self.config.vae.z_dim,
         )
 
+    @property
+    def advice(self) -> list[str]:
+        """What is allowed and seldom meant, a sentence each."""
+        found = []
+        zeros = self.plan.zero_init_steps if self.plan.guided else 0
+        if zeros >= self.steps[0]:
+            found.append(
+                f"zero_init_steps={zeros} leaves all {self.steps[0]} steps of the first stage "
+                "without an effect: ask for more steps there, or for zero_init_steps=0"
+            )
+        return found
+
     def arguments(self) -> dict[str, Any]:
         """Every field by name, ready for JSON: ``make_request(request.config, **arguments)`` is
         this request again.

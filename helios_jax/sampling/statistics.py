@@ -1,8 +1,7 @@
-"""Statistics of each chunk: what drifts in a long video, as a table and as curves."""
+"""Statistics of each chunk: what drifts in a long video, as a table."""
 
 import contextlib
 import csv
-import html
 import math
 import os
 from collections.abc import Sequence
@@ -126,60 +125,3 @@ def _number(path: str | os.PathLike, where: str, cell: str) -> float:
     if not math.isfinite(value):
         raise ReadError(path, f"{where}={cell[:50]!r} is not a number")
     return value
-
-
-PLOT_WIDTH = 640
-PLOT_HEIGHT = 90
-LABELS_WIDTH = 150
-GAP = 20
-"""Pixels of the curves."""
-
-
-def save_curves(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-    """Draw each statistic over the chunks, a line for each video, as SVG."""
-    names = [name for name in rows[0] if name not in ("chunk", "video")]
-    width = LABELS_WIDTH + PLOT_WIDTH + GAP
-    height = GAP + len(names) * (PLOT_HEIGHT + GAP)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="11" fill="none">'
-    ]
-    for number, name in enumerate(names):
-        parts += _plot(rows, name, GAP + number * (PLOT_HEIGHT + GAP))
-    text = "\n".join([*parts, "</svg>\n"])
-    with staged(Path(os.path.abspath(path))) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def _plot(rows: Sequence[Row], name: str, top: int) -> list[str]:
-    """Frame, labels and lines of one statistic."""
-    videos = 1 + int(max(row["video"] for row in rows))
-    last = max(1, *(row["chunk"] for row in rows))
-    values = [row[name] for row in rows]
-    low = min(values)
-    high = max(values)
-    labels = (
-        (8, f"{high:.4g}"),
-        (PLOT_HEIGHT / 2, html.escape(name)),
-        (PLOT_HEIGHT, f"{low:.4g}"),
-    )
-    parts = []
-    for offset, label in labels:
-        x = LABELS_WIDTH - 8
-        parts.append(
-            f'<text x="{x}" y="{top + offset}" text-anchor="end" fill="black">{label}</text>'
-        )
-    parts.append(
-        f'<rect x="{LABELS_WIDTH}" y="{top}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}" '
-        'stroke="#ccc"/>'
-    )
-    for video in range(videos):
-        points = []
-        for row in rows:
-            if row["video"] == video:
-                x = LABELS_WIDTH + PLOT_WIDTH * row["chunk"] / last
-                y = top + PLOT_HEIGHT * (high - row[name]) / ((high - low) or 1)
-                points.append(f"{x:.1f},{y:.1f}")
-        color = f"hsl({360 * video // videos}, 70%, 45%)"
-        parts.append(f'<polyline points="{" ".join(points)}" stroke="{color}" stroke-width="1.5"/>')
-    return parts

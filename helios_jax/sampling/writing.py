@@ -21,17 +21,12 @@ import numpy as np
 
 from helios_jax import media
 from helios_jax.media.output import staged
+from helios_jax.sampling.curves import save_curves
 from helios_jax.sampling.decoding import Output
 from helios_jax.sampling.loop import ChunkRecord
 from helios_jax.sampling.request import Request
 from helios_jax.sampling.state import VideoState, save_state
-from helios_jax.sampling.statistics import (
-    Row,
-    chunk_rows,
-    load_statistics,
-    save_curves,
-    save_statistics,
-)
+from helios_jax.sampling.statistics import Row, chunk_rows, load_statistics, save_statistics
 
 
 @dataclasses.dataclass(frozen=True)

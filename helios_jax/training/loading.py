@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
-from tqdm import tqdm
 
 from helios_jax import checkpoint
 from helios_jax.checkpoint.params import abstract_params, dtype_rules, random_params
@@ -13,6 +12,7 @@ from helios_jax.config import RUNTIME_FIELDS, differences, to_dict
 from helios_jax.models.tokenizer import clean_prompt, toy_tokenizer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.parallel.mesh import tree_shardings
+from helios_jax.progress import Progress
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.objectives import find_objective
 from helios_jax.types import Array, Float, Int, Params, tree_bytes
@@ -77,15 +77,10 @@ def load_component(
     shardings = tree_shardings(shapes, mesh, offload_blocks=config.offload)
     places: Any = flatten_dict(shardings, sep="/")
     rule = dtype_rules(dtype, dtype)[component]
-    with tqdm(
-        total=tree_bytes(shapes),
-        unit="B",
-        unit_scale=True,
-        desc="loading",
-        disable=None,
-        leave=False,
-    ) as bar:
-        return checkpoint.load_params(path, component, rule, verify, places.__getitem__, bar.update)
+    with Progress("loading", total=tree_bytes(shapes), unit="B") as progress:
+        return checkpoint.load_params(
+            path, component, rule, verify, places.__getitem__, progress.update
+        )
 
 
 def encode_prompt(

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from helios_jax.config import to_dict
 from helios_jax.data.loading import Batch, Batches
 from helios_jax.parallel.mesh import describe, make_mesh, place_batch, tree_shardings
+from helios_jax.progress import Progress
 from helios_jax.training.abstract import abstract_run
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
@@ -173,9 +173,11 @@ def train_loop(
     stopped = stop_on_signal()
     saved = start
     pending = None
-    disable = True if jax.process_index() else None
-    with tqdm(total=config.steps, initial=start, unit="step", disable=disable) as bar:
-        progress = ProgressLogger(config, state.trainable, run.batches, bar, metrics)
+    hidden = jax.process_index() != 0
+    with Progress(
+        "training", total=config.steps, initial=start, unit="steps", hidden=hidden
+    ) as shown:
+        progress = ProgressLogger(config, state.trainable, run.batches, shown, metrics)
         for done in itertools.count(start):
             ending = done >= config.steps or stopped(done)
             saving = done > saved and (ending or _is_due(config.save_every, done))

@@ -1,15 +1,14 @@
 """What a run prints and logs of its steps."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
 from helios_jax.data.loading import Batches
 from helios_jax.errors import HeliosError
+from helios_jax.progress import Progress
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.flops import peak_operations
 from helios_jax.training.metrics import Metrics
@@ -37,13 +36,13 @@ def say(text: str) -> None:
 
 
 class ProgressLogger:
-    """Logs steps, with the time they took, to the progress bar and to the metrics.
+    """Logs steps, with the time they took, to whoever watches and to the metrics.
 
     Args:
       config: of the run.
       trainable: what trains.
       batches: that the run trains on.
-      bar: the progress bar.
+      shown: how far the run is.
       metrics: of the run.
     """
 
@@ -52,16 +51,17 @@ class ProgressLogger:
         config: TrainConfig,
         trainable: Params,
         batches: Batches,
-        bar: tqdm,
+        shown: Progress,
         metrics: Metrics,
     ):
         self._config = config
         self._objective = find_objective(config)
         self._trainable = jax.tree.map(jax.typeof, trainable)
         self._batches = batches
-        self._bar = bar
+        self._shown = shown
         self._metrics = metrics
         self._peak = peak_operations()
+        self._compiled = False
         self._restart()
 
     def log(
@@ -84,7 +84,11 @@ class ProgressLogger:
         values = {}
         if result is not None:
             values = {name: leaf.item() for name, leaf in jax.device_get(result.metrics).items()}
+            values["replaced_records"] = self._batches.replaced
             self._count(result.batch)
+            if not self._compiled:  # the first step's time is the compiler's
+                self._compiled = True
+                self._restart()
         if values.get("skipped_in_a_row", 0) >= self._config.max_skipped:
             self._metrics.write(done, values)
             raise DivergedError(
@@ -95,13 +99,14 @@ class ProgressLogger:
             return
         if self._steps:
             values |= self._speed()
-            self._bar.set_postfix_str(_summary(values))
+        if "loss" in values:
+            self._shown.note(_summary(values))
         found = {}
         for evaluate in evaluations:
             found |= {name: float(value) for name, value in evaluate().items()}
         if found:
             line = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-            self._bar.write(f"step {done}: {line}", file=sys.stderr)
+            self._shown.say(f"step {done}: {line}")
         self._metrics.write(done, values | found)
         self._restart()
 
@@ -112,7 +117,7 @@ class ProgressLogger:
         self._steps += 1
         self._tokens += samples * cost.tokens
         self._operations += samples * cost.operations
-        self._bar.update()
+        self._shown.update()
 
     def _speed(self) -> dict[str, float]:
         """What the steps since the last line took."""
@@ -120,7 +125,6 @@ class ProgressLogger:
         values = {
             "step_seconds": seconds / self._steps,
             "tokens_per_second": self._tokens / seconds,
-            "replaced_records": self._batches.replaced,
         }
         if self._operations:
             values["teraflops"] = self._operations / seconds / 1e12
@@ -137,7 +141,9 @@ class ProgressLogger:
 
 def _summary(values: dict[str, Any]) -> str:
     """What stands beside the progress bar."""
-    parts = [f"loss {values['loss']:.4f}", f"{values['tokens_per_second']:.0f} tokens/s"]
+    parts = [f"loss {values['loss']:.4f}"]
+    if "tokens_per_second" in values:
+        parts.append(f"{values['tokens_per_second']:.0f} tokens/s")
     if "teraflops" in values:
         parts.append(f"{values['teraflops']:.3g} TFLOP/s")
     if "utilisation" in values:

@@ -262,3 +262,29 @@ def test_a_run_that_diverges_ends_with_status_1(data, tmp_path, capsys):
     ]
     assert main(["helios-jax train", *arguments]) == 1
     assert "loss or gradient was not finite in 1 steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest", "beside"),
+    [
+        ("lr", "optimizer.learning_rate", "the recipe has accumulate"),
+        ("optimizer.learning_rat", "optimizer.learning_rate", "optimizer has b1, b2"),
+        ("critic.optimizer.lr", "critic.optimizer.learning_rate", "critic.optimizer has b1"),
+    ],
+)
+def test_a_misspelt_field_names_the_nearest_one_and_those_beside_it(capsys, flag, nearest, beside):
+    assert main(["helios-jax train", "--config=train/world", f"--config.{flag}=3"]) == 2
+    said = capsys.readouterr().err
+    assert f"--config.{flag}: there is no such field" in said
+    assert f"did you mean --config.{nearest}?" in said
+    assert beside in said
+
+
+def test_a_preset_is_no_recipe_and_the_recipes_are_named(capsys):
+    assert main(["helios-jax train", "--config=helios_base"]) == 2
+    assert "training takes a recipe: nano/base" in capsys.readouterr().err
+
+
+def test_every_field_of_a_recipe_can_be_shown(capsys):
+    assert main(["helios-jax train", "--config=train/world", "--show_config"]) == 0
+    assert "--config.optimizer.learning_rate=" in capsys.readouterr().out

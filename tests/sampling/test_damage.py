@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from helios_jax.errors import HeliosError
+from helios_jax.sampling.curves import save_curves
 from helios_jax.sampling.prompts import read_schedules, to_schedule
-from helios_jax.sampling.statistics import load_statistics, save_curves, save_statistics
+from helios_jax.sampling.statistics import load_statistics, save_statistics
 from tests.test_readers import GOOD, damaged
 
 

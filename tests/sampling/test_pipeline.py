@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
+from helios_jax import HeliosPipeline, checkpoint, progress
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.sampling.request import RequestError
 from helios_jax.sampling.timing import Stopwatch
@@ -170,3 +172,33 @@ def test_bad_requests_are_refused_before_anything_runs(pipeline, options, messag
 def test_empty_prompt_is_refused(pipeline):
     with pytest.raises(RequestError, match="the prompt is empty"):
         pipeline.stream("  ")
+
+
+def test_a_pipeline_says_what_it_is(pipeline):
+    said = repr(pipeline)
+    assert said.startswith("HeliosPipeline(parameters: ")
+    for part in ("transformer 0.0", "vae 0.0", "128x64, 33 frames a chunk", "dmd, steps 1,1,1"):
+        assert part in said
+
+
+def test_programs_of_a_loaded_pipeline_are_kept_unless_told_otherwise(pipeline, tmp_path):
+    """In a notebook, too, only the first run compiles."""
+    checkpoint.save(tmp_path / "toy", pipeline.config, pipeline.params, pipeline.tokenizer)
+    cache = tmp_path / "programs"
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+    try:
+        HeliosPipeline.from_checkpoint(tmp_path / "toy", compile_cache=str(cache))
+        jax.jit(lambda x: x * 3)(1.0)
+        assert any(cache.iterdir())
+    finally:
+        jax.config.update("jax_enable_compilation_cache", False)
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
+
+
+def test_progress_is_said_while_a_video_is_made(pipeline, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
+    frames = pipeline.generate(PROMPT, num_frames=40, show_progress=True)
+    assert frames.shape == (1, 40, 64, 128, 3)
+    assert "sampling: 0 of 2 chunks" in capsys.readouterr().err

@@ -173,3 +173,15 @@ def test_a_file_that_is_no_schedule_is_named_with_its_fault(name, content, messa
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RequestError, match=r"nowhere\.csv: No such file"):
         read_schedules(tmp_path / "nowhere.csv")
+
+
+def test_a_story_may_be_a_list_as_a_file_has_it():
+    story = [{"prompt": "a red ball", "chunks": 4}, {"prompt": "it turns blue", "chunks": 3}]
+    entries = [PromptEntry("a red ball", 4), PromptEntry("it turns blue", 3, 1)]
+    assert to_schedule(story, 1) == to_schedule(PromptSchedule.of(entries), 1)
+    assert to_schedule(entries, 1) == to_schedule(PromptSchedule.of(entries), 1)
+
+
+def test_an_entry_of_a_list_that_is_none_is_named():
+    with pytest.raises(RequestError, match=r"entry 1 must be a mapping of prompt"):
+        to_schedule([{"prompt": "a red ball"}, "it turns blue"], 1)

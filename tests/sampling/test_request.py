@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.config import HeliosConfig, SampleConfig, from_dict
 from helios_jax.diffusion.drift import DriftControl
 from helios_jax.sampling.geometry import reference_frames
 from helios_jax.sampling.request import (
@@ -145,3 +145,15 @@ def test_another_request_is_checked_again():
     assert request.chunks == 3
     with pytest.raises(RequestError, match="num_frames=-1 must be at least 1"):
         dataclasses.replace(request, num_frames=-1)
+
+
+def test_steps_that_zero_init_leaves_without_effect_are_told():
+    """Of Mid with two steps a stage, the whole coarsest stage."""
+    config = dataclasses.replace(
+        HeliosConfig(),
+        sample=SampleConfig(steps=(20, 20, 20), cfg_zero_star=True, zero_init_steps=2),
+    )
+    assert make_request(config).advice == []
+    [line] = make_request(config, steps=2).advice
+    assert "zero_init_steps=2 leaves all 2 steps of the first stage without an effect" in line
+    assert make_request(config, steps=2, cfg_zero_star=False).advice == []

@@ -8,11 +8,11 @@ import pytest
 
 from helios_jax.evaluation.bench.free import measure_free
 from helios_jax.readers import ReadError
+from helios_jax.sampling.curves import save_curves
 from helios_jax.sampling.statistics import (
     chunk_rows,
     load_statistics,
     measure_latents,
-    save_curves,
     save_statistics,
 )
 
@@ -75,7 +75,7 @@ def test_curves_have_a_line_for_each_statistic_and_video(tmp_path):
     """Well-formed SVG, whose points lie in their frames; a statistic that never changes, or a
     single chunk, is no trouble.
     """
-    for chunks in (1, 3):
+    for chunks in (2, 3):
         rows = [row for chunk in range(chunks) for row in chunk_rows(chunk, LATENTS * (1 + chunk))]
         save_curves(tmp_path / "curves.svg", [row | {"constant": 1.0} for row in rows])
         root = ElementTree.parse(tmp_path / "curves.svg").getroot()
@@ -88,3 +88,13 @@ def test_curves_have_a_line_for_each_statistic_and_video(tmp_path):
         assert points.min() >= 0
         assert points[..., 0].max() <= float(root.get("width"))
         assert points[..., 1].max() <= float(root.get("height"))
+
+
+def test_curves_name_their_axes_and_videos_on_a_white_ground(tmp_path):
+    """A single chunk is a dot for each video."""
+    save_curves(tmp_path / "curves.svg", chunk_rows(0, LATENTS))
+    root = ElementTree.parse(tmp_path / "curves.svg").getroot()
+    assert root[0].get("fill") == "white"
+    texts = [element.text for element in root if element.tag.endswith("text")]
+    assert {"chunk", "video 0", "video 1", "mean of the latents (0 over all videos)"} <= set(texts)
+    assert sum(element.tag.endswith("circle") for element in root) == 3 * 2
