@@ -44,6 +44,8 @@ def read_image(
             with Image.open(path, formats=FORMATS) as file:
                 upright = ImageOps.exif_transpose(file)
                 image, notes = _to_rgb(upright)
+                if (count := getattr(file, "n_frames", 1)) > 1:
+                    notes = [f"the first of {count} frames", *notes]
                 if file.getexif().get(ORIENTATION, 1) != 1:
                     notes = ["turned upright", *notes]
                 kind = file.format
@@ -79,6 +81,13 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
             "its floating-point numbers do not say what is white; save it with 8 or 16 bits"
         )
     if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        image = lay_on_white(image)
         notes.append("laid on white")
     return image.convert("RGB"), notes
+
+
+def lay_on_white(image: Image.Image) -> Image.Image:
+    """The image on white where it is transparent, as videos are laid, too."""
+    if not image.has_transparency_data:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))

@@ -4,11 +4,13 @@ of one that is learned from.
 
 import contextlib
 import itertools
+import logging
+import math
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from fractions import Fraction
 from typing import IO, NamedTuple
 
@@ -16,6 +18,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from helios_jax.media.animations import (
+    describe_animation,
+    is_animation,
+    read_animation,
+    resample,
+)
 from helios_jax.media.ffmpeg import MAX_PIXELS, READ_ONE_FILE, MediaError, find_ffmpeg, frame_rate
 from helios_jax.media.fit import check_fit, fit_image
 
@@ -30,6 +38,17 @@ TONE_MAP = (
     "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
     "tonemap=mobius:desat=0,zscale=t=bt709:m=bt709:r=limited,format=yuv444p,"
 )
+ALPHA = r"\b(yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8)"
+"""Pixel formats that can be transparent."""
+# As an image is laid: on white. The overlay's picture is its input, its background that in white.
+ON_WHITE = (
+    "scale=flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgba,split[top][copy];"
+    "[copy]lutrgb=r=255:g=255:b=255:a=255[white];[white][top]overlay=format=rgb,"
+)
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Those of ffmpeg's own decoders that leave transparency out, and what does not."""
+LAID = "what is transparent laid on white"
+
 HIGH_RANGE = "smpte2084|arib-std-b67"
 """The transfer functions of high dynamic range, PQ and HLG."""
 
@@ -90,22 +109,19 @@ def read_video(
       MediaError: if the file is missing, damaged, no video, or shorter than one piece.
     """
     check_fit(fit)
-    stream, rate, source_frames, num_frames = _probe(path, fps, piece)
-    high_range = re.search(HIGH_RANGE, stream)
+    source = _open(path, fps, piece)
+    num_frames = source.num_frames
     kept = piece * min(num_frames // piece, pieces)
-    fitted = [
-        fit_image(frame, height, width, fit)
-        for frame in _frames(path, rate, num_frames - kept, bool(high_range))
-    ]
+    with contextlib.closing(source.frames(num_frames - kept)) as chosen:
+        fitted = [fit_image(frame, height, width, fit) for frame in chosen]
     _check_count(path, len(fitted), kept + (kept < num_frames))
     frames = np.stack([pixels for pixels, _ in fitted])
     said = [
-        _describe(stream, rate, source_frames, num_frames),
+        source.description,
+        *source.notes,
         f"the first and the last {kept} used",
         fitted[0][1],
     ]
-    if high_range:
-        said.insert(1, f"high dynamic range ({high_range[0]}) tone-mapped")
     return VideoInput(frames[0], frames[-kept:], num_frames, f"{path}: {', '.join(said)}")
 
 
@@ -137,12 +153,14 @@ def read_pieces(
       MediaError: if the file is missing, damaged, or no video; at once, or while pieces are read.
     """
     check_fit(fit)
-    stream, rate, _, num_frames = _probe(path, fps, max(least, piece))
+    source = _open(path, fps, max(least, piece))
+    if source.notes:
+        logging.getLogger(__name__).warning("%s: %s", path, ", ".join(source.notes))
+    num_frames = source.num_frames
     count = num_frames // piece if most is None else min(num_frames // piece, most)
 
     def pieces() -> Iterator[np.ndarray]:
-        tone_map = bool(re.search(HIGH_RANGE, stream))
-        with contextlib.closing(_frames(path, rate, 0, tone_map)) as frames:
+        with contextlib.closing(source.frames(0)) as frames:
             for i in range(count):
                 here = itertools.islice(frames, piece)
                 fitted = [fit_image(frame, height, width, fit)[0] for frame in here]
@@ -152,32 +170,111 @@ def read_pieces(
     return num_frames, pieces()
 
 
-def _probe(
-    path: str | os.PathLike, fps: int | float | Fraction, least: int
-) -> tuple[str, Fraction, int, int]:
-    """Decode a video once: what ffmpeg says of the stream, the rate asked for, the frames it has
-    and those it has at that rate.
+def native_frames(
+    path: str | os.PathLike, most: int | None = None
+) -> Generator[UInt8[np.ndarray, "Y X 3"]]:
+    """The frames of a video as they are in the file, in its own size; what is transparent on white.
+
+    Args:
+      path: a video, or an animated image.
+      most: frames to read at most.
+
+    Raises:
+      MediaError: if the file is missing, damaged or no video; while frames are read.
     """
-    if not os.path.isfile(path):
-        raise MediaError(
-            f"{path}: {'is not a file' if os.path.exists(path) else 'No such file or directory'}"
-        )
+    _check_file(path)
+    if is_animation(path):
+        for moment in itertools.islice(read_animation(path), most):
+            yield np.asarray(moment.image)
+        return
+    header = _command(path, "null", "-frames:v 0 -f null -")
+    log = subprocess.run(header, capture_output=True).stderr.decode(errors="replace")
+    stream = _stream(log) or ""
+    limit = [] if most is None else ["-frames:v", str(most)]
+    with contextlib.closing(_decoded(path, stream, TO_RGB, limit)) as frames:
+        for frame in frames:
+            yield np.asarray(frame)
+
+
+class _Source(NamedTuple):
+    """A video that was decoded once.
+
+    Attributes:
+      num_frames: at the rate asked for.
+      description: the codec, and what became of the frames.
+      notes: what else is done to them.
+      frames: frame 0 and those from a number on, one at a time and in their own size.
+    """
+
+    num_frames: int
+    description: str
+    notes: list[str]
+    frames: Callable[[int], Generator[Image.Image]]
+
+
+def _open(path: str | os.PathLike, fps: int | float | Fraction, least: int) -> _Source:
+    """Decode a video once, and refuse one with fewer frames than ``least``."""
+    _check_file(path)
     rate = frame_rate(fps)
+    source = _open_animation(path, rate) if is_animation(path) else _open_video(path, rate)
+    if source.num_frames < least:
+        raise TooShortError(
+            f"{path}: has {source.num_frames} frame(s) at {float(rate):.4g} fps; at least {least} "
+            f"are needed, {float(least / rate):.3g} seconds"
+        )
+    return source
+
+
+def _open_animation(path: str | os.PathLike, rate: Fraction) -> _Source:
+    found = describe_animation(path)
+    count = math.floor(found.seconds * rate + Fraction(1, 2))
+
+    def frames(start: int) -> Generator[Image.Image]:
+        for number, image in enumerate(resample(read_animation(path), rate)):
+            if number == 0 or number >= start:
+                yield image
+
+    length = f"{found.num_frames} frames in {float(found.seconds):.4g} s"
+    description = f"{found.kind} animation, {length} resampled to {float(rate):.4g} fps: {count}"
+    return _Source(count, description, [LAID] if found.transparent else [], frames)
+
+
+def _open_video(path: str | os.PathLike, rate: Fraction) -> _Source:
     log = _decode_once(path, rate)
     source_frames = 0
     num_frames = 0
     for frames_in, frames_out in re.findall(r"(\d+) frames in, (\d+) frames out", log):
         source_frames += int(frames_in)
         num_frames += int(frames_out)
-    if num_frames < least:
-        raise TooShortError(
-            f"{path}: has {num_frames} frame(s) at {float(rate):.4g} fps; at least {least} are "
-            f"needed, {float(least / rate):.3g} seconds"
+    stream = _stream(log)
+    if stream is None and num_frames:
+        raise MediaError(f"{path}: has no video in it")
+    stream = stream or ""
+    high_range = re.search(HIGH_RANGE, stream)
+    filters = f"fps={rate},{{}}{TONE_MAP if high_range else ''}{TO_RGB}"
+
+    def frames(start: int) -> Generator[Image.Image]:
+        return _decoded(path, stream, filters.format(f"select='eq(n,0)+gte(n,{start})',"))
+
+    notes = [f"high dynamic range ({high_range[0]}) tone-mapped"] if high_range else []
+    notes += [LAID] if re.search(ALPHA, stream) else []
+    return _Source(num_frames, _describe(stream, rate, source_frames, num_frames), notes, frames)
+
+
+def _check_file(path: str | os.PathLike) -> None:
+    if not os.path.isfile(path):
+        raise MediaError(
+            f"{path}: {'is not a file' if os.path.exists(path) else 'No such file or directory'}"
         )
+
+
+def _stream(log: str) -> str | None:
+    """What ffmpeg says of the video, and that it is transparent where only its container says."""
     stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)
     if stream is None:
-        raise MediaError(f"{path}: has no video in it")
-    return stream[1], rate, source_frames, num_frames
+        return None
+    hidden = re.search(r"alpha_mode *: *1", log)
+    return f"{stream[1]}, yuva" if hidden and stream[1][:3] in ALPHA_DECODERS else stream[1]
 
 
 def _check_count(path: str | os.PathLike, found: int, wanted: int) -> None:
@@ -197,12 +294,24 @@ def _decode_once(path: str | os.PathLike, rate: Fraction) -> str:
     return log
 
 
-def _frames(
-    path: str | os.PathLike, rate: Fraction, start: int, tone_map: bool
+def _decoded(
+    path: str | os.PathLike, stream: str, filters: str, limit: Sequence[str] = ()
 ) -> Generator[Image.Image]:
-    """Frame 0 and those from ``start`` on, one at a time and in their own size."""
-    filters = f"fps={rate},select='eq(n,0)+gte(n,{start})',{TONE_MAP if tone_map else ''}{TO_RGB}"
-    command = _command(path, filters, "-fps_mode passthrough -c:v ppm -f image2pipe -")
+    """The frames that filters leave, one at a time, on white where they are transparent.
+
+    Args:
+      path: the file.
+      stream: what ffmpeg says of it.
+      filters: that end in RGB.
+      limit: options that end it early.
+    """
+    decoder: list[str] = []
+    if re.search(ALPHA, stream):
+        filters = filters.replace(TO_RGB, ON_WHITE + TO_RGB)
+        if name := ALPHA_DECODERS.get(stream[:3]):
+            decoder = ["-c:v", name]
+    output = "-fps_mode passthrough -c:v ppm -f image2pipe -"
+    command = _command(path, filters, output, decoder, limit)
     with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
             assert process.stdout is not None
@@ -222,7 +331,13 @@ def _ppm_size(stream: IO[bytes]) -> tuple[int, int] | None:
     return (int(header[1]), int(header[2])) if header else None
 
 
-def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
+def _command(
+    path: str | os.PathLike,
+    filters: str,
+    output: str,
+    decoder: Sequence[str] = (),
+    limit: Sequence[str] = (),
+) -> list[str]:
     """Decode the first video that is not a cover, and stop at damage.
 
     ``file:`` keeps a name from being taken for an option or an address; the lists keep ffmpeg from
@@ -233,12 +348,14 @@ def _command(path: str | os.PathLike, filters: str, output: str) -> list[str]:
         find_ffmpeg(path),
         *options,
         *READ_ONE_FILE,
+        *decoder,
         "-i",
         f"file:{os.path.abspath(path)}",
         "-map",
         "0:V:0",
         "-vf",
         filters,
+        *limit,
         *output.split(),
     ]
 

@@ -423,3 +423,82 @@ def test_a_codec_that_is_not_listed_is_not_decoded(tmp_path):
 def test_containers_and_codecs_that_people_have_are_read(tmp_path, suffix, codec):
     path = make(tmp_path / f"a.{suffix}", counting(40), 24, "-c:v", codec)
     assert read_video(path, HEIGHT, WIDTH, 24).num_frames >= 33
+
+
+def half_transparent(count):
+    """Frames [F, Y, X, 4]: red on the left, at the top half of it; nothing, over black, right."""
+    frames = np.zeros((count, HEIGHT, WIDTH, 4), np.uint8)
+    frames[:, :, : WIDTH // 2] = (255, 0, 0, 255)
+    frames[:, : HEIGHT // 2, : WIDTH // 2, 3] = 128
+    return frames
+
+
+def is_on_white(frame):
+    """Whether :func:`half_transparent` was laid on white, within what a codec loses."""
+    corners = frame[4, 4], frame[-4, 4], frame[4, -4]
+    expected = ([255, 127, 127], [255, 0, 0], [255, 255, 255])
+    return np.allclose(np.array(corners, int), expected, atol=12)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "a.mov -c:v qtrle",
+        "a.mov -c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le",
+        "a.mkv -c:v ffv1 -pix_fmt bgra",
+        "a.webm -c:v libvpx-vp9 -pix_fmt yuva420p -crf 10",
+        "a.webm -c:v libvpx -pix_fmt yuva420p -auto-alt-ref 0 -crf 4 -b:v 4M",
+    ],
+)
+def test_a_transparent_video_is_laid_on_white_as_an_image_is(tmp_path, file, caplog):
+    name, *options = file.split()
+    path = tmp_path / name
+    size = f"{WIDTH}x{HEIGHT}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgba", "-s", size, "-r", 24, "-i", "-"]
+    ffmpeg(*source, *options, path, input=half_transparent(33).tobytes())
+    video = read(path)
+    assert is_on_white(video.first)
+    assert "what is transparent laid on white" in video.description
+    _, pieces = read_pieces(path, HEIGHT, WIDTH, 24)
+    assert is_on_white(next(pieces)[0])
+    assert "laid on white" in caplog.text
+    Image.fromarray(half_transparent(1)[0]).save(tmp_path / "a.png")
+    image, said = read_image(tmp_path / "a.png", HEIGHT, WIDTH)
+    assert is_on_white(image)
+    assert "laid on white" in said
+
+
+def animate(path, frames, milliseconds):
+    """An animated image of frames [F, Y, X, 3 or 4]."""
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    own = {".webp": {"lossless": True}, ".avif": {"quality": 100, "subsampling": "4:4:4"}}
+    options = own.get(path.suffix, {})
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".avif"])
+def test_an_animated_image_is_a_video_of_all_its_frames(tmp_path, suffix):
+    path = animate(tmp_path / f"a{suffix}", counting(40), 50)
+    video = read(path, fps=20)
+    assert numbers(video.tail).tolist() == list(range(7, 40))
+    assert "animation, 40 frames in 2 s resampled to 20 fps: 40" in video.description
+    faster = read(path, fps=30, piece=60)
+    assert faster.num_frames == 60
+    assert numbers(faster.tail)[::3].tolist() == list(range(0, 40, 2))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif"])
+def test_a_transparent_animation_is_laid_on_white(tmp_path, suffix):
+    frames = half_transparent(34)
+    frames[:, 0, 0] = np.arange(34)[:, None]  # or equal frames would become one
+    video = read(animate(tmp_path / f"a{suffix}", frames, 50), fps=20)
+    assert is_on_white(video.first)
+    assert "laid on white" in video.description
+
+
+def test_a_damaged_animation_is_named(tmp_path):
+    path = animate(tmp_path / "a.webp", counting(40), 50)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(MediaError, match=r"a\.webp"):
+        read(path)

@@ -5,27 +5,21 @@ import itertools
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from helios_jax.evaluation.bench.errors import BenchError
-from helios_jax.media.ffmpeg import READ_ONE_FILE, find_ffmpeg
+from helios_jax.media.ffmpeg import READ_ONE_FILE, MediaError, find_ffmpeg
 from helios_jax.media.images import FORMATS
+from helios_jax.media.video_input import native_frames
 
 PIECE = 33
 FOLDER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Images that a folder of frames may hold."""
-
-PPM = rb"P6\n(\d+) (\d+)\n255\n"
-"""The header of an image that ffmpeg writes into a pipe."""
-# exact conversion by the matrix that the file names, as helios_jax reads videos elsewhere
-TO_RGB = "scale=flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
 
 
 def read_pieces(
@@ -90,19 +84,7 @@ def _folder_frames(folder: Path) -> Frames:
 def _video_frames(path: str | os.PathLike, most: int | None) -> Frames:
     if not os.path.isfile(path):
         raise BenchError(f"{path}: is not a file; name a video or a folder of images")
-    source = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", TO_RGB]
-    limit = [] if most is None else ["-frames:v", str(most)]
-    output = ["-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "-"]
-    command = [find_ffmpeg(path), "-v", "error", "-nostdin", *source, *limit, *output]
-    with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-            pipe = cast(IO[bytes], process.stdout)
-            while header := re.fullmatch(PPM, b"".join(pipe.readline() for _ in range(3))):
-                width, height = map(int, header.groups())
-                pixels = pipe.read(3 * width * height)
-                if len(pixels) == 3 * width * height:
-                    yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-        log.seek(0)
-        said = log.read().decode(errors="replace").strip().splitlines()
-    if process.returncode:
-        raise BenchError(f"{path}: damaged or not a video: {said[0] if said else 'no reason'}")
+    try:
+        yield from native_frames(path, most)
+    except MediaError as error:
+        raise BenchError(str(error)) from error

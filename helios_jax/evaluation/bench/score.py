@@ -41,6 +41,7 @@ from helios_jax.evaluation.bench.similarity import compare_videos
 from helios_jax.evaluation.bench.strips import StripMaker, save_strip
 from helios_jax.evaluation.bench.video import Video
 from helios_jax.evaluation.bench.world import score_world
+from helios_jax.media.animations import is_animation
 
 SHORT = 81
 """Frames of a short video: the first ones of a long one."""
@@ -50,6 +51,8 @@ FREE_FILE = "free_measures.json"
 CONDITIONS = "conditions.json"
 STRIPS = "strips"
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+IMAGES = (".webp", ".avif", ".png", ".apng")
+"""Suffixes of what is a video if it has several frames."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +131,7 @@ def find_videos(
     """
     if not folder.is_dir():
         raise BenchError(f"--videos={folder}: there is no such folder")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in folder.iterdir() if _is_video(file))
     original = [file for file in files if re.fullmatch(r"\d+_.*_ori.*\.mp4", file.name)]
     files = original or files
     if not files:
@@ -148,6 +151,11 @@ def find_videos(
             raise BenchError(f"--truth={truth}: has no {file.name} to compare with")
         entries[number] = Entry(number, file, by_number.get(number), other)
     return [entries[number] for number in sorted(entries)]
+
+
+def _is_video(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    return suffix in SUFFIXES or (suffix in IMAGES and is_animation(file))
 
 
 def score_videos(

@@ -55,7 +55,7 @@ def test_images_of_two_sizes_are_no_video(tmp_path):
 def test_a_playlist_is_no_video(tmp_path, video):
     playlist = tmp_path / "list.mp4"
     playlist.write_text(f"ffconcat version 1.0\nfile '{video.name}'\n")
-    with pytest.raises(BenchError, match="damaged or not a video"):
+    with pytest.raises(BenchError, match="not a video, or in a format that is not read"):
         list(read_pieces(playlist))
     with pytest.raises(BenchError, match="damaged or not a video"):
         count_frames(playlist)
@@ -75,9 +75,9 @@ def test_what_cannot_be_read_is_named(tmp_path, video):
         list(read_pieces(tmp_path / "empty"))
     text = tmp_path / "text.mp4"
     text.write_text("no video")
-    with pytest.raises(BenchError, match="damaged or not a video"):
+    with pytest.raises(BenchError, match="damaged, cut short, or not a video"):
         list(read_pieces(text))
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(video.read_bytes()[:300])
-    with pytest.raises(BenchError, match="damaged or not a video"):
+    with pytest.raises(BenchError, match="damaged, cut short, or not a video"):
         list(read_pieces(cut))

@@ -6,6 +6,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from helios_jax.evaluation.bench import files, models, score
 from helios_jax.evaluation.bench.errors import BenchError
@@ -159,10 +160,15 @@ def test_names_of_the_benchmark_are_preferred_and_others_numbered(tmp_path):
     for name in ("12_240_ori81.mp4", "3_240_ori81.mp4"):
         (tmp_path / name).unlink()
     (tmp_path / "alpha.webm").touch()
+    still = Image.new("RGB", (8, 8))
+    still.save(tmp_path / "cover.webp")
+    moving = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    still.save(tmp_path / "moving.webp", save_all=True, append_images=moving)
     found = find_videos(tmp_path)
     assert [(entry.number, entry.path.name) for entry in found] == [
         (1, "alpha.webm"),
-        (2, "preview.mp4"),
+        (2, "moving.webp"),
+        (3, "preview.mp4"),
     ]
 
 
