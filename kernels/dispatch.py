@@ -18,22 +18,48 @@ class UnsupportedError(HeliosError, ValueError):
     """A named implementation cannot serve these arguments on this device; the message says why."""
 
 
+CAPABILITIES = {
+    "A100": (8, 0),
+    "L40S": (8, 9),
+    "H100": (9, 0),
+    "H200": (9, 0),
+    "H800": (9, 0),
+    "H20": (9, 0),
+    "GH200": (9, 0),
+    "B200": (10, 0),
+    "RTX 5090": (12, 0),
+}
+"""Compute capabilities by a part of the device's name: a GPU that is compiled for and not there
+says only that. One that is there says its capability itself.
+"""
+
+
 class Target(NamedTuple):
     """The device that a program traced now will run on.
 
     Attributes:
       platform: "cpu", "cuda", ...
       kind: the device's name, as "NVIDIA H100 80GB HBM3".
+      capability: of an NVIDIA GPU, what instructions it has; None where that is not known.
     """
 
     platform: str
     kind: str
+    capability: tuple[int, int] | None = None
 
     @property
-    def is_hopper(self) -> bool:
-        """Whether it is an NVIDIA GPU of compute capability 9.0."""
-        names = ("H100", "H200", "H800", "H20", "GH200")
-        return self.platform == "cuda" and any(name in self.kind for name in names)
+    def has_wgmma(self) -> bool:
+        """Whether it multiplies by warpgroups: compute capability 9.0 only, as its instructions are
+        not in later ones.
+        """
+        return self.capability == (9, 0)
+
+    @property
+    def has_mosaic(self) -> bool:
+        """Whether Pallas's Mosaic compiler makes kernels for it that copy tiles with the copy
+        engine and wait at barriers: 9.0 and 10.x. Of jax 0.10, 12.0's assembler refuses them.
+        """
+        return self.capability is not None and self.capability[0] in (9, 10)
 
 
 class Implementation(NamedTuple):
@@ -56,8 +82,26 @@ def target() -> Target:
     device = jax.sharding.get_abstract_mesh().abstract_device
     if device is None:
         device = jax.local_devices()[0]
-    platform = "cuda" if device.platform in ("gpu", "cuda") else device.platform
-    return Target(platform, device.device_kind)
+    if device.platform not in ("gpu", "cuda"):
+        return Target(device.platform, device.device_kind)
+    return Target("cuda", device.device_kind, _capability(device))
+
+
+def _capability(device: Any) -> tuple[int, int] | None:
+    """The compute capability that a device says it has, or that its name is known to have."""
+    if said := getattr(device, "compute_capability", None):
+        major, _, minor = str(said).partition(".")
+        return int(major), int(minor)
+    name = device.device_kind
+    return next((found for part, found in CAPABILITIES.items() if part in name), None)
+
+
+def triton_capability() -> int | None:
+    """The capability as Triton's compiler takes it, 90 for 9.0, known without asking the driver,
+    which is not there when a program is compiled for a GPU elsewhere; None where it is not known.
+    """
+    capability = target().capability
+    return None if capability is None else 10 * capability[0] + capability[1]
 
 
 def check_name(

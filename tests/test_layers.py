@@ -22,7 +22,7 @@ FLOORS = [
         "compile_cache",
         "progress",
     },
-    {"kernels"},
+    {"kernels", "cost"},
     {"models", "media", "diffusion"},
     {"checkpoint"},
     {"parallel"},

@@ -22,7 +22,7 @@ COMMANDS = {
     "ode-pairs": "trajectories of a teacher, for its student to begin on",
     "nano-course": "helios-nano from nothing, part after part",
     "world": "clips and captions of the procedural world",
-    "plan": "memory that a request or a training step takes on a GPU that is not there",
+    "plan": "memory and time that a request or a training step takes on a GPU that is not there",
     "evaluate": "read what a model of the procedural world makes",
     "bench": "make, score and compare videos as HeliosBench does",
 }

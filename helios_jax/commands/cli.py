@@ -167,11 +167,16 @@ def recipes(*parts: str) -> list[str]:
 
 
 def define_plan(options: flags.FlagValues, help: str) -> None:
-    """Define ``--plan`` for the H100, and ``--plan=h200`` for another GPU of the compiler's."""
+    """Define ``--plan`` for the H100, and ``--plan=h200`` for another GPU of the compiler's; and
+    ``--json`` beside it.
+    """
     # A boolean flag's value may be left out; the parser reads "true" as the first target.
     parser = _TargetParser(list(compiler.TARGETS))
     flag = flags.Flag(parser, None, "plan", None, help, boolean=True)
     flags.DEFINE_flag(flag, options)
+    flags.DEFINE_bool(
+        "json", False, "With --plan, print all of it as one JSON object.", flag_values=options
+    )
 
 
 class _TargetParser(flags.EnumParser):

@@ -1,5 +1,6 @@
 """What ``helios-jax sample`` says: what a request will make and take, and where the time went."""
 
+import json
 import os
 import sys
 from collections import Counter
@@ -10,12 +11,14 @@ from absl import flags
 
 from helios_jax.config import HeliosConfig
 from helios_jax.memory.compiler import TARGETS
-from helios_jax.memory.report import GIB
+from helios_jax.memory.report import GIB, time_report
 from helios_jax.memory.sampling import (
+    CHUNK_PROGRAMS,
     Placement,
     available_memory,
     estimate_request,
     plan_request,
+    predicted_rate,
 )
 from helios_jax.progress import Progress
 from helios_jax.sampling.fields import show
@@ -82,7 +85,8 @@ def announce_memory(request: Request, dtype: DTypeLike, placement: Placement, sa
 
 
 def show_plan(request: Request, options: flags.FlagValues, placement: Placement) -> None:
-    """Print the memory that a request takes on the GPU of --plan.
+    """Print the memory that a request takes on the GPU of --plan, and the frames a second that are
+    predicted of it.
 
     Raises:
       RequestError: if it does not fit.
@@ -97,16 +101,27 @@ def show_plan(request: Request, options: flags.FlagValues, placement: Placement)
             placement=placement,
             progress=progress.describe,
         )
-    print(f"{request.batch} video(s) of {request.width}x{request.height}, {dtype}, on {gpu.name}")
-    print(plan)
+    rate = predicted_rate(request, plan)
     share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))
     verdict = (
         f"{plan.peak / GIB:.2f} GiB at once, of {gpu.memory / GIB:.2f} GiB, of which JAX takes "
         f"{share:.0%} (XLA_PYTHON_CLIENT_MEM_FRACTION)"
     )
-    if plan.peak > share * gpu.memory:
+    fits = plan.peak <= share * gpu.memory
+    if options.json:
+        found = {"gpu": gpu.name, "fits": fits, "predicted_frames_per_second": rate}
+        print(json.dumps(found | plan.as_dict() | {"rates": gpu.rates._asdict()}))
+    else:
+        size_of_video = f"{request.width}x{request.height}"
+        print(f"{request.batch} video(s) of {size_of_video}, {dtype}, on {gpu.name}")
+        print(plan)
+        if rate is not None:
+            print(f"predicted, not measured: {rate:.1f} frames/s once it runs")
+            print(time_report(plan, gpu, CHUNK_PROGRAMS))
+    if not fits:
         raise RequestError(f"it does not fit: {verdict}")
-    print(f"it fits: {verdict}")
+    if not options.json:
+        print(f"it fits: {verdict}")
 
 
 def report(

@@ -28,6 +28,7 @@ Exit status: 0 when all steps are done, or training was stopped and saved; 1 whe
 (loss not finite); 2 when it cannot begin (one line on stderr says why).
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +44,8 @@ from helios_jax.commands import cli
 from helios_jax.compile_cache import use_compile_cache
 from helios_jax.config import ConfigError, from_dict
 from helios_jax.memory.compiler import TARGETS
-from helios_jax.memory.report import GIB
-from helios_jax.memory.training import plan_step
+from helios_jax.memory.report import GIB, time_report
+from helios_jax.memory.training import plan_step, predicted_mfu
 from helios_jax.models.lora import combine
 from helios_jax.parallel.start import start_processes
 from helios_jax.progress import Progress
@@ -66,7 +67,7 @@ def run(options: flags.FlagValues) -> None:
     """Plan or train as the flags say."""
     config = read_recipe(options)
     if options.plan is not None:
-        show_plan(config, options.plan)
+        show_plan(config, options.plan, options.json)
         return
     start_processes(options.coordinator, options.process, options.processes)
     use_compile_cache(options.compile_cache)
@@ -105,8 +106,8 @@ def recipe_name(options: flags.FlagValues) -> str:
     return Path(path).stem
 
 
-def show_plan(config: TrainConfig, target: str) -> None:
-    """Print the memory that a step takes on a GPU.
+def show_plan(config: TrainConfig, target: str, as_json: bool) -> None:
+    """Print the memory that a step takes on a GPU, and the time that is predicted of it.
 
     Raises:
       ConfigError: if it does not fit, or the objective trains another part than the transformer.
@@ -119,15 +120,25 @@ def show_plan(config: TrainConfig, target: str) -> None:
     sample = config.model.sample
     with Progress("compiling") as progress:
         plan = plan_step(config, target, progress.describe)
-    print(
-        f"{config.data.batch_size} clip(s) of {sample.width}x{sample.height}, {config.dtype}, on "
-        f"one {gpu.name}"
-    )
-    print(plan)
+    mfu = predicted_mfu(config, plan, target)
     verdict = f"{plan.peak / GIB:.2f} GiB at once, of {gpu.memory / GIB:.2f} GiB"
-    if plan.peak > 0.98 * gpu.memory:
+    fits = plan.peak <= 0.98 * gpu.memory
+    if as_json:
+        found = {"gpu": gpu.name, "fits": fits, "predicted_mfu": mfu}
+        print(json.dumps(found | plan.as_dict() | {"rates": gpu.rates._asdict()}))
+    else:
+        size = f"{sample.width}x{sample.height}"
+        print(f"{config.data.batch_size} clip(s) of {size}, {config.dtype}, on one {gpu.name}")
+        print(plan)
+        if plan.times:
+            seconds = plan.times["training step"].seconds
+            share = f", model FLOP utilisation {mfu:.1%}" if mfu else ""
+            print(f"predicted, not measured: {seconds:.2f} s a step{share}")
+            print(time_report(plan, gpu, ["training step"]))
+    if not fits:
         raise ConfigError(f"it does not fit: {verdict}")
-    print(f"it fits: {verdict}")
+    if not as_json:
+        print(f"it fits: {verdict}")
 
 
 def validation_videos(folder: Path, verify: bool = True):

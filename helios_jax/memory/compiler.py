@@ -7,7 +7,7 @@ XLA's CUDA compiler works from a description of the chip. It needs `jax-cuda13-p
 driver. What it cannot tell: numbers, speed, and which plan cuDNN or cuBLAS would choose.
 
 The one file that touches what jax keeps private for this: three questions that jax puts to a live
-GPU are answered here for a Hopper one.
+GPU are answered here for the chip that is compiled for.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import jax
@@ -25,58 +25,46 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from helios_jax.compile_cache import without_compile_cache
+from helios_jax.cost.chips import CHIPS, Chip
 
-
-class Gpu(NamedTuple):
-    """A chip to compile for, of compute capability 9.0.
-
-    Attributes:
-      name: as the driver tells it.
-      memory: of the device, bytes.
-      bandwidth: of its memory, bytes a second.
-      l2_cache: bytes.
-    """
-
-    name: str
-    memory: int
-    bandwidth: int
-    l2_cache: int
-
-
-TARGETS: Mapping[str, Gpu] = {
-    "h100": Gpu(
-        "NVIDIA H100 80GB HBM3",
-        memory=84_929_347_584,
-        bandwidth=3_352_320_000_000,
-        l2_cache=50 << 20,
-    ),
-    "h200": Gpu(
-        "NVIDIA H200", memory=150_754_820_096, bandwidth=4_800_000_000_000, l2_cache=60 << 20
-    ),
-}
+TARGETS: Mapping[str, Chip] = CHIPS
+"""The chips that can be compiled for, by the name that ``--plan`` takes."""
 
 SHARED_MEMORY = 232_448
-"""Bytes of shared memory that a block may ask for on these chips."""
+"""Bytes of shared memory that a block may ask for on a Hopper chip."""
 
 CUDNN = 91_200
 """The cuDNN release, 9.12.0, that is assumed to be there."""
 
 _DESCRIPTION = """
 gpu_device_info {{
-  cuda_compute_capability {{ major: 9 minor: 0 }}
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
-  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  core_count: {chip.cores} fpus_per_core: 128 clock_rate_ghz: {chip.clock}
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: {chip.threads}
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  shared_memory_per_core: 233472 shared_memory_per_block: 49152
+  shared_memory_per_core: {chip.shared_memory} shared_memory_per_block: 49152
   shared_memory_per_block_optin: {shared_memory}
-  device_memory_size: {gpu.memory} memory_bandwidth: {gpu.bandwidth} l2_cache_size: {gpu.l2_cache}
+  device_memory_size: {chip.memory} memory_bandwidth: {bandwidth} l2_cache_size: {chip.l2_cache}
 }}
 dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
 runtime_version {{ major: 13 minor: 0 patch: 0 }}
 platform_name: "CUDA"
-device_description_str: "{gpu.name}"
+device_description_str: "{chip.name}"
 """
+
+
+def describe(target: str) -> str:
+    """What XLA is told of a chip, as the text of a GpuTargetConfigProto."""
+    chip = TARGETS[target]
+    major, minor = chip.capability
+    return _DESCRIPTION.format(
+        chip=chip,
+        major=major,
+        minor=minor,
+        bandwidth=int(chip.bandwidth),
+        shared_memory=chip.shared_memory - 1024,  # the driver keeps one KiB of it
+    )
 
 
 def unavailable() -> str | None:
@@ -112,10 +100,26 @@ def devices(target: str = "h100", count: int = 1) -> list[jax.Device]:
     """
     if reason := unavailable():
         raise RuntimeError(f"cannot compile for {target} here: {reason}")
-    description = _DESCRIPTION.format(gpu=TARGETS[target], shared_memory=SHARED_MEMORY)
     return topologies.get_topology_desc(
-        platform="cuda", target_config=description, topology=f"1x1x{count}"
+        platform="cuda", target_config=describe(target), topology=f"1x1x{count}"
     ).devices
+
+
+@contextlib.contextmanager
+def tracing_for(target: str = "h100", mesh: Mesh | None = None) -> Generator[None, None, None]:
+    """What is traced inside is traced for this chip, ``jax.eval_shape`` included: kernels are
+    chosen, and refused, as they would be on it.
+
+    Args:
+      target: a key of :data:`TARGETS`.
+      mesh: of :func:`devices`; by default a single one.
+    """
+    mesh = mesh or Mesh(devices(target), ("device",))
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        _answers(TARGETS[target].capability),
+    ):
+        yield
 
 
 def compile_for(
@@ -147,11 +151,7 @@ def compile_for(
     # Without a device nothing can be timed, and of what it could generate itself for a matrix
     # product XLA would take the first: cuBLAS is what would win.
     options = {"xla_gpu_enable_triton_gemm": False, **(options or {})}
-    with (
-        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
-        _hopper_answers(),
-        without_compile_cache(),
-    ):
+    with tracing_for(target, mesh), without_compile_cache():
         return jitted.lower(*args).compile(compiler_options=options)
 
 
@@ -178,20 +178,22 @@ def _sharding(x: Any, mesh: Mesh) -> jax.sharding.Sharding:
 
 
 @contextlib.contextmanager
-def _hopper_answers() -> Generator[None, None, None]:
+def _answers(capability: tuple[int, int]) -> Generator[None, None, None]:
     """What jax asks of the GPU while it traces cuDNN's attention."""
     from jax._src.cudnn import fused_attention_stablehlo as attention
 
-    def version(capability: str) -> tuple[int, ...]:
-        return tuple(map(int, capability.split(".")))
+    def version(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split(".")))
 
     with (
         mock.patch.object(attention, "check_cudnn_version", return_value=CUDNN),
         mock.patch.object(
-            attention, "check_compute_capability", lambda least: version(least) <= (9, 0)
+            attention, "check_compute_capability", lambda least: version(least) <= capability
         ),
         mock.patch.object(
-            attention, "is_cuda_compute_capability_equal", lambda exact: version(exact) == (9, 0)
+            attention,
+            "is_cuda_compute_capability_equal",
+            lambda exact: version(exact) == capability,
         ),
     ):
         yield

@@ -1,8 +1,10 @@
-"""Memory that programs take on a GPU, known by compiling them for it on a machine without one.
+"""Memory and time that programs take on a GPU, known by compiling them for it on a machine without
+one.
 
-The compiler is the one that would run on the GPU, and its own account of a program's buffers is
-what is reported. It works in a process of its own: JAX is started there without a GPU whatever the
-machine has, and what the compiler prints stays out of the way.
+The compiler is the one that would run on the GPU. Its own account of a program's buffers is what is
+reported as memory; time is predicted from the kernels that it launches. It works in a process of
+its own: JAX is started there without a GPU whatever the machine has, and what the compiler prints
+stays out of the way.
 """
 
 import json
@@ -12,12 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
+from helios_jax.cost.chips import Chip
+from helios_jax.cost.kernels import Count, Kernel, count
+from helios_jax.cost.report import Prediction, as_dict, assumptions, largest_wastes, table
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
 
@@ -52,6 +58,7 @@ class ProgramMemory(NamedTuple):
       temporary: of everything between.
       host: of arrays in host memory, save arguments.
       seconds: that tracing and compilation took here.
+      kernels: that it launches.
     """
 
     arguments: int
@@ -60,6 +67,7 @@ class ProgramMemory(NamedTuple):
     temporary: int
     host: int
     seconds: float
+    kernels: Count = Count(())
 
     @property
     def working(self) -> int:
@@ -77,6 +85,7 @@ class MemoryPlan(NamedTuple):
       host: host memory, by part.
       source: how the working memory is known.
       unseen: what is not in it.
+      times: predicted seconds of each program, where they were compiled.
     """
 
     resident: dict[str, int]
@@ -85,6 +94,7 @@ class MemoryPlan(NamedTuple):
     host: dict[str, int]
     source: str
     unseen: str
+    times: Mapping[str, Prediction] = MappingProxyType({})
 
     @property
     def peak(self) -> int:
@@ -109,6 +119,26 @@ class MemoryPlan(NamedTuple):
             lines += ["device memory before the rest is loaded", *_rows(self.before)]
         lines += [f"not seen: {self.unseen}", "host memory", *_rows(self.host)]
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, in bytes and seconds."""
+        times = {name: as_dict(prediction) for name, prediction in self.times.items()}
+        fields = self._asdict() | {"times": times}
+        return {"peak": self.peak} | fields
+
+
+def time_report(plan: MemoryPlan, chip: Chip, programs: Sequence[str]) -> str:
+    """The predicted time of a job's programs as text: a table each, what is lost, and the rates.
+
+    Args:
+      plan: of the job.
+      chip: that it is compiled for.
+      programs: names of those that take the time of the job.
+    """
+    lines = [table(name, prediction) for name, prediction in plan.times.items()]
+    lost = largest_wastes({name: plan.times[name] for name in programs})
+    lines.append(f"of {' and '.join(programs)}, most is lost to: {', '.join(lost)}")
+    return "\n".join([*lines, assumptions(chip)])
 
 
 def program_memory(
@@ -170,7 +200,9 @@ def _read_outcome(outcome: list[Any], target: str) -> tuple[str, ProgramMemory]:
         raise CompilerAbsentError(result)
     if kind == "failed":
         raise PlanError(f"{name} cannot be compiled for {target}: {result}")
-    return name, ProgramMemory(*result)
+    kernels, notes = result["kernels"]
+    launches = tuple(Kernel(**kernel | {"matrix": tuple(kernel["matrix"])}) for kernel in kernels)
+    return name, ProgramMemory(**result | {"kernels": Count(launches, tuple(notes))})
 
 
 def measure(program: Program, target: str) -> ProgramMemory:
@@ -178,16 +210,17 @@ def measure(program: Program, target: str) -> ProgramMemory:
     says nothing against it.
     """
     began = time.perf_counter()
-    stats: Any = compiler.compile_for(
-        program.function, *program.args, target=target
-    ).memory_analysis()
+    compiled = compiler.compile_for(program.function, *program.args, target=target)
+    seconds = time.perf_counter() - began
+    stats: Any = compiled.memory_analysis()
     return ProgramMemory(
         stats.argument_size_in_bytes,
         stats.output_size_in_bytes,
         stats.alias_size_in_bytes,
         stats.temp_size_in_bytes,
         stats.host_output_size_in_bytes + stats.host_temp_size_in_bytes,
-        time.perf_counter() - began,
+        seconds,
+        count(compiled.as_text() or ""),
     )
 
 
@@ -205,8 +238,14 @@ def main() -> None:
     make_programs, args, target = pickle.loads(Path(sys.argv[1]).read_bytes())
     name = make_programs.__qualname__
     try:
-        for name, program in make_programs(*args).items():
-            _print("compiled", name, measure(program, target))
+        # Shapes that depend on a kernel's choice are those of the chip, too.
+        with compiler.tracing_for(target):
+            programs = make_programs(*args)
+        for name, program in programs.items():
+            memory = measure(program, target)
+            launches = [kernel._asdict() for kernel in memory.kernels.kernels]
+            found = {"kernels": [launches, memory.kernels.notes]}
+            _print("compiled", name, memory._asdict() | found)
     except Exception as error:  # whatever it is, the other process reports it
         _print("failed", name, f"{type(error).__name__}: {error}")
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from helios_jax.checkpoint.params import abstract_params, blocks_in_host_memory
+from helios_jax.cost.report import predict
 from helios_jax.diffusion.history import start_history
 from helios_jax.memory import compiler
 from helios_jax.memory.report import CompilerAbsentError, MemoryPlan, Program, program_memory
@@ -74,6 +75,7 @@ def plan_request(
     working = {}
     host = dict(estimate.host)
     before = dict(estimate.before)
+    times = {}
     args = (request, np.dtype(dtype).name, np.dtype(vae_dtype).name, placement)
     try:
         for name, memory in program_memory(request_programs, args, target):
@@ -82,6 +84,7 @@ def plan_request(
                 before[name] = memory.arguments + memory.working
             else:
                 working[name] = memory.working
+            times[name] = predict(memory.kernels, compiler.TARGETS[target])
             if memory.host:
                 host[name] = memory.host
     except CompilerAbsentError as error:
@@ -95,7 +98,23 @@ def plan_request(
         source=f"as compiled for {compiler.TARGETS[target].name}",
         unseen="workspace that cuDNN and cuBLAS ask for when they run, and what the allocator "
         "loses between arrays",
+        times=times,
     )
+
+
+CHUNK_PROGRAMS = ("chunk", "VAE decoder")
+"""The programs that run for every chunk of a video."""
+
+
+def predicted_rate(request: Request, plan: MemoryPlan) -> float | None:
+    """Frames a second of all videos of a request, once it runs; None where nothing was compiled.
+
+    The amplified first chunk, text and what the host does are not in it.
+    """
+    if not plan.times:
+        return None
+    seconds = sum(plan.times[name].seconds for name in CHUNK_PROGRAMS)
+    return request.batch * request.frames_per_chunk / seconds
 
 
 def request_programs(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from helios_jax.cost.report import predict
 from helios_jax.memory.compiler import TARGETS
 from helios_jax.memory.report import CompilerAbsentError, MemoryPlan, Program, program_memory
 from helios_jax.training.abstract import abstract_run
@@ -45,7 +46,22 @@ def plan_step(
         source=f"as compiled for {TARGETS[target].name}",
         unseen="workspace that cuDNN and cuBLAS ask for when they run, and what the allocator "
         "loses between arrays",
+        times={"training step": predict(memory.kernels, TARGETS[target])},
     )
+
+
+def predicted_mfu(config: TrainConfig, plan: MemoryPlan, target: str) -> float | None:
+    """The share of the chip's peak that a step's own operations would be: model FLOP utilisation.
+
+    None where nothing was compiled, or the objective does not count its operations.
+    """
+    if not plan.times:
+        return None
+    state, _, batch = abstract_run(config)
+    samples = jax.tree.leaves(batch)[0].shape[0]
+    cost = find_objective(config).cost(config, state.trainable, batch)
+    operations = samples * cost.operations
+    return operations / plan.times["training step"].seconds / TARGETS[target].peak or None
 
 
 def step_program(config: TrainConfig) -> Program:

@@ -95,8 +95,8 @@ def _refuses_pallas(
     target: Target, query: Array, key: Array, value: Array, bias: Array | None = None
 ) -> str | None:
     channels = query.shape[-1]
-    if not target.is_hopper:
-        return f"it needs a Hopper GPU, not {target.kind}"
+    if not target.has_wgmma:
+        return f"it needs a GPU of compute capability 9.0 (Hopper), not {target.kind}"
     if channels not in (64, 128):
         return f"it takes heads of 64 or 128 channels, not {channels}"
     return _refuses_dtype(query, key, value)

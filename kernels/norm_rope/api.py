@@ -78,8 +78,8 @@ def _refuses_triton(target: Target, qkv: Array, *_, **__) -> str | None:
 
 def _refuses_pallas(target: Target, qkv: Array, *_, **__) -> str | None:
     heads, channels = qkv.shape[-2:]
-    if not target.is_hopper:
-        return f"it needs a Hopper GPU, not {target.kind}"
+    if not target.has_mosaic:
+        return f"it needs a GPU of compute capability 9 or 10, not {target.kind}"
     if channels not in (64, 128, 256):
         return f"it takes heads of 64, 128 or 256 channels, not {channels}"
     if heads * channels % 512:

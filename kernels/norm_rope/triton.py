@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Array, Float
 
-from ..dispatch import target
+from ..dispatch import triton_capability
 
 GROUP = 1024
 """Most channels of a group."""
@@ -147,9 +147,7 @@ def norm_rope(
         out_shape=[part, part, part],
         grid=grid,
         num_warps=max(1, constants["HEADS"] * d * qkv.dtype.itemsize // (16 * 32)),
-        # Known without asking the driver, which is not there when a program is compiled for a GPU
-        # elsewhere.
-        compute_capability=90 if target().is_hopper else None,
+        compute_capability=triton_capability(),
         **constants,
     )
     return query, key, value

@@ -252,9 +252,9 @@ def _refuses_triton(target: Target) -> str | None:
 
 
 def _refuses_pallas(target: Target) -> str | None:
-    if target.is_hopper:
+    if target.has_mosaic:
         return None
-    return f"it needs a Hopper GPU, not {target.kind} ({target.platform})"
+    return f"it needs a GPU of compute capability 9 or 10, not {target.kind} ({target.platform})"
 
 
 def _refuses_dtypes(arrays: tuple[Any, ...], adds: bool) -> str | None:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Array, Float
 
-from ..dispatch import target
+from ..dispatch import triton_capability
 from .fusion import Fusion
 
 CHUNK = 1024
@@ -220,9 +220,7 @@ def residual_norm(
         input_output_aliases={0: 0} if constants["IN_PLACE"] else {},
         grid=grid,
         num_warps=4,
-        # Known without asking the driver, which is not there when a program is compiled for a GPU
-        # elsewhere.
-        compute_capability=90 if target().is_hopper else None,
+        compute_capability=triton_capability(),
         **constants,
     )
     return (None if y is None else added), (None if fusion.norm is None else normed)

@@ -392,11 +392,11 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
         ),
         (
             [PROMPT, TINY, "--config.transformer.attention=pallas"],
-            "attention: pallas cannot serve: it needs a Hopper GPU, not cpu",
+            "attention: pallas cannot serve: it needs a GPU of compute capability 9.0",
         ),
         ([PROMPT, "--config=absent.py"], "absent.py"),
         ([PROMPT, "--height=64000", "--width=64000"], "of device memory"),
-        (["--plan=a100"], "value should be one of <h100|h200>"),
+        (["--plan=v100"], "value should be one of <h100|h200|a100|l40s|b200|rtx5090>"),
         ([PROMPT, "--compile_cache=empty.txt/programs"], "empty.txt"),
         (["a red ball"], "unexpected argument 'a red ball'"),
     ],

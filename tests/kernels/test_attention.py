@@ -25,8 +25,8 @@ from helios_jax.kernels.dispatch import Target, UnsupportedError
 from helios_jax.memory import compiler as deviceless
 from tests.kernels.interpret import clipping_copies, raced
 
-H100 = Target("cuda", "NVIDIA H100 80GB HBM3")
-A100 = Target("cuda", "NVIDIA A100-SXM4-80GB")
+H100 = Target("cuda", "NVIDIA H100 80GB HBM3", (9, 0))
+A100 = Target("cuda", "NVIDIA A100-SXM4-80GB", (8, 0))
 CPU = Target("cpu", "cpu")
 needs_compiler = pytest.mark.skipif(
     deviceless.unavailable() is not None,
@@ -106,7 +106,10 @@ def test_these_implementations_serve(target, dtype, channels, expected):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("cudnn", "it needs an NVIDIA GPU, not cpu"), ("pallas", "it needs a Hopper GPU, not cpu")],
+    [
+        ("cudnn", "it needs an NVIDIA GPU, not cpu"),
+        ("pallas", "it needs a GPU of compute capability 9.0"),
+    ],
 )
 def test_refusals_say_why(name, reason):
     with pytest.raises(UnsupportedError, match=reason):

@@ -24,7 +24,7 @@ EPS = 1e-6
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed"
 )
-H100 = Target("cuda", "NVIDIA H100 80GB HBM3")
+H100 = Target("cuda", "NVIDIA H100 80GB HBM3", (9, 0))
 
 
 def inputs(dtype, tokens=6, heads=4, channels=128, gain=True, batch=2):
@@ -177,7 +177,13 @@ def test_triton_kernel_is_the_plain_version():
         ("triton", Target("cpu", "cpu"), jnp.bfloat16, {}, "an NVIDIA GPU, not cpu"),
         ("triton", H100, jnp.bfloat16, dict(channels=96), "1024 channels, not 96"),
         ("triton", H100, jnp.float8_e4m3fn, {}, "not float8_e4m3fn"),
-        ("pallas", Target("cuda", "NVIDIA A100"), jnp.bfloat16, {}, "Hopper GPU, not NVIDIA A100"),
+        (
+            "pallas",
+            Target("cuda", "NVIDIA A100", (8, 0)),
+            jnp.bfloat16,
+            {},
+            "capability 9 or 10, not NVIDIA A100",
+        ),
         ("pallas", H100, jnp.bfloat16, dict(channels=32), "channels, not 32"),
         ("pallas", H100, jnp.bfloat16, dict(heads=6), "6 x 128 are not"),
         ("pallas", H100, jnp.float32, {}, "not float32"),

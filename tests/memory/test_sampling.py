@@ -14,13 +14,24 @@ import pytest
 
 from helios_jax.checkpoint.params import abstract_params, blocks_in_host_memory
 from helios_jax.config import HeliosConfig, from_dict
+from helios_jax.cost.kernels import ARGUMENT_COPIES, Count, Kernel
+from helios_jax.cost.report import predict
 from helios_jax.memory import compiler as gpu_compiler
 from helios_jax.memory import sampling as plan
-from helios_jax.memory.report import GIB, CompilerAbsentError, ProgramMemory, measure
+from helios_jax.memory.report import (
+    GIB,
+    CompilerAbsentError,
+    ProgramMemory,
+    measure,
+    program_memory,
+    time_report,
+)
 from helios_jax.memory.sampling import (
+    CHUNK_PROGRAMS,
     Placement,
     estimate_request,
     plan_request,
+    predicted_rate,
     request_programs,
 )
 from helios_jax.models.transformer import HeliosTransformer
@@ -269,3 +280,35 @@ def test_the_chunk_program_spills_nothing_and_has_its_kernels(monkeypatch):
     assert calls["__cudnn$fmhaSoftmax"] == 2 * blocks  # to all tokens, and to the text
     # Norm, q k v, two sums with norms, norm of text queries, sum.
     assert calls["triton_kernel_call"] + calls["mosaic_gpu_v2"] >= 6 * blocks
+
+
+@pytest.mark.parametrize(
+    "named", [{"kernels": "pallas"}, {"kernels": "triton"}, {"attention": "cudnn"}]
+)
+def test_a_kernel_that_serves_the_gpu_is_not_refused_for_the_machine(named, monkeypatch):
+    """Shapes of programs are traced for the GPU that is asked about, not for the CPU that asks."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    if reason := gpu_compiler.unavailable():
+        pytest.skip(f"no compiler for GPUs: {reason}")
+    transformer = dataclasses.replace(DISTILLED.transformer, num_layers=1, **named)
+    config = dataclasses.replace(DISTILLED, transformer=transformer)
+    args = (make_request(config), "bfloat16", "bfloat16", Placement())
+    name, memory = next(program_memory(request_programs, args, "h200"))
+    assert name == "text encoder"
+    assert memory.temporary > 0
+
+
+def test_frames_a_second_are_predicted_of_what_runs_for_every_chunk():
+    """33 frames in the seconds of the chunk and of the decoder; the text is encoded once."""
+    copies = Kernel(ARGUMENT_COPIES, read=4.3e12)
+    chunk = predict(Count((copies,)), gpu_compiler.TARGETS["h200"])
+    text = predict(Count((copies._replace(times=100.0),)), gpu_compiler.TARGETS["h200"])
+    request = make_request(DISTILLED)
+    found = estimate_request(request, "bfloat16", fused_attention=True)
+    assert predicted_rate(request, found) is None
+    times = {"text encoder": text, "chunk": chunk, "VAE decoder": chunk}
+    rate = predicted_rate(request, found._replace(times=times))
+    assert rate == pytest.approx(33 / 2, rel=1e-3)
+    assert "of chunk and VAE decoder, most is lost to: weight copies 2000.0 ms" in time_report(
+        found._replace(times=times), gpu_compiler.TARGETS["h200"], CHUNK_PROGRAMS
+    )
