@@ -21,6 +21,7 @@ FLOORS = [
         "locks",
         "compile_cache",
         "progress",
+        "devices",
     },
     {"kernels", "cost"},
     {"models", "media", "diffusion"},

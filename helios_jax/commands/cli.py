@@ -17,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from helios_jax import configs
+from helios_jax import configs, devices
 from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
@@ -79,6 +79,11 @@ def run_command(
     except KeyboardInterrupt:
         complain("interrupted; files that were not finished are removed", argv[0])
         return 130
+    except Exception:
+        if reason := devices.unavailable():
+            complain(reason, argv[0])
+            return HeliosError.exit_status
+        raise
     return 0
 
 
@@ -243,6 +248,7 @@ def _prepare_process() -> None:
     if "JAX_PLATFORMS" not in os.environ and compiler.has_plugin() and not _has_driver():
         # Otherwise the plugin complains at length before the CPU is taken.
         jax.config.update("jax_platforms", "cpu")
+    devices.report_in_one_line()
     # JAX reports devices that are not there, and Orbax every step it takes.
     logging.getLogger("jax").setLevel(logging.WARNING)
     absl.logging.set_verbosity(absl.logging.WARNING)

@@ -8,8 +8,8 @@ that has none.
 It takes the flags of the command that it names, and is the same as that command with --plan=GPU.
 The GPU is one of h100, h200, a100, l40s, b200 and rtx5090; --json prints everything as one object.
 Time is a prediction, from the kernels of the compiled programs and rates that are assumed and
-printed. The extra `plan` has the compiler (pip install 'helios-jax[plan]'); without it an estimate is
-printed.
+printed. The extra `plan` has the compiler (pip install 'helios-jax[plan]'); without it an estimate
+of the memory is printed.
 
 Exit status: 0 if it fits, 2 if it does not or the request cannot be served.
 """

@@ -72,14 +72,15 @@ def announce_memory(request: Request, dtype: DTypeLike, placement: Placement, sa
     free = available_memory()
     resident = ", ".join(f"{part} {size(count)}" for part, count in plan.resident.items())
     working = ", ".join(f"{part} {size(count)}" for part, count in plan.working.items())
+    memory = "memory of the CPU" if jax.default_backend() == "cpu" else "device memory"
     say(
-        f"device memory, estimated: {size(plan.peak)}{f' of {size(free)} free' if free else ''} "
+        f"{memory}, estimated: {size(plan.peak)}{f' of {size(free)} free' if free else ''} "
         f"(weights and caches: {resident}; beside them, in turn: {working}); "
         f"host memory beside it: {size(sum(plan.host.values()))}"
     )
     if free and plan.peak > free:
         raise RequestError(
-            f"this needs about {size(plan.peak)} of device memory and {size(free)} are free: ask "
+            f"this needs about {size(plan.peak)} of {memory} and {size(free)} are free: ask "
             "for a smaller size or batch"
         )
 

@@ -79,7 +79,7 @@ def test_every_prompt_of_a_file_becomes_a_batch_of_videos(toy_checkpoint, tmp_pa
         "4 video(s) of 35 frames, 128x64, 1.5 s at 24 frames/s: 2 chunk(s) of 33 frames, "
         "steps 1-1-1, 2-2-2 in the first chunk" in result.stdout
     )
-    assert "device memory, estimated" in result.stdout
+    assert "memory of the CPU, estimated" in result.stdout
     for part in (
         "text",
         "transformer",
@@ -395,7 +395,7 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
             "attention: pallas cannot serve: it needs a GPU of compute capability 9.0",
         ),
         ([PROMPT, "--config=absent.py"], "absent.py"),
-        ([PROMPT, "--height=64000", "--width=64000"], "of device memory"),
+        ([PROMPT, "--height=64000", "--width=64000"], "of memory of the CPU"),
         (["--plan=v100"], "value should be one of <h100|h200|a100|l40s|b200|rtx5090>"),
         ([PROMPT, "--compile_cache=empty.txt/programs"], "empty.txt"),
         (["a red ball"], "unexpected argument 'a red ball'"),
