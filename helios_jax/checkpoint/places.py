@@ -6,6 +6,7 @@ downloads it.
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from helios_jax.checkpoint.errors import CheckpointError
@@ -71,8 +72,8 @@ def download_command(folder: Path, names: list[str]) -> str:
     cached = any(_CACHED.fullmatch(part) for part in folder.parts)
     root = folder if (folder / "model_index.json").exists() else folder.parent
     inside = names
-    if cached:
-        parts = folder.parts
+    parts = folder.parts
+    if cached and "snapshots" in parts:
         at = max(i for i, part in enumerate(parts) if part == "snapshots")
         inside = ["/".join([*parts[at + 2 :], name]) for name in names]
     elif root != folder and (root / "model_index.json").exists():
@@ -80,7 +81,9 @@ def download_command(folder: Path, names: list[str]) -> str:
     else:
         root = folder
     place = "" if cached else f" --local-dir {root}"
-    return f"hf download {found or 'REPOSITORY'} {' '.join(inside)}{place}"
+    options = "--include " if any("*" in name for name in names) else ""
+    shown = " ".join(shlex.quote(name) for name in inside)
+    return f"hf download {found or 'REPOSITORY'} {options}{shown}{place}"
 
 
 def _caches() -> list[Path]:

@@ -21,6 +21,7 @@ import numpy as np
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import Progress, parse_json, read_json, write_json
 from helios_jax.checkpoint.layout import Shape
+from helios_jax.checkpoint.places import download_command
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -166,11 +167,18 @@ def read_folder(folder: Path) -> dict[str, TorchTensor]:
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise CheckpointError(f"{folder} has no .safetensors files")
+        others = sorted(file.name for file in folder.glob("*.bin")) + [
+            file.name for file in sorted(folder.glob("*.gguf"))
+        ]
+        held = f"; it has {', '.join(others[:3])}, which is not read" if others else ""
+        raise CheckpointError(
+            f"{folder} has no .safetensors files{held}: "
+            f"`{download_command(folder, ['*.safetensors'])}`"
+        )
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
             f"{folder} lacks {len(missing)} of {len(files)} shards: {', '.join(missing)}. "
-            "Was the download interrupted?"
+            f"Was the download interrupted? `{download_command(folder, missing)}`"
         )
     tensors: dict[str, TorchTensor] = {}
     for file in files:

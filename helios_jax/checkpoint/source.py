@@ -12,22 +12,22 @@ import numpy as np
 
 from helios_jax.checkpoint import kinds, wan
 from helios_jax.checkpoint.adapter_files import AdapterFile
+from helios_jax.checkpoint.describe import describe
 from helios_jax.checkpoint.diffusers_config import checked
 from helios_jax.checkpoint.errors import CheckpointError, check_tensors
+from helios_jax.checkpoint.layouts import layout_of
 from helios_jax.checkpoint.lora import merge
 from helios_jax.checkpoint.names import component_slots
-from helios_jax.checkpoint.parts import (
+from helios_jax.checkpoint.places import resolve
+from helios_jax.checkpoint.rest import (
     Rest,
-    Transformer,
-    layout_of,
     read_rest,
-    read_transformer,
     transformer_config_beside,
     wan_sampling,
 )
-from helios_jax.checkpoint.places import resolve
 from helios_jax.checkpoint.safetensors_files import TorchTensor
 from helios_jax.checkpoint.stored import TIED
+from helios_jax.checkpoint.transformer_source import Transformer, read_transformer
 from helios_jax.config import HeliosConfig
 
 Components = dict[str, dict[str, TorchTensor]]
@@ -120,9 +120,25 @@ def read_source(
       partial: likewise.
 
     Raises:
-      CheckpointError: if they are neither, or incomplete, or hold more than would be read.
+      CheckpointError: if they are neither, or incomplete, or hold more than would be read; the
+        message ends with what they are.
     """
     place = resolve(selection.source)
+    try:
+        found = _read(place, selection, init_from_wan)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} [{describe(place, selection.transformer)}]") from error
+    if not (adapters or partial):
+        return found
+    tensors = dict(found.tensors)
+    tensors["transformer"] = merge(tensors["transformer"], adapters, partial)
+    config = _with_history_scale(found.config, tensors["transformer"])
+    _check(place, {"transformer": tensors["transformer"]}, config)
+    return dataclasses.replace(found, config=config, tensors=tensors)
+
+
+def _read(place: Path, selection: Selection, init_from_wan: bool) -> Source:
+    """The weights without what was trained on them."""
     beside = place if selection.rest is None else resolve(selection.rest)
     alone = selection.rest is None and layout_of(place) in ("component", "file")
     like = None if alone else transformer_config_beside(beside)
@@ -144,10 +160,6 @@ def read_source(
     tensors["text_encoder"] = _without_tied_copy(beside, tensors["text_encoder"])
     _check(place, {"transformer": tensors["transformer"]}, config)
     _check(beside, {name: tensors[name] for name in rest.tensors}, config)
-    if adapters or partial:
-        tensors["transformer"] = merge(tensors["transformer"], adapters, partial)
-        config = _with_history_scale(config, tensors["transformer"])
-        _check(place, {"transformer": tensors["transformer"]}, config)
     return Source(config, tensors, tied, rest.tokenizer, transformer.notes)
 
 

@@ -41,6 +41,15 @@ TRANSFORMER: Rules = (
     (r"\.(attn[12])\.o\.", r".\1.to_out.0."),
 )
 
+EARLIER_NAMES: Rules = (
+    (r"^scale_shift_table$", "norm_out.scale_shift_table"),
+    (r"^(clean_patch_embedding|multi_term_memory_patch)\.(patch_)?", "patch_"),
+    (r"^patch_proj\.", "patch_short."),
+    (r"^patch_proj_2x\.", "patch_mid."),
+    (r"^patch_proj_4x\.", "patch_long."),
+)
+"""Names of Wan in Diffusers and of earlier Helios files, to today's."""
+
 VAE: Rules = (
     (r"^conv1\.", "quant_conv."),
     (r"^conv2\.", "post_quant_conv."),

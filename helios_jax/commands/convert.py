@@ -1,5 +1,9 @@
 """PyTorch checkpoints to helios-jax checkpoints, and back.
 
+What is this, what can it become here, and by which command (--json: for programs)?
+
+  python convert_torch_weights.py --inspect Helios-Distilled
+
 Helios, as downloaded in Diffusers' layout (Base, Mid or Distilled, any dtype, any number of
 shards):
 
@@ -53,14 +57,15 @@ digests first; folders of PyTorch weights have none. Exit status: 0 when done, 2
 cannot be used (one line on stderr says why).
 """
 
+import json
 from collections.abc import Sequence
 
 from absl import flags
 
-from helios_jax.checkpoint import CheckpointError, convert
+from helios_jax.checkpoint import CheckpointError, convert, inspection
 from helios_jax.checkpoint.lora import partial_remark
 from helios_jax.checkpoint.source import Selection
-from helios_jax.commands.cli import complain, run_command
+from helios_jax.commands.cli import UsageError, complain, run_command
 from helios_jax.commands.lora_flags import define_lora, read_lora
 
 
@@ -77,10 +82,16 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         "What to read: a folder of Diffusers or Wan, a transformer in a folder or a file, or the "
         "name of a repository in the Hugging Face cache; with --to_diffusers, a helios-jax "
         "checkpoint.",
-        required=True,
         flag_values=options,
     )
-    flags.DEFINE_string("out", None, "Folder to write.", required=True, flag_values=options)
+    flags.DEFINE_string("out", None, "Folder to write.", flag_values=options)
+    flags.DEFINE_string(
+        "inspect",
+        None,
+        "Say what this is and what it can become, and write nothing.",
+        flag_values=options,
+    )
+    flags.DEFINE_bool("json", False, "With --inspect: say it as JSON.", flag_values=options)
     flags.DEFINE_string(
         "transformer",
         None,
@@ -130,7 +141,15 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def convert_checkpoint(options: flags.FlagValues) -> None:
-    """Convert as the flags say."""
+    """Convert, or inspect, as the flags say."""
+    if options.inspect:
+        selection = Selection(options.inspect, options.transformer, options.rest)
+        found = inspection.inspect(options.inspect, selection)
+        print(json.dumps(found.as_dict(), indent=2) if options.json else found)
+        return
+    for name in ("source", "out"):
+        if options[name].value is None:
+            raise UsageError(f"Flag --{name} must have a value; see --help")
     common = {"dtype": options.dtype, "overwrite": options.overwrite}
     if options.to_diffusers or options.to_wan:
         names = ("lora", "partial", "init_from_wan", "transformer", "rest")

@@ -339,7 +339,8 @@ def test_every_tensor_that_does_not_fit_is_named_at_once(copy, tmp_path):
     assert "missing: blocks.{0-2}.attn2.norm_k.weight, proj_out.bias; " in message
     assert "; unexpected: blocks.1.attn1.q_loras.down.weight; " in message
     assert "; of another shape: patch_mid.bias is [5], not [24]. " in message
-    assert message.endswith("are artefacts of training with restrict_lora: use the merged release")
+    assert "are artefacts of training with restrict_lora: use the merged release [" in message
+    assert message.endswith("text_encoder of 5K parameters in float32]")
     assert not (tmp_path / "ours").exists()
 
 
