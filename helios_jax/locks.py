@@ -18,11 +18,12 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from helios_jax.errors import HeliosError
+from helios_jax.writers import writing
 
 if sys.platform == "win32":
     import msvcrt
@@ -79,13 +80,15 @@ def lock(
 
     Raises:
       LockedError: if another writer has it; the message names it.
+      WriteError: if nothing can be written beside the path.
     """
     path = Path(os.path.abspath(path))
     file = path.with_name(f".{path.name}.lock")
     name = f"{what} {path}".strip()
     deadline = time.monotonic() + wait_s
-    while (descriptor := _take(file, name, time.monotonic() >= deadline)) is None:
-        time.sleep(0.02)
+    with writing(path):
+        while (descriptor := _take(file, name, time.monotonic() >= deadline)) is None:
+            time.sleep(0.02)
     try:
         yield
     finally:
@@ -94,7 +97,28 @@ def lock(
             file.unlink(missing_ok=True)
         except PermissionError:  # Windows removes no open file: leave it without an owner
             os.ftruncate(descriptor, 0)
+        except OSError:  # the folder can no longer be written: closing it is enough
+            pass
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_writer(
+    path: str | os.PathLike, what: str = "", *, beside: Sequence[str | os.PathLike] = ()
+) -> Generator[None, None, None]:
+    """Lock a path, and remove what writers of it have left that were killed.
+
+    Args:
+      path, what: of :func:`lock`.
+      beside: other paths that only the path's writers write.
+
+    Raises:
+      LockedError, WriteError: as :func:`lock`.
+    """
+    with lock(path, what):
+        for own in (path, *beside):
+            remove_partials(own)
+        yield
 
 
 def remove_partials(path: str | os.PathLike) -> list[Path]:

@@ -18,6 +18,7 @@ FLOORS = [
         "fields",
         "config",
         "readers",
+        "writers",
         "locks",
         "compile_cache",
         "progress",

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.locks import only_writer
+from helios_jax.writers import writing
 
 DIGESTS = "digests.json"
 
@@ -108,7 +111,8 @@ def new_directory(
 
     Yields a hidden sibling ``.<name>.partial-*`` to be filled. Leaving the block renames it to
     ``path``; an exception (SIGINT, and SIGTERM where the command turns it into one) removes it.
-    Killed outright, it leaves the sibling, which nothing takes for a checkpoint.
+    Killed outright, it leaves the sibling, which nothing takes for a checkpoint, and which the next
+    process that makes the directory removes.
 
     Args:
       path: the directory to make.
@@ -117,9 +121,40 @@ def new_directory(
       marker: a file that only directories of this kind have.
 
     Raises:
-      CheckpointError: if ``path`` exists and is not to be replaced, or cannot be written.
+      CheckpointError: if ``path`` exists and is not to be replaced, or cannot be written: on a
+        full disk, for one.
+      LockedError: if another process is making it.
     """
     path = Path(path).absolute()
+    _check_free(path, overwrite, marker)
+    with writing(path, CheckpointError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(path, "the folder"):
+        _put_back(path)
+        _check_free(path, overwrite, marker)
+        with writing(path, CheckpointError):
+            partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        try:
+            partial.chmod(0o777 & ~_umask())
+            yield partial
+            os.sync()
+            replaced = partial.with_name(partial.name.replace(".partial-", ".replaced-"))
+            if path.exists():
+                path.rename(replaced)
+            partial.rename(path)
+            shutil.rmtree(replaced, ignore_errors=True)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            # Errors of other files, which are read, name them.
+            named = str(getattr(error, "filename", None) or partial)
+            if isinstance(error, OSError) and named.startswith(str(partial)):
+                reason = error.strerror or str(error)
+                raise CheckpointError(f"{path} cannot be written: {reason}") from error
+            raise
+
+
+def _check_free(path: Path, overwrite: bool, marker: str) -> None:
+    """Refuse a path that exists and is not to be replaced."""
     if path.exists() and not overwrite:
         raise CheckpointError(
             f"{path} exists already: choose another name or pass --overwrite (overwrite=True)"
@@ -129,23 +164,17 @@ def new_directory(
             f"{path} has no {marker}, so it is something else: it is not replaced, "
             "choose another name"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        partial.chmod(0o777 & ~_umask())
-        yield partial
-        os.sync()
-        replaced = partial.with_name(partial.name.replace(".partial-", ".replaced-"))
+
+
+def _put_back(path: Path) -> None:
+    """What a process has left that was killed while it replaced a directory: the old one comes back
+    where there is no new one.
+    """
+    for replaced in sorted(path.parent.glob(f".{glob.escape(path.name)}.replaced-*")):
         if path.exists():
-            path.rename(replaced)
-        partial.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(path)
 
 
 def write_json(path: Path, value: Any) -> None:

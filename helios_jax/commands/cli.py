@@ -1,5 +1,6 @@
 """What all commands share: flags of their own, recipes found by name, errors as one line."""
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -8,7 +9,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -58,8 +59,20 @@ def run_command(
       message is one line on standard error.
     """
     argv = list(sys.argv if argv is None else argv)
-    _prepare_process()
+    _quiet_libraries()
     options = flags.FlagValues()
+    with _terminable():
+        return _run(doc, define_flags, body, argv, options)
+
+
+def _run(
+    doc: str,
+    define_flags: DefineFlags,
+    body: Callable[[flags.FlagValues], None],
+    argv: list[str],
+    options: flags.FlagValues,
+) -> int:
+    """The exit status of :func:`run_command`."""
     try:
         if wants_help(argv):
             define_flags(options, argv)
@@ -243,8 +256,25 @@ def _parse(
         raise UsageError(f"unexpected argument {rest[1]!r}: every option has a name, see --help")
 
 
-def _prepare_process() -> None:
-    """Quiet the libraries' logs, and let SIGTERM unwind so that unfinished files are removed."""
+@contextlib.contextmanager
+def _terminable() -> Generator[None, None, None]:
+    """Let SIGTERM unwind so that unfinished files are removed; what it and Ctrl-C did before, they
+    do again after the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' logs to what concerns the user."""
     if "JAX_PLATFORMS" not in os.environ and compiler.has_plugin() and not _has_driver():
         # Otherwise the plugin complains at length before the CPU is taken.
         jax.config.update("jax_platforms", "cpu")
@@ -252,8 +282,6 @@ def _prepare_process() -> None:
     # JAX reports devices that are not there, and Orbax every step it takes.
     logging.getLogger("jax").setLevel(logging.WARNING)
     absl.logging.set_verbosity(absl.logging.WARNING)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def _has_driver() -> bool:

@@ -8,7 +8,8 @@ levels and at the end of each stage.
 --world=400 takes captions of the procedural world in place of a file. Each prompt has a seed of its
 own. The student's noise levels join the teacher's, so that its trajectory passes through them
 exactly; the first section has those of an amplified first chunk. There is one file a prompt,
-written whole: the same command goes on where it was stopped, and --shard=I --of=N shares the work.
+written whole: the same command goes on where it was stopped, and makes the same files on the same
+machine, byte for byte. --shard=I --of=N shares the work.
 
 Exit status: 0 when all files are there, 2 when the input cannot be used (one line on stderr says
 why).
@@ -20,9 +21,11 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from helios_jax import checkpoint
 from helios_jax.commands.cli import run_command
 from helios_jax.compile_cache import use_compile_cache
-from helios_jax.data.trajectories import SUFFIX, save_trajectory
+from helios_jax.data.trajectories import SUFFIX, check_metadata, save_trajectory
+from helios_jax.locks import only_writer
 from helios_jax.progress import track
 from helios_jax.readers import ReadError, read_text
 from helios_jax.sampling.ode_pairs import make_trajectory
@@ -30,6 +33,7 @@ from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import RequestError, make_request
 from helios_jax.world.captions import caption
 from helios_jax.world.scenes import sample_scene
+from helios_jax.writers import writing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,18 +102,28 @@ def write_trajectories(options: flags.FlagValues) -> None:
     # The student's schedule, whatever the teacher's own.
     request = make_request(pipeline.config, num_frames=1, time_shift_type="linear")
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     key = jax.random.key(options.seed)
+    settings = {
+        "seed": str(options.seed),
+        "sections": str(options.sections),
+        "student_steps": ",".join(map(str, student)),
+        "teacher": checkpoint.component_digest(options.checkpoint, "transformer"),
+    }
     numbers = range(options.shard, len(prompts), options.of)
     for number in track(numbers, "trajectories", unit="videos"):
         path = out / f"{number:06d}{SUFFIX}"
-        if path.exists():
-            continue
-        own_key = jax.random.fold_in(key, number)
-        trajectory = make_trajectory(
-            pipeline, prompts[number], request, own_key, options.sections, student
-        )
-        save_trajectory(path, trajectory, {"prompt": prompts[number], "seed": str(options.seed)})
+        made_from = settings | {"prompt": prompts[number]}
+        with only_writer(path, "the trajectory"):
+            if path.exists():
+                check_metadata(path, made_from)
+                continue
+            own_key = jax.random.fold_in(key, number)
+            trajectory = make_trajectory(
+                pipeline, prompts[number], request, own_key, options.sections, student
+            )
+            save_trajectory(path, trajectory, made_from)
     print(f"wrote {len(list(out.glob(f'*{SUFFIX}')))} trajectories to {out}")
 
 

@@ -66,6 +66,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import numpy as np
 from absl import flags
 
 from helios_jax import checkpoint, media, nano
@@ -95,6 +96,7 @@ from helios_jax.commands.sample_report import (
 from helios_jax.compile_cache import count_programs, use_compile_cache
 from helios_jax.config import HeliosConfig
 from helios_jax.errors import InterruptedRunError
+from helios_jax.locks import only_writer
 from helios_jax.progress import Progress, track
 from helios_jax.sampling.curves import save_curves
 from helios_jax.sampling.loading import default_dtype
@@ -105,6 +107,7 @@ from helios_jax.sampling.request import request_for_prompt
 from helios_jax.sampling.statistics import chunk_rows, load_statistics
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.sampling.writing import StreamWriter
+from helios_jax.writers import WriteError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,15 +134,24 @@ def sample(options: flags.FlagValues) -> None:
         decode_file(options, config, say)
         return
     videos = read_videos(options, config, say)
-    announce(options, videos, say)
-    with Stopwatch() as stopwatch, count_programs() as programs:
+    writers = [make_writer(video) for video in videos]
+    # Whoever writes the same files is found before anything heavy is loaded.
+    with writers[0].lock():
+        if is_complete(videos[0]):
+            with writers[0]:
+                pass
+            frames = videos[0].request.num_frames
+            say(f"all {frames} frames are made; --num_frames names more, to go on with them")
+            return
+        announce(options, videos, say)
         began = time.perf_counter()
-        with stopwatch("load"):
-            pipeline = load(options, config, videos, say)
-        if options.warmup:
-            with stopwatch("warm-up"):
-                warm_up(pipeline, videos)
-        make_videos(pipeline, videos, stopwatch, options.out)
+        with Stopwatch() as stopwatch, count_programs() as programs:
+            with stopwatch("load"):
+                pipeline = load(options, config, videos, say)
+            if options.warmup:
+                with stopwatch("warm-up"):
+                    warm_up(pipeline, videos)
+            make_videos(pipeline, videos, writers, stopwatch, options.out)
         seconds = time.perf_counter() - began
     report(stopwatch, seconds, sum(map(frames_to_make, videos)), programs, say)
     say("wrote " + ", ".join(itertools.chain.from_iterable(video.files.videos for video in videos)))
@@ -232,13 +244,29 @@ def warm_up(pipeline: HeliosPipeline, videos: list[Video]) -> None:
         )
 
 
+def make_writer(video: Video) -> StreamWriter:
+    """What writes one video, or a batch of one prompt."""
+    prompt = video.prompt if isinstance(video.prompt, str) else None
+    return StreamWriter(video.files, video.request, start=video.start, prompt=prompt)
+
+
+def is_complete(video: Video) -> bool:
+    """Whether a video that is resumed has all its chunks."""
+    return video.start is not None and video.start.chunk >= video.request.chunks
+
+
 def make_videos(
-    pipeline: HeliosPipeline, videos: list[Video], stopwatch: Stopwatch, out: str
+    pipeline: HeliosPipeline,
+    videos: list[Video],
+    writers: list[StreamWriter],
+    stopwatch: Stopwatch,
+    out: str,
 ) -> None:
     """Make one after another.
 
     Raises:
       InterruptedRunError: on Ctrl-C, where something is left; it says what, and how to go on.
+      WriteError: if something cannot be written; likewise.
     """
     written: list[str] = []
     with Progress(
@@ -247,19 +275,19 @@ def make_videos(
         initial=videos[0].start.chunk if videos[0].start else 0,
         unit="chunks",
     ) as progress:
-        for video in videos:
-            prompt = video.prompt if isinstance(video.prompt, str) else None
-            writer = StreamWriter(video.files, video.request, start=video.start, prompt=prompt)
+        for video, writer in zip(videos, writers, strict=True):
             try:
                 make_video(pipeline, video, writer, stopwatch, progress)
-            except KeyboardInterrupt as interrupt:
+            except (KeyboardInterrupt, media.MediaError, WriteError) as error:
                 left = [*written, *writer.describe()]
                 if not left:
                     raise
-                message = f"interrupted; there are {', '.join(left)}"
+                interrupted = isinstance(error, KeyboardInterrupt)
+                message = f"{'interrupted' if interrupted else error}; there are {', '.join(left)}"
                 if len(videos) == 1 and writer.state_path and writer.frames:
                     message += f": --out={out} --resume goes on with them"
-                raise InterruptedRunError(message) from interrupt
+                kind = InterruptedRunError if interrupted else WriteError
+                raise kind(message) from error
             written += writer.paths
 
 
@@ -306,8 +334,18 @@ def decode_file(options: flags.FlagValues, config: HeliosConfig, say: Say) -> No
     """Decode saved latents; of the checkpoint, only the VAE is loaded."""
     latents, _ = media.load_latents(options.decode, options.verify)
     paths = media.numbered(options.out, len(latents))
-    for path in paths:
-        media.check_output(path, options.overwrite)
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            media.check_output(path, options.overwrite)
+            stack.enter_context(only_writer(path))
+        decode_latents(options, config, latents, paths)
+    say("wrote " + ", ".join(paths))
+
+
+def decode_latents(
+    options: flags.FlagValues, config: HeliosConfig, latents: np.ndarray, paths: list[str]
+) -> None:
+    """Decode latents, a path for each video of them."""
     if path := checkpoint_path(options):
         pipeline = HeliosPipeline.for_decoding(path, verify=options.verify)
     else:
@@ -323,4 +361,3 @@ def decode_file(options: flags.FlagValues, config: HeliosConfig, say: Say) -> No
         for chunk in track(chunks, "decoding", total=count, unit="chunks"):
             for writer, frames in zip(writers, chunk, strict=True):
                 writer.write(frames)
-    say("wrote " + ", ".join(paths))

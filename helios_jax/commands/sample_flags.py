@@ -19,7 +19,8 @@ TEXTS = {
     "image": "Image file the video starts from; it is not part of the output.",
     "video": "Video file to go on from, at least 33 frames at the model's rate; only what follows "
     "is written.",
-    "save_latents": "Keep the latents of every chunk in this .safetensors file.",
+    "save_latents": "Keep the latents of every chunk in this .safetensors file; of several "
+    "prompts, each has a numbered one, as with --statistics and --report.",
     "decode": "Make no video: decode the latents of this file to --out.",
     "statistics": "Keep brightness, colours, sharpness, motion and drift of each chunk in this CSV "
     "file: the measures without weights of helios-jax bench.",

@@ -59,10 +59,11 @@ def check_flags(options: flags.FlagValues) -> None:
         raise RequestError(
             "--resume goes on with the prompts it finds: leave --prompt and its like out"
         )
-    if path := options.save_latents:
-        if media.output_kind(path) != ".safetensors":
-            raise RequestError(f"--save_latents={path} must be a .safetensors file")
-        media.check_output(path)
+    if (path := options.save_latents) and media.output_kind(path) != ".safetensors":
+        raise RequestError(f"--save_latents={path} must be a .safetensors file")
+    for path in (options.save_latents, options.statistics, options.report):
+        if path:
+            media.check_file(path)
 
 
 def prompt_flags(options: flags.FlagValues) -> list[str]:
@@ -143,8 +144,8 @@ def read_videos(options: flags.FlagValues, config: HeliosConfig, say: Say) -> li
     image = read_image(options, requests[0], say)
     video = read_video(options, requests[0], say)
     videos = []
-    for prompt, request in zip(prompts, requests):
-        files = stream_files(options, paths[: request.batch])
+    for number, (prompt, request) in enumerate(zip(prompts, requests)):
+        files = stream_files(options, paths[: request.batch], number, len(prompts))
         paths = paths[request.batch :]
         videos.append(Video(prompt, request, files, image=image, video=video))
     return videos
@@ -177,16 +178,28 @@ def resumed_video(
     return Video(state.prompts, request, stream_files(options, paths), state)
 
 
-def stream_files(options: flags.FlagValues, paths: list[str]) -> StreamFiles:
-    """Where one video, or a batch of one prompt, goes."""
+def stream_files(
+    options: flags.FlagValues, paths: list[str], number: int = 0, count: int = 1
+) -> StreamFiles:
+    """Where one video, or a batch of one prompt, goes.
+
+    Args:
+      options: the flags.
+      paths: of the videos.
+      number, count: of ``count`` prompts, this is that of ``number``: each has files of its own.
+    """
+
+    def own(path: str | None) -> str | None:
+        return media.numbered(path, count)[number] if path else None
+
     return StreamFiles(
         paths,
         live=options.live,
         fps=options.fps,
         overwrite=options.overwrite,
-        latents=options.save_latents,
-        statistics=options.statistics,
-        curves=options.report,
+        latents=own(options.save_latents),
+        statistics=own(options.statistics),
+        curves=own(options.report),
     )
 
 

@@ -5,7 +5,7 @@ samples at the student's n noise levels and at the end of the stage, ``sigma/s/k
 ``timestep/s/k`` [n], and ``text`` [tokens, E].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from helios_jax.data.errors import DataError
 from helios_jax.data.loading import Batches, LoaderOptions, endless_batches
 from helios_jax.data.sections import pad_text, section_window
 from helios_jax.types import Float, Int
+from helios_jax.writers import tensor_bytes, write_whole
 
 SUFFIX = ".trajectory.safetensors"
 # First words of a draw's seed, so that draws of different kinds are independent.
@@ -68,15 +69,42 @@ class TrajectoryBatch(NamedTuple):
 
 
 def save_trajectory(path: Path, trajectory: Trajectory, metadata: dict[str, str]) -> None:
-    """Write a file, which is there, whole, or not at all."""
+    """Write a file, which is there, whole, or not at all.
+
+    Raises:
+      WriteError: if it cannot be written.
+    """
     tensors = {"text": trajectory.text}
     for s, stages in enumerate(trajectory.sections):
         for k, stage in enumerate(stages):
             for name, value in stage._asdict().items():
                 tensors[f"{name}/{s}/{k}"] = np.ascontiguousarray(value)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(safetensors.numpy.save(tensors, metadata))
-    partial.rename(path)
+    write_whole(path, tensor_bytes(tensors, metadata))
+
+
+def check_metadata(path: Path, expected: Mapping[str, str]) -> None:
+    """Refuse a file that was made otherwise than one that is made now would be.
+
+    Args:
+      path: of the file.
+      expected: metadata of the latter; what an older file does not say is passed over.
+
+    Raises:
+      DataError: naming what differs, or if it is no such file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            found = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DataError(f"{path} is no trajectory: {error}") from error
+    differ = [
+        name for name in sorted(expected) if found.get(name, expected[name]) != expected[name]
+    ]
+    if differ:
+        raise DataError(
+            f"{path} was made otherwise ({', '.join(differ)} differ): name another folder, or "
+            "remove it"
+        )
 
 
 def load_trajectory(path: Path) -> Trajectory:

@@ -2,7 +2,9 @@
 shares.
 """
 
+import errno
 import os
+import signal
 from fractions import Fraction
 
 import imageio_ffmpeg
@@ -58,6 +60,19 @@ def find_ffmpeg(path: str | os.PathLike) -> str:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise MediaError(f"{path} needs ffmpeg: {error}") from error
+
+
+def exit_reason(status: int, log: str) -> str:
+    """Why ffmpeg has stopped: what it said, or what its exit status means where it said nothing,
+    as on a full disk.
+    """
+    if log.strip():
+        return " ".join(log.split())
+    if status == -signal.SIGXFSZ:
+        return os.strerror(errno.EFBIG)
+    if 256 - status in errno.errorcode:
+        return os.strerror(256 - status)
+    return "it gave no reason"
 
 
 def frame_rate(fps: int | float | Fraction) -> Fraction:

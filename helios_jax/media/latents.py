@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from helios_jax.media.ffmpeg import MediaError
 from helios_jax.media.output import check_output, output_kind, staged
 from helios_jax.types import Array, Float
+from helios_jax.writers import tensor_bytes, writing
 
 ENTRY = 192
 """Bytes of a file's header that are enough for the entry of a chunk."""
@@ -40,7 +40,7 @@ def save_latents(
     _check_path(path)
     tensors = {"latents": np.ascontiguousarray(latents, np.float32)}
     with staged(Path(os.path.abspath(path))) as partial:
-        safetensors.numpy.save_file(tensors, partial, dict(metadata or {}))
+        partial.write_bytes(tensor_bytes(tensors, metadata or {}))
 
 
 def load_latents(
@@ -72,6 +72,8 @@ def load_latents(
                 f"{path}: latents must be float32 [B, T, H, W, C], not {header[name]['dtype']} "
                 f"{list(part.shape)}"
             )
+    if len({part.shape[:1] + part.shape[2:] for part in parts}) > 1:
+        raise MediaError(f"{path}: its chunks of latents have different shapes")
     latents = np.concatenate(parts, axis=1)
     if verify and not np.isfinite(latents).all():
         count = latents.size - np.count_nonzero(np.isfinite(latents))
@@ -133,15 +135,13 @@ class LatentsWriter:
           MediaError: if the disk is full.
         """
         chunk = np.ascontiguousarray(latents, np.float32)
-        try:
-            if self._end:
+        if self._end:
+            with writing(self._path, MediaError):
                 self._append(self._path, chunk)
-                return
-            with staged(self._path) as partial:
-                partial.write_bytes(struct.pack("<Q", self._room) + b" " * self._room)
-                self._append(partial, chunk)
-        except OSError as error:
-            raise MediaError(f"{self._path} cannot be written: {error.strerror}") from error
+            return
+        with staged(self._path) as partial:
+            partial.write_bytes(struct.pack("<Q", self._room) + b" " * self._room)
+            self._append(partial, chunk)
 
     def finish(self) -> None:
         """Make the one tensor ``latents`` of all chunks, as :func:`save_latents` writes it."""
@@ -167,13 +167,17 @@ class LatentsWriter:
     def _append(self, path: Path, chunk: np.ndarray) -> None:
         """Add a chunk behind the others, then say so in the header."""
         end = self._end + chunk.nbytes
-        self._header[f"latents/{len(self._header) - 1:05d}"] = _entry(chunk.shape, self._end, end)
+        name = f"latents/{len(self._header) - 1:05d}"
+        before = len(_dump(self._header)) - 1 if self._end else 0
+        self._header[name] = _entry(chunk.shape, self._end, end)
         with path.open("r+b") as file:
             file.seek(8 + self._room + self._end)
             file.write(chunk.tobytes())
             file.flush()
-            file.seek(8)
-            file.write(_dump(self._header).ljust(self._room))
+            # Only what is new: a process that is killed meanwhile has changed nothing else.
+            file.seek(8 + before)
+            file.write(_dump(self._header)[before:])
+            file.flush()
             file.truncate(8 + self._room + end)
         self._end = end
         self.frames += chunk.shape[1]
@@ -208,6 +212,9 @@ def _read_header(path: str | os.PathLike) -> tuple[dict[str, Any], int]:
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
         raise ValueError("it has no header")
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        raise ValueError("its metadata are no strings")
     return header, 8 + length
 
 

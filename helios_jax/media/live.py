@@ -23,11 +23,13 @@ from helios_jax.media.ffmpeg import (
     H264,
     MediaError,
     check_frames,
+    exit_reason,
     find_ffmpeg,
     frame_rate,
     raw_frames,
 )
 from helios_jax.media.output import check_output, is_pipe, output_kind
+from helios_jax.writers import writing
 
 # Without B-frames a frame is decoded when it is shown, and chunks fit together without gaps.
 # Sampling waits for the encoder: hence the preset. `frag_custom` begins a fragment only when told
@@ -156,10 +158,10 @@ class LiveWriter:
         command = [find_ffmpeg(self._path), "-v", "error", *source, *clock, *ENCODER.split()]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True)
         if done.returncode:
-            message = " ".join(done.stderr.decode(errors="replace").split())
+            reason = exit_reason(done.returncode, done.stderr.decode(errors="replace"))
             raise MediaError(
-                f"{self._path}: ffmpeg stopped with status {done.returncode}: "
-                f"{message or 'it gave no reason'}"
+                f"{self._path} cannot be written: ffmpeg stopped with status {done.returncode}: "
+                f"{reason}"
             )
         return bytearray(done.stdout)
 
@@ -167,20 +169,16 @@ class LiveWriter:
         if self._file is None:
             self._file = self._open("wb")
         left = memoryview(data)
-        try:
+        with writing(self._path, MediaError):
             while left:  # a pipe takes what it has room for
                 left = left[self._file.write(left) :]
-        except OSError as error:
-            raise MediaError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _open(self, mode: str) -> IO[bytes]:
         """Open the file without a buffer, which would be written once more after an error."""
-        try:
+        with writing(self._path, MediaError):
             if os.fspath(self._path) == "-":
                 return open(sys.stdout.fileno(), mode, buffering=0, closefd=False)
             return self._stack.enter_context(open(self._path, mode, buffering=0))
-        except OSError as error:
-            raise MediaError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
 def _read_chunks(path: str | os.PathLike) -> tuple[bytes, list[tuple[int, int]]]:

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from helios_jax.media.ffmpeg import MediaError, find_ffmpeg
+from helios_jax.writers import writing
 
 KINDS = {
     ".mp4": "video (H.264)",
@@ -19,7 +20,7 @@ KINDS = {
 """What can be written, by the suffix of the path."""
 
 PARTIAL = ".partial-"
-"""How the names of the hidden folders begin in which results are prepared."""
+"""Follows a result's name in that of the hidden folder in which it is prepared."""
 
 
 def is_pipe(path: str | os.PathLike) -> bool:
@@ -70,22 +71,29 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
         if os.fspath(path) == "-" and sys.stdout.isatty():
             raise MediaError("-: standard output is a terminal; lead it to a player or a file")
         return
-    target = Path(os.path.abspath(path))
-    try:
-        if not target.parent.is_dir():
-            raise MediaError(
-                f"{target}: the folder {target.parent} does not exist; create it first"
-            )
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as folder:
-            Path(folder, target.name).touch()
-        if kind and target.is_dir():
+    if kind:
+        check_file(path)
+        return
+    target = _check_parent(path)
+    with writing(target, MediaError):
+        if target.exists():
+            _check_folder(target, overwrite)
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Find out whether a file can be written, whatever its suffix.
+
+    Raises:
+      MediaError: if its folder is missing or not writable, or something else stands there.
+    """
+    target = _check_parent(path)
+    with writing(target, MediaError):
+        if target.is_dir():
             raise MediaError(
                 f"{target} is a folder; name a file, or end the path in / to write PNG images"
             )
-        if not kind and target.exists():
-            _check_folder(target, overwrite)
-    except OSError as error:
-        raise MediaError(f"{target} cannot be written: {error.strerror}") from error
+        if target.exists() and not target.is_file():
+            raise MediaError(f"{target} is no file: it is not replaced, name another path")
 
 
 def numbered(path: str | os.PathLike, count: int) -> list[str]:
@@ -112,7 +120,9 @@ def staged(target: Path, overwrite: bool = False) -> Generator[Path]:
     """A path to write a file or a folder to, beside ``target``; it becomes ``target`` when the
     block ends, and is removed if the block fails.
     """
-    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=target.parent) as folder:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(writing(target, MediaError))
+        folder = stack.enter_context(_partial_folder(target))
         partial = Path(folder, f"new{target.suffix}")
         yield partial
         if partial.is_dir() and target.is_dir():
@@ -123,6 +133,27 @@ def staged(target: Path, overwrite: bool = False) -> Generator[Path]:
             os.umask(mask)
             partial.chmod(0o666 & ~mask)
         partial.rename(target)
+
+
+def _partial_folder(target: Path) -> tempfile.TemporaryDirectory[str]:
+    """A hidden folder beside a result, whose name :func:`~helios_jax.locks.remove_partials` knows
+    if it is left by a process that was killed.
+    """
+    return tempfile.TemporaryDirectory(prefix=f".{target.name}{PARTIAL}", dir=target.parent)
+
+
+def _check_parent(path: str | os.PathLike) -> Path:
+    """The absolute path, beside which a folder could be made."""
+    target = Path(os.path.abspath(path))
+    with writing(target, MediaError):
+        if not target.parent.is_dir():
+            raise MediaError(
+                f"{target}: the folder {target.parent} does not exist; create it first"
+            )
+        folder = tempfile.mkdtemp(prefix=f".{target.name}{PARTIAL}", dir=target.parent)
+        with contextlib.suppress(FileNotFoundError):  # the path's writer may remove it first
+            os.rmdir(folder)
+    return target
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from helios_jax.media.ffmpeg import (
     H264,
     MediaError,
     check_frames,
+    exit_reason,
     find_ffmpeg,
     frame_rate,
     raw_frames,
@@ -64,8 +65,9 @@ def open_video_writer(
     if not 0 < fps <= fastest:
         raise MediaError(f"{path}: fps={fps} must be above 0 and at most {fastest}")
     check_output(path, overwrite)
-    with staged(Path(os.path.abspath(path)), overwrite) as partial:
-        writer = VideoWriter(partial, kind, fps)
+    target = Path(os.path.abspath(path))
+    with staged(target, overwrite) as partial:
+        writer = VideoWriter(partial, kind, fps, target)
         try:
             yield writer
             writer.finish()
@@ -106,8 +108,9 @@ def save_video(
 class VideoWriter:
     """Sends frames to ffmpeg. Made by :func:`open_video_writer`."""
 
-    def __init__(self, path: Path, kind: str, fps: int | float):
+    def __init__(self, path: Path, kind: str, fps: int | float, target: Path):
         self._path = path
+        self._target = target
         self._kind = kind
         self._fps = fps
         self._size: tuple[int, int] | None = None
@@ -180,8 +183,10 @@ class VideoWriter:
     def _raise(self, process: subprocess.Popen[bytes]) -> NoReturn:
         """Raise what ffmpeg, which has stopped, says."""
         status = process.wait()
-        message = " ".join(self._log.read_text(errors="replace").split())
-        raise MediaError(f"ffmpeg stopped with status {status}: {message or 'it gave no reason'}")
+        reason = exit_reason(status, self._log.read_text(errors="replace"))
+        raise MediaError(
+            f"{self._target} cannot be written: ffmpeg stopped with status {status}: {reason}"
+        )
 
 
 def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:

@@ -4,10 +4,9 @@ import html
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from helios_jax.media.output import staged
 from helios_jax.sampling.statistics import Row
+from helios_jax.writers import write_whole
 
 PLOT_WIDTH = 640
 PLOT_HEIGHT = 84
@@ -59,9 +58,7 @@ def save_curves(path: str | os.PathLike, rows: Sequence[Row], across: str = "chu
         parts += _plot(rows, name, videos, top + TITLE)
         top += PLOT_HEIGHT + TITLE
     parts += _axis(rows, top, across)
-    text = "\n".join([*parts, "</svg>\n"])
-    with staged(Path(os.path.abspath(path))) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_whole(path, "\n".join([*parts, "</svg>\n"]).encode())
 
 
 def _legend(videos: Sequence[int]) -> list[str]:

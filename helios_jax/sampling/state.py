@@ -1,30 +1,33 @@
-"""The state of a video between two chunks: enough for another process to go on with it."""
+"""The state of a video between two chunks: enough for another process to go on with it.
+
+A file holds the arrays, everything else as JSON, and a digest over both. What it says is compared
+with what its request needs, and with its digest, before anything is built from it.
+"""
 
 import json
+import logging
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
-import safetensors.numpy
 
-from helios_jax.config import HeliosConfig, from_dict, to_dict
+from helios_jax.config import to_dict
 from helios_jax.diffusion.drift import DriftStatistics
 from helios_jax.diffusion.history import HistoryState
-from helios_jax.media.output import staged
-from helios_jax.sampling.prompts import PromptChange, PromptSchedule
-from helios_jax.sampling.request import Request, RequestError, read_request
-from helios_jax.types import Array
-
-FORMAT = "helios-jax video state 2"
-OLD_FORMAT = "helios-jax video state 1"
-"""Of files that have some fields of the request, as ``options``, and not its batch."""
-
-HISTORY = ("ring", "anchor", "anchored")
-"""Names of the arrays of :class:`HistoryState` in a file, in its order."""
+from helios_jax.sampling.prompts import PromptSchedule
+from helios_jax.sampling.request import Request, RequestError
+from helios_jax.sampling.state_schema import (
+    FORMAT,
+    HISTORY,
+    check_layout,
+    check_values,
+    layout,
+    read_description,
+)
+from helios_jax.writers import tensor_bytes, tensor_digest, write_whole
 
 
 class VideoState(NamedTuple):
@@ -51,10 +54,14 @@ class VideoState(NamedTuple):
 def save_state(path: str | os.PathLike, state: VideoState) -> None:
     """Write a state as a safetensors file, which appears whole or not at all and replaces an older
     one.
+
+    Raises:
+      WriteError: if it cannot be written.
     """
     tensors = {f"history/{name}": array for name, array in zip(HISTORY, state.history)}
     if state.drift is not None:
         tensors |= {f"drift/{name}": array for name, array in state.drift._asdict().items()}
+    arrays = {name: np.asarray(array) for name, array in jax.device_get(tensors).items()}
     rest = {
         "chunk": state.chunk,
         "prompts": state.prompts,
@@ -63,45 +70,51 @@ def save_state(path: str | os.PathLike, state: VideoState) -> None:
         "config": to_dict(state.request.config),
     }
     metadata = {"format": FORMAT, "state": json.dumps(rest)}
-    with staged(Path(os.path.abspath(path))) as partial:
-        safetensors.numpy.save_file(jax.device_get(tensors), partial, metadata)
+    metadata["digest"] = tensor_digest(arrays, metadata)
+    write_whole(path, tensor_bytes(arrays, metadata))
 
 
 def load_state(path: str | os.PathLike) -> VideoState:
     """Read what :func:`save_state` wrote, in this version or an earlier one.
 
     Raises:
-      RequestError: if the file is missing, damaged, or something else.
+      RequestError: if the file is missing, altered, damaged, or something else.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: jnp.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("format") not in (FORMAT, OLD_FORMAT):
-            raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-        return _read(json.loads(metadata["state"]), arrays)
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(
-            f"{path} cannot be read as the saved state of a video: {error}"
-        ) from error
+        return _read(path)
+    except RecursionError as error:
+        raise _refusal(path, "its values are nested too deeply") from error
+    except (OSError, safetensors.SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise _refusal(path, str(error) or type(error).__name__) from error
 
 
-def _read(rest: Mapping[str, Any], arrays: Mapping[str, Array]) -> VideoState:
-    """The state from a file's strings and arrays."""
-    entries, chunks = rest["prompts"]
-    changes = []
-    for chunk, prompts, blend in entries:
-        changes.append(PromptChange(chunk, tuple(prompts), blend))
+def _read(path: str | os.PathLike) -> VideoState:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = dict(file.metadata() or {})
+        described = read_description(metadata)
+        found = {}
+        for name in file.keys():  # noqa: SIM118
+            entry = file.get_slice(name)
+            found[name] = (entry.get_dtype(), tuple(entry.get_shape()))
+        check_layout(found, layout(described.request))
+        arrays = {name: file.get_tensor(name) for name in found}
+    digest = metadata.pop("digest", None)
+    if digest is None:
+        logging.getLogger(__name__).warning(
+            "%s was saved by an earlier version, without a digest: alterations are not noticed",
+            path,
+        )
+    elif digest != tensor_digest(arrays, metadata):
+        raise ValueError("it is altered: its digest is not that of its content")
+    check_values(arrays, described.chunk)
+    history = [jnp.asarray(arrays[f"history/{name}"]) for name in HISTORY]
     drift = None
-    if "drift/mean" in arrays:
-        drift = DriftStatistics(*(arrays[f"drift/{name}"] for name in DriftStatistics._fields))
-    # Files of the old format do not say the batch, which their prompts tell.
-    fields = rest.get("request") or {"batch": len(changes[0].prompts), **rest["options"]}
-    return VideoState(
-        chunk=rest["chunk"],
-        history=HistoryState(*(arrays[f"history/{name}"] for name in HISTORY)),
-        prompts=PromptSchedule(tuple(changes), chunks),
-        text_rows=rest["text_rows"],
-        drift=drift,
-        request=read_request(from_dict(HeliosConfig, rest["config"]), fields),
-    )
+    if described.request.drift is not None:
+        names = DriftStatistics._fields
+        drift = DriftStatistics(*(jnp.asarray(arrays[f"drift/{name}"]) for name in names))
+    return VideoState(history=HistoryState(*history), drift=drift, **described._asdict())
+
+
+def _refusal(path: str | os.PathLike, reason: str) -> RequestError:
+    words = " ".join(reason.split())
+    return RequestError(f"{path} cannot be read as the saved state of a video: {words[:500]}")

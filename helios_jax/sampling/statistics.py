@@ -2,10 +2,10 @@
 
 import contextlib
 import csv
+import io
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ import numpy as np
 
 from helios_jax.diffusion.drift import DriftDecision
 from helios_jax.media.measures import chunk_means
-from helios_jax.media.output import staged
 from helios_jax.readers import ReadError, read_csv
 from helios_jax.types import Array, Float
+from helios_jax.writers import write_whole
 
 Row = dict[str, float | int]
 
@@ -86,16 +86,15 @@ def save_statistics(path: str | os.PathLike, rows: Sequence[Row]) -> None:
 
     Raises:
       ReadError: if the first rows, read from an older file, have other columns than the last.
+      WriteError: if it cannot be written.
     """
     if rows[0].keys() != rows[-1].keys():
         raise ReadError(path, "has other columns than are measured now: name another file")
-    with (
-        staged(Path(os.path.abspath(path))) as partial,
-        open(partial, "w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    write_whole(path, file.getvalue().encode())
 
 
 def load_statistics(path: str | os.PathLike) -> list[Row]:
@@ -113,6 +112,7 @@ def load_statistics(path: str | os.PathLike) -> list[Row]:
             place = row.get(name, -1)
             if not 0 <= place < MAX_ROWS or place != int(place):
                 raise ReadError(path, f"row {number}: {name} must be a number from 0")
+            row[name] = int(place)
         rows.append(row)
     return rows
 

@@ -13,20 +13,24 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from helios_jax import media
+from helios_jax.errors import HeliosError
+from helios_jax.locks import only_writer
 from helios_jax.media.output import staged
 from helios_jax.sampling.curves import save_curves
 from helios_jax.sampling.decoding import Output
+from helios_jax.sampling.kept_latents import FIRST_CHUNK, check_latents, first_chunk
 from helios_jax.sampling.loop import ChunkRecord
-from helios_jax.sampling.request import Request
+from helios_jax.sampling.request import Request, RequestError
 from helios_jax.sampling.state import VideoState, save_state
 from helios_jax.sampling.statistics import Row, chunk_rows, load_statistics, save_statistics
+from helios_jax.writers import WriteError, writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,14 @@ class StreamWriter:
 
     A context manager, whose :meth:`write` is the stream's ``on_chunk``. When its block ends all is
     written. When the block fails, files that are not written live are removed, and the others hold
-    all chunks up to the last that was written.
+    all chunks up to the last that was written. Meanwhile nobody else may write the files.
+
+    What belongs to a chunk is written in one order, and its state last: videos, latents,
+    statistics, curves, state. Whatever a process that was killed has written beyond its last state
+    is cut off when the video is resumed.
+
+    Where the latents', the statistics' or the curves' disk is full, a video that cannot be resumed
+    is still made to its end, and the error raised then.
 
     Attributes:
       paths: of the videos.
@@ -100,8 +111,10 @@ class StreamWriter:
         self._live = files.live or start is not None or media.is_pipe(self.paths[0])
         self._metadata = {"seed": str(request.seed)} | ({"prompt": prompt} if prompt else {})
         self._stack = contextlib.ExitStack()
+        self._locked = False
         self._latents: media.LatentsWriter | None = None
         self._pending: concurrent.futures.Future[None] | None = None
+        self._failures: dict[str, HeliosError] = {}
 
     @property
     def output(self) -> Output:
@@ -115,8 +128,32 @@ class StreamWriter:
             return None
         return state_path(self.paths[0])
 
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None, None, None]:
+        """Be the only writer of the files, from before anything heavy is loaded for them; the
+        ``with`` statement of the writer itself does no more then.
+
+        Raises:
+          LockedError: if another process, or another writer of this one, has one of them.
+          RequestError: if one of them is named twice.
+          MediaError: if one of them cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            known: set[str] = set()
+            for path, beside in self._own_files():
+                name = os.path.realpath(path)
+                if name in known:
+                    raise RequestError(f"{path} is named twice: every output has a file of its own")
+                known.add(name)
+                stack.enter_context(only_writer(path, beside=beside))
+            self._locked = True
+            stack.callback(setattr, self, "_locked", False)
+            yield
+
     def __enter__(self) -> "StreamWriter":
         with contextlib.ExitStack() as stack:
+            if not self._locked:
+                stack.enter_context(self.lock())
             self._thread = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
             self._writers = [stack.enter_context(self._open(path)) for path in self.paths]
             self._latents = self._open_latents()
@@ -138,14 +175,18 @@ class StreamWriter:
             return
         with self._stack:
             self._wait()
-            if self._latents is not None:
-                self._latents.finish()
+            if self._latents is not None and self._latents.frames:
+                with self._going_on(self._files.latents):
+                    self._latents.finish()
+        if self._failures:
+            told = "; ".join(map(str, self._failures.values()))
+            raise WriteError(f"{told}; written in full: {', '.join(self.paths)}")
 
     def write(self, record: ChunkRecord) -> None:
         """Write a chunk when the one before it is written, for which this waits.
 
         Raises:
-          MediaError: if the chunk before it could not be written.
+          MediaError, WriteError: if the chunk before it could not be written.
         """
         self._wait()
         self._pending = self._thread.submit(self._write, record)
@@ -167,7 +208,11 @@ class StreamWriter:
             self._pending.result()
 
     def _write(self, record: ChunkRecord) -> None:
-        """Write a chunk everywhere."""
+        """Write a chunk everywhere, in the order that :meth:`__init__` can cut back."""
+        if self.state_path and not self.frames:
+            # That of an older video, which is replaced now, must not go on with this one.
+            with writing(self.state_path):
+                Path(self.state_path).unlink(missing_ok=True)
         left = self._request.num_frames - self.frames
         whole = left >= self._request.frames_per_chunk
         # Copied to the host whole: an index into an array on the device would compile a program.
@@ -179,7 +224,8 @@ class StreamWriter:
             elif frames is not None:
                 writer.write(frames[number][:left])
         if self._latents is not None:
-            self._latents.write(latents)
+            with self._going_on(self._files.latents):
+                self._latents.write(latents)
         # a chunk that the end of the video cuts to one frame is measured with the next, for motion
         self._measure(record, None if frames is None else frames[:, : max(left, 2)])
         # Last: what the state says is there, is there. A video goes on before a chunk that was cut.
@@ -193,9 +239,36 @@ class StreamWriter:
             return
         self.rows += chunk_rows(record.index, record.latents, frames, record.drift)
         if self._files.statistics:
-            save_statistics(self._files.statistics, self.rows)
+            with self._going_on(self._files.statistics):
+                save_statistics(self._files.statistics, self.rows)
         if self._files.curves:
-            save_curves(self._files.curves, self.rows)
+            with self._going_on(self._files.curves):
+                save_curves(self._files.curves, self.rows)
+
+    @contextlib.contextmanager
+    def _going_on(self, path: str | None) -> Generator[None, None, None]:
+        """Go on with the video where a file beside it cannot be written, unless it can be resumed
+        once there is room.
+        """
+        try:
+            yield
+        except HeliosError as error:
+            if self.state_path or path is None:
+                raise
+            self._failures.setdefault(path, error)
+            if path == self._files.latents:
+                self._latents = None  # a gap would be worse than an end
+
+    def _own_files(self) -> Iterator[tuple[str, list[str]]]:
+        """Each file that is written, with what is written beside it."""
+        for number, path in enumerate(self.paths):
+            if not media.is_pipe(path):
+                media.check_output(path, self._files.overwrite)
+                yield path, [self.state_path] if self.state_path and not number else []
+        for path in (self._files.latents, self._files.statistics, self._files.curves):
+            if path:
+                media.check_file(path)
+                yield path, []
 
     def _open(
         self, path: str
@@ -217,16 +290,22 @@ class StreamWriter:
         path = self._files.latents
         if path is None:
             return None
-        there = self._start is not None and os.path.exists(path)
-        made = self._start.chunk * self._request.latent_shape[0] if self._start and there else 0
-        return media.LatentsWriter(path, self._request.chunks, self._metadata, keep_frames=made)
+        chunks = self._request.chunks
+        if self._start is None:
+            return media.LatentsWriter(path, chunks, self._metadata)
+        if not os.path.exists(path):
+            first = {FIRST_CHUNK: str(self._start.chunk)}
+            return media.LatentsWriter(path, chunks, self._metadata | first)
+        metadata = check_latents(path, self._start)
+        frames = self._request.latent_shape[0] * (self._start.chunk - first_chunk(path, metadata))
+        return media.LatentsWriter(path, chunks, metadata, keep_frames=frames)
 
     def _read_statistics(self) -> None:
         """The rows of the chunks before the start."""
         path = self._files.statistics
-        if self._start is not None and path and os.path.exists(path):
-            made = self._start.chunk
-            self.rows = [row for row in load_statistics(path) if row["chunk"] < made]
+        if self._start is None or not path or not os.path.exists(path):
+            return
+        self.rows = [row for row in load_statistics(path) if row["chunk"] < self._start.chunk]
 
 
 def state_path(path: str) -> str:

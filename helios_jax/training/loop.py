@@ -26,10 +26,11 @@ from helios_jax.training.metrics import Metrics
 from helios_jax.training.objective import Objective
 from helios_jax.training.objectives import find_objective, load_data
 from helios_jax.training.progress import ProgressLogger, StepResult, say
-from helios_jax.training.resume import open_checkpoints, restore
+from helios_jax.training.resume import only_trainer, open_checkpoints, restore
 from helios_jax.training.step import Step, TrainState
 from helios_jax.training.trainable import count
 from helios_jax.types import Params
+from helios_jax.writers import write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,8 @@ def train(
 
     Raises:
       ConfigError, DataError, CheckpointError: if the run cannot begin.
+      LockedError: if another run trains in the folder.
+      WriteError: if its files cannot be written; what was saved before stays.
       DivergedError: if it cannot go on.
     """
     mesh = make_mesh(config.data_parallel, config.fsdp)
@@ -121,6 +124,7 @@ def train(
     batches, validation = load_data(config)
     with contextlib.ExitStack() as stack:
         stack.callback(batches.close)
+        stack.enter_context(only_trainer(folder))
         checkpoints = open_checkpoints(config, folder)
         stack.callback(checkpoints.close)
         checkpoints.check()  # a run that is not this one is refused before weights are loaded
@@ -133,7 +137,8 @@ def train(
         state, start = restore(config, params, mesh, batches, checkpoints)
         del params
         if jax.process_index() == 0:
-            (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+            text = json.dumps(to_dict(config), indent=2) + "\n"
+            write_whole(folder / "config.json", text.encode())
         say(
             f"{count(state.trainable):,} parameters train, {count(frozen):,} are frozen; state "
             f"{describe(state, mesh)}"

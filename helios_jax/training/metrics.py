@@ -2,6 +2,7 @@
 by the main process only.
 """
 
+import contextlib
 import importlib
 import json
 import logging
@@ -17,6 +18,7 @@ import jax
 
 from helios_jax.config import ConfigError
 from helios_jax.readers import ReadError
+from helios_jax.writers import write_whole, writing
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +88,15 @@ def _jsonl(path: Path, step: int) -> tuple[Sink, Callable[[], Any]]:
         finite = {
             name: number if math.isfinite(number) else None for name, number in numbers.items()
         }
-        file.write(json.dumps({"step": step, **finite}) + "\n")
-        file.flush()
+        with writing(path):
+            file.write(json.dumps({"step": step, **finite}) + "\n")
+            file.flush()
 
-    return write, file.close
+    def close() -> None:
+        with contextlib.suppress(OSError):  # of a line that could not be written, which was said
+            file.close()
+
+    return write, close
 
 
 def _cut(path: Path, step: int) -> None:
@@ -105,9 +112,7 @@ def _cut(path: Path, step: int) -> None:
     kept = [line for line in lines if _step(line) <= step]
     if kept != lines:
         log.warning("%s: cut off %d lines of steps after %d", path, len(lines) - len(kept), step)
-        beside = path.with_name(f".{path.name}.partial")
-        beside.write_text("".join(kept), encoding="utf-8")
-        beside.replace(path)
+        write_whole(path, "".join(kept).encode())
 
 
 def _step(line: str) -> int | float:

@@ -1,12 +1,18 @@
 """A run goes on where it was stopped: its checkpoints, and what may change in between."""
 
+import contextlib
 import functools
+from collections.abc import Generator
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from helios_jax.config import RUNTIME_FIELDS, to_dict
 from helios_jax.data.loading import Batches
+from helios_jax.errors import HeliosError
+from helios_jax.locks import LockedError, only_writer
 from helios_jax.parallel.mesh import tree_shardings
 from helios_jax.training.abstract import abstract_state
 from helios_jax.training.checkpoints import Checkpoints
@@ -14,6 +20,7 @@ from helios_jax.training.config import TrainConfig
 from helios_jax.training.objectives import find_objective
 from helios_jax.training.step import TrainState
 from helios_jax.types import Params
+from helios_jax.writers import WriteError, writing
 
 FREE = (
     "steps",
@@ -38,6 +45,34 @@ are recognised by their contents.
 
 DEFAULTS = to_dict(TrainConfig(objective="pyramid"))
 """Defaults for configuration fields that were added after a run was started."""
+
+
+@contextlib.contextmanager
+def only_trainer(folder: Path) -> Generator[None, None, None]:
+    """Be the only run that trains in a folder while the ``with`` block runs; its first process
+    holds the lock for all.
+
+    Raises:
+      LockedError: in every process, if another run has the folder.
+      WriteError: if the folder's own folder cannot be made or written.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal: HeliosError | None = None
+        if jax.process_index() == 0:
+            try:
+                with writing(folder):
+                    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+                beside = [folder / "config.json", folder / "metrics.jsonl"]
+                stack.enter_context(only_writer(folder, "the run", beside=beside))
+            except (LockedError, WriteError) as error:
+                refusal = error
+        if jax.process_count() > 1:
+            refusals = multihost_utils.process_allgather(np.array(refusal is not None))
+            if refusals.any() and refusal is None:
+                refusal = LockedError(f"the run {folder}: the first process cannot have it")
+        if refusal is not None:
+            raise refusal
+        yield
 
 
 def open_checkpoints(config: TrainConfig, folder: Path) -> Checkpoints:

@@ -1,11 +1,15 @@
 """helios-jax ode-pairs: trajectories of a teacher, a file a prompt."""
 
+import time
+
 import pytest
 
 from helios_jax.checkpoint import save
 from helios_jax.commands.ode_pairs import main
 from helios_jax.data.trajectories import SUFFIX, load_trajectory
+from helios_jax.locks import lock
 from helios_jax.sampling.pipeline import HeliosPipeline
+from tests.killing import start_command
 from tests.toys import toy_model
 
 
@@ -41,7 +45,28 @@ def test_bad_input_is_one_line(teacher, tmp_path, capsys, arguments, says):
 
 
 @pytest.mark.slow
-def test_each_prompt_has_a_file_and_the_same_command_goes_on(teacher, tmp_path):
+def test_killed_and_gone_on_with_it_makes_the_same_files(teacher, tmp_path):
+    """Byte for byte: killed while its second file is made, in a process of its own."""
+    arguments = [
+        f"--checkpoint={teacher}", "--world=3", "--sections=1", "--student_steps=1,1,1",
+    ]  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["helios-jax ode-pairs", f"--out={whole}", *arguments]) == 0
+    process = start_command(["ode-pairs", f"--out={killed}", *arguments], tmp_path / "log")
+    while process.is_alive() and not list(killed.glob(f"*{SUFFIX}")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert len(list(killed.glob(f"*{SUFFIX}"))) < 3, "the machine is too fast for this test"
+    assert main(["helios-jax ode-pairs", f"--out={killed}", *arguments]) == 0
+    names = sorted(path.name for path in whole.iterdir())
+    assert sorted(path.name for path in killed.iterdir()) == names
+    for name in names:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_each_prompt_has_a_file_and_the_same_command_goes_on(teacher, tmp_path, capsys):
     command = [
         "helios-jax ode-pairs",
         f"--checkpoint={teacher}",
@@ -57,3 +82,9 @@ def test_each_prompt_has_a_file_and_the_same_command_goes_on(teacher, tmp_path):
     assert (tmp_path / f"000001{SUFFIX}").stat().st_mtime_ns == before
     trajectory = load_trajectory(tmp_path / f"000000{SUFFIX}")
     assert [len(stage.sigma) for stage in trajectory.sections[0]] == [2, 2, 2]
+    assert main([*command, "--seed=1"]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert "000000.trajectory.safetensors was made otherwise (prompt, seed differ)" in err
+    with lock(tmp_path / f"000000{SUFFIX}"):
+        assert main(command) == 2
+    assert "is being written by process" in capsys.readouterr().err

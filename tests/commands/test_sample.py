@@ -491,7 +491,7 @@ def test_interrupted_where_nothing_is_left_it_says_nothing_of_going_on(toy_check
         [PROMPT, f"--checkpoint={toy_checkpoint}", "--num_frames=33000", "--out=a.mp4"], tmp_path
     )
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob(".partial-*/new.mp4")):
+    while not list(tmp_path.glob(".a.mp4.partial-*/new.mp4")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)

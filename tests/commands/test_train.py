@@ -2,7 +2,9 @@
 refused.
 """
 
+import dataclasses
 import json
+import os
 import random
 import re
 import signal
@@ -19,6 +21,7 @@ from helios_jax.checkpoint import CheckpointError
 from helios_jax.commands.train import main
 from helios_jax.config import ConfigError, from_dict, to_dict
 from helios_jax.data.errors import DataError
+from helios_jax.locks import LockedError, lock
 from helios_jax.training.checkpoints import Checkpoints
 from helios_jax.training.config import TrainConfig
 from helios_jax.training.loop import train as train_here
@@ -288,3 +291,15 @@ def test_a_preset_is_no_recipe_and_the_recipes_are_named(capsys):
 def test_every_field_of_a_recipe_can_be_shown(capsys):
     assert main(["helios-jax train", "--config=train/world", "--show_config"]) == 0
     assert "--config.optimizer.learning_rate=" in capsys.readouterr().out
+
+
+def test_a_second_run_in_a_folder_is_refused(data, tmp_path):
+    """Before anything there is touched; the message names the process that has it."""
+    recipe = toy_config(log_every=1, save_every=2)
+    recipe = dataclasses.replace(
+        recipe, data=dataclasses.replace(recipe.data, train=(str(data / "train"),))
+    )
+    message = f"the run {tmp_path / 'run'} is being written by process {os.getpid()} on "
+    with lock(tmp_path / "run"), pytest.raises(LockedError, match=message):
+        train_here(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,10 +1,14 @@
 """Streams on disk: live or whole, with latents and statistics, cut back and gone on with."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 
-from helios_jax.media import MediaError, live_frames, load_latents
-from helios_jax.sampling.request import make_request
+from helios_jax.locks import LockedError
+from helios_jax.media import MediaError, live_frames, load_latents, save_latents
+from helios_jax.sampling.request import RequestError, make_request
 from helios_jax.sampling.state import load_state
 from helios_jax.sampling.statistics import load_statistics
 from helios_jax.sampling.writing import StreamFiles, StreamWriter
@@ -116,5 +120,115 @@ def test_what_cannot_be_written_is_said_by_the_writer(pipeline, tmp_path):
     with (
         pytest.raises(MediaError, match="does not exist"),
         StreamWriter(StreamFiles(str(tmp_path / "absent" / "a.mp4")), request),
+    ):
+        pass
+
+
+def test_a_second_writer_of_a_file_is_refused_before_it_opens_anything(pipeline, tmp_path):
+    """Whichever of its files the other one has, and before either has written a chunk."""
+    request = make_request(TOY, num_frames=33, height=64, width=64)
+    table = str(tmp_path / "a.csv")
+    for first, second in (
+        (files_in(tmp_path), files_in(tmp_path)),
+        (StreamFiles(str(tmp_path / "a.mp4")), StreamFiles(str(tmp_path / "a.mp4"), live=True)),
+        (files_in(tmp_path), StreamFiles(str(tmp_path / "b.gif"), statistics=table)),
+    ):
+        with StreamWriter(first, request).lock():
+            other = StreamWriter(second, request)
+            with pytest.raises(LockedError, match=f"being written by process {os.getpid()} on"):
+                other.__enter__()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_one_file_for_two_things_is_refused(tmp_path):
+    request = make_request(TOY, num_frames=33, height=64, width=64)
+    name = str(tmp_path / "a.safetensors")
+    with (
+        pytest.raises(RequestError, match="is named twice"),
+        StreamWriter(StreamFiles(name, latents=name), request),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_have_left_is_removed(pipeline, tmp_path):
+    """That of the files that are written now; what belongs to others stays."""
+    request = make_request(TOY, num_frames=33, height=64, width=64)
+    for name in ("a.mp4", "a.mp4.state", "a.safetensors", "a.csv", "a.svg", "b.mp4"):
+        (tmp_path / f".{name}.partial-1").mkdir()
+    write(pipeline, files_in(tmp_path), request)
+    assert [path.name for path in tmp_path.glob(".*")] == [".b.mp4.partial-1"]
+
+
+def test_a_video_that_replaces_another_does_not_have_its_state(pipeline, whole, tmp_path):
+    """Until its own first state is written there is none."""
+    for path in whole.iterdir():
+        shutil.copy(path, tmp_path)
+    request = make_request(TOY, num_frames=70, height=64, width=64, seed=1)
+    writer = StreamWriter(files_in(tmp_path), request)
+    with writer:
+        (tmp_path / "a.safetensors").unlink()
+        (tmp_path / "a.safetensors").mkdir()  # latents cannot be written, and come after the video
+        writer.write(record_of(pipeline, request))
+        with pytest.raises(MediaError, match=r"a\.safetensors cannot be written"):
+            writer._wait()
+        writer._pending = None
+    assert not (tmp_path / "a.mp4.state").exists()
+
+
+def record_of(pipeline, request):
+    """The first chunk of a video."""
+    records = []
+    next(pipeline.stream(PROMPT, request, on_chunk=records.append))
+    return records[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda latents: latents[:, :9], "has 9 latent frames, but 18 of the video are made"),
+        (lambda latents: latents[..., :4, :], "has latents of shape .* the video has"),
+        (lambda latents: np.concatenate([latents] * 2), "has latents of shape"),
+        (lambda latents: latents + 1, "has the latents of another video"),
+    ],
+)
+def test_latents_of_another_video_are_not_gone_on_with(pipeline, tmp_path, change, message):
+    request = make_request(TOY, num_frames=66, height=64, width=64)
+    files = files_in(tmp_path, statistics=None, curves=None)
+    write(pipeline, files, request)
+    latents, metadata = load_latents(tmp_path / "a.safetensors")
+    save_latents(tmp_path / "a.safetensors", change(latents), metadata)
+    state = load_state(tmp_path / "a.mp4.state")
+    with pytest.raises(RequestError, match=message), StreamWriter(files, request, start=state):
+        pass
+    assert live_frames(tmp_path / "a.mp4") == [33, 66]
+
+
+def test_latents_that_were_begun_late_say_so(pipeline, tmp_path):
+    """And are gone on with."""
+    request = make_request(TOY, num_frames=33, height=64, width=64)
+    write(pipeline, files_in(tmp_path, latents=None), request)
+    for frames in (66, 99):
+        state = load_state(tmp_path / "a.mp4.state")
+        longer = make_request(TOY, num_frames=frames, height=64, width=64)
+        with StreamWriter(files_in(tmp_path), longer, start=state) as writer:
+            for _ in pipeline.resume(state, num_frames=frames, on_chunk=writer.write):
+                pass
+    latents, metadata = load_latents(tmp_path / "a.safetensors")
+    assert metadata == {"seed": "0", "first_chunk": "1"}
+    expected = pipeline.generate(PROMPT, longer, output="latent")
+    np.testing.assert_array_equal(latents, expected[:, 9:])
+
+
+def test_statistics_of_another_kind_are_not_gone_on_with(pipeline, tmp_path):
+    request = make_request(TOY, num_frames=33, height=64, width=64)
+    write(pipeline, files_in(tmp_path), request)
+    (tmp_path / "a.csv").write_text("chunk,video,colour\n0,0,1\n")
+    state = load_state(tmp_path / "a.mp4.state")
+    with (
+        pytest.raises(RequestError, match="its columns are chunk, video, colour"),
+        StreamWriter(
+            files_in(tmp_path), make_request(TOY, num_frames=66, height=64, width=64), start=state
+        ),
     ):
         pass
