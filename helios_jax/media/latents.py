@@ -135,21 +135,28 @@ class LatentsWriter:
           MediaError: if the disk is full.
         """
         chunk = np.ascontiguousarray(latents, np.float32)
+        end = self._end + chunk.nbytes
+        name = f"latents/{len(self._header) - 1:05d}"
+        header = {**self._header, name: _entry(chunk.shape, self._end, end)}
         if self._end:
             with writing(self._path, MediaError):
-                self._append(self._path, chunk)
-            return
-        with staged(self._path) as partial:
-            partial.write_bytes(struct.pack("<Q", self._room) + b" " * self._room)
-            self._append(partial, chunk)
+                self._append(self._path, chunk, header)
+        else:
+            with staged(self._path) as partial:
+                partial.write_bytes(struct.pack("<Q", self._room) + b" " * self._room)
+                self._append(partial, chunk, header)
+        self._header = header
+        self._end = end
+        self.frames += chunk.shape[1]
 
     def finish(self) -> None:
         """Make the one tensor ``latents`` of all chunks, as :func:`save_latents` writes it."""
         if not self._end:
             raise MediaError(f"{self._path}: no latents were written")
-        header, start = _read_header(self._path)
-        metadata = header.pop("__metadata__")
-        chunks = [_map(self._path, header[name], start) for name in sorted(header)]
+        metadata = self._header["__metadata__"]
+        names = [name for name in self._header if name != "__metadata__"]
+        with writing(self._path, MediaError):
+            chunks = [_map(self._path, self._header[name], 8 + self._room) for name in names]
         B, _, *rest = chunks[0].shape
         frames = sum(chunk.shape[1] for chunk in chunks)
         whole = {
@@ -164,23 +171,18 @@ class LatentsWriter:
                 for chunk in chunks:
                     file.write(chunk[video].tobytes())
 
-    def _append(self, path: Path, chunk: np.ndarray) -> None:
+    def _append(self, path: Path, chunk: np.ndarray, header: Mapping[str, Any]) -> None:
         """Add a chunk behind the others, then say so in the header."""
-        end = self._end + chunk.nbytes
-        name = f"latents/{len(self._header) - 1:05d}"
         before = len(_dump(self._header)) - 1 if self._end else 0
-        self._header[name] = _entry(chunk.shape, self._end, end)
         with path.open("r+b") as file:
             file.seek(8 + self._room + self._end)
             file.write(chunk.tobytes())
             file.flush()
             # Only what is new: a process that is killed meanwhile has changed nothing else.
             file.seek(8 + before)
-            file.write(_dump(self._header)[before:])
+            file.write(_dump(header)[before:])
             file.flush()
-            file.truncate(8 + self._room + end)
-        self._end = end
-        self.frames += chunk.shape[1]
+            file.truncate(8 + self._room + self._end + chunk.nbytes)
 
 
 def _check_path(path: str | os.PathLike) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from helios_jax.locks import LockedError
 from helios_jax.media import MediaError, live_frames, load_latents, save_latents
+from helios_jax.readers import ReadError
 from helios_jax.sampling.request import RequestError, make_request
 from helios_jax.sampling.state import load_state
 from helios_jax.sampling.statistics import load_statistics
@@ -166,13 +167,17 @@ def test_a_video_that_replaces_another_does_not_have_its_state(pipeline, whole, 
         shutil.copy(path, tmp_path)
     request = make_request(TOY, num_frames=70, height=64, width=64, seed=1)
     writer = StreamWriter(files_in(tmp_path), request)
-    with writer:
-        (tmp_path / "a.safetensors").unlink()
-        (tmp_path / "a.safetensors").mkdir()  # latents cannot be written, and come after the video
-        writer.write(record_of(pipeline, request))
-        with pytest.raises(MediaError, match=r"a\.safetensors cannot be written"):
-            writer._wait()
-        writer._pending = None
+    record = record_of(pipeline, request)
+
+    def begin():
+        with writer:
+            (tmp_path / "a.safetensors").unlink()
+            (tmp_path / "a.safetensors").mkdir()  # latents cannot be written, after the video
+            writer.write(record)
+
+    with pytest.raises(MediaError, match=r"a\.safetensors cannot be written"):
+        begin()
+    assert live_frames(tmp_path / "a.mp4") == [33]
     assert not (tmp_path / "a.mp4.state").exists()
 
 
@@ -225,10 +230,14 @@ def test_statistics_of_another_kind_are_not_gone_on_with(pipeline, tmp_path):
     write(pipeline, files_in(tmp_path), request)
     (tmp_path / "a.csv").write_text("chunk,video,colour\n0,0,1\n")
     state = load_state(tmp_path / "a.mp4.state")
-    with (
-        pytest.raises(RequestError, match="its columns are chunk, video, colour"),
-        StreamWriter(
-            files_in(tmp_path), make_request(TOY, num_frames=66, height=64, width=64), start=state
-        ),
-    ):
-        pass
+    longer = make_request(TOY, num_frames=66, height=64, width=64)
+    writer = StreamWriter(files_in(tmp_path), longer, start=state)
+
+    def go_on():
+        with writer:
+            for _ in pipeline.resume(state, num_frames=66, on_chunk=writer.write):
+                pass
+
+    with pytest.raises(ReadError, match="has other columns"):
+        go_on()
+    assert load_state(tmp_path / "a.mp4.state").chunk == 1
