@@ -147,9 +147,8 @@ def new_directory(
             shutil.rmtree(partial, ignore_errors=True)
             # Errors of other files, which are read, name them.
             named = str(getattr(error, "filename", None) or partial)
-            if isinstance(error, OSError) and named.startswith(str(partial)):
-                reason = error.strerror or str(error)
-                raise CheckpointError(f"{path} cannot be written: {reason}") from error
+            if isinstance(error, OSError) and error.strerror and named.startswith(str(partial)):
+                raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
             raise
 
 
