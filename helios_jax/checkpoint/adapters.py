@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +222,8 @@ def read_adapter(file: AdapterFile) -> Adapter:
     changes = _changes(found, known)
     if all(isinstance(change, Whole) for parts in changes.values() for change in parts):
         raise CheckpointError(
-            f"{found.file} holds whole tensors and no adapter ({show_keys(list(known))}): give it "
-            "as --partial"
+            f"{found.file} holds whole tensors and no adapter ({show_keys(list(known))}): give a "
+            "transformer_partial as --partial, and a whole model as --source"
         )
     return Adapter(found.file, file.strength, naming, changes, found.settings)
 
@@ -237,6 +237,11 @@ def show_keys(keys: Iterable[str] | Mapping[str, str]) -> str:
         first.append(f"{name}{remark if isinstance(remark, str) else ''}")
     more = f", and {len(remarks) - 3} more" if len(remarks) > 3 else ""
     return f"{', '.join(first)}{more}"
+
+
+def counted(things: Sized, name: str) -> str:
+    """How many things there are, with their name: "1 key", "2 keys"."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _changes(found: AdapterTensors, parts: Mapping[str, Part]) -> dict[str, list[Change]]:
@@ -290,7 +295,7 @@ def _refuse(file: Path, keys: Sequence[str], unknown: Sequence[str]) -> None:
         if found := [key for key in unknown if re.search(pattern, key)]:
             raise CheckpointError(f"{file} is an adapter of {model} ({show_keys(found)})")
     raise CheckpointError(
-        f"{file}: {len(unknown)} of {len(keys)} keys match nothing in the transformer: "
+        f"{file}: keys that match nothing in the transformer, {len(unknown)} of {len(keys)}: "
         f"{show_keys(unknown)}"
     )
 
@@ -312,7 +317,7 @@ def _check_names(file: Path, parts: Mapping[str, Part]) -> None:
         half = [key for key in half if (parts[key].tensor, there) not in places]
         if half:
             raise CheckpointError(
-                f"{file}: {len(half)} keys are without the other half of their pair: "
+                f"{file}: {counted(half, 'key')} without the other half of the pair: "
                 f"{show_keys(half)}"
             )
     for key, part in parts.items():
@@ -338,7 +343,8 @@ def _check_ranks(found: AdapterTensors, parts: Mapping[str, Part]) -> None:
             wrong[key] = f" {list(down)} beside {list(up)}"
     if wrong:
         raise CheckpointError(
-            f"{found.file}: {len(wrong)} pairs of factors have no common rank: {show_keys(wrong)}"
+            f"{found.file}: {counted(wrong, 'pair')} of factors without a common rank: "
+            f"{show_keys(wrong)}"
         )
 
 
@@ -355,7 +361,8 @@ def _check_values(found: AdapterTensors) -> None:
     broken = [key for key, tensor in found.tensors.items() if not is_finite(tensor.read())]
     if broken:
         raise CheckpointError(
-            f"{found.file}: {len(broken)} tensors have NaN or infinite values: {show_keys(broken)}"
+            f"{found.file}: {counted(broken, 'tensor')} with NaN or infinite values: "
+            f"{show_keys(broken)}"
         )
 
 

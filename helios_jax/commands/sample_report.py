@@ -168,7 +168,7 @@ def _peak_of_process() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes for people: 1.2 GB."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:

@@ -201,7 +201,7 @@ BAD_FILES = {
     ),
     "other model": (
         {"lora": factors("unet.mid", 4, 4)},
-        "2 of 2 keys match nothing in the transformer: transformer.unet.mid.lora_A.weight",
+        "match nothing in the transformer, 2 of 2: transformer.unet.mid.lora_A.weight",
     ),
     "other width": (
         {"lora": factors(Q, 48, WIDTH)},
@@ -209,7 +209,7 @@ BAD_FILES = {
     ),
     "half": (
         {"lora": dict(list(factors(Q, WIDTH, WIDTH).items())[:1])},
-        r"1 keys are without the other half of their pair: .*to_q\.lora_A",
+        r"1 key without the other half of the pair: .*to_q\.lora_A",
     ),
     "dora": (
         {
