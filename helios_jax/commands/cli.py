@@ -9,6 +9,7 @@ import signal
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -22,6 +23,7 @@ from helios_jax import configs, devices
 from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
+from helios_jax.models.tokenizer import TruncatedPromptWarning
 
 RECIPES = [Path(folder) for folder in configs.__path__]
 """Folders of the recipes that ship with the package."""
@@ -82,7 +84,8 @@ def _run(
         if "show_config" in options and options.show_config:
             print("\n".join(shown_config(options)))
             return 0
-        body(options)
+        with _warnings_as_lines(argv[0]):
+            body(options)
     except HeliosError as error:
         complain(str(error), argv[0])
         return error.exit_status
@@ -98,6 +101,23 @@ def _run(
             return HeliosError.exit_status
         raise
     return 0
+
+
+@contextlib.contextmanager
+def _warnings_as_lines(program: str) -> Generator[None]:
+    """Print a prompt that is cut as one line in the program's name, wherever it is met."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TruncatedPromptWarning)
+        others = warnings.showwarning
+
+        def show(message, category, *place, **more) -> None:
+            if issubclass(category, TruncatedPromptWarning):
+                complain(str(message), program)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def complain(message: str, program: str | None = None) -> None:

@@ -4,10 +4,15 @@ Videos listed in a table, with the VAE and the text encoder of a checkpoint:
 
   helios-jax encode --captions clips.csv --checkpoint checkpoints/helios-base --out records/train
 
-The table is a CSV file with the columns path (or video) and caption, or JSON lines with these keys;
-paths are relative to it. A clip is brought to --height, --width and --fps, and cut into sections of
-33 frames, each encoded by itself; what is left at its end is dropped. A clip that cannot be used
-(file missing or damaged, too short, no caption) is left out, counted, and listed with the reason in
+The list is a CSV file, JSON lines or a JSON list. Its columns are path (or video, file_name) and
+caption (or text, cap, prompt): the data lists of the original implementation and the metadata.csv
+or .jsonl of a Hugging Face folder are read as they are. cut, [first, end] in frames, and crop,
+[left, right, top, bottom] in pixels, take a part of a video. Whatever else stands there is named in
+a line. Paths are relative to the list.
+
+A clip is brought to --height, --width and --fps, and cut into sections of 33 frames, each encoded
+by itself; what is left at its end is dropped. A clip that cannot be used (file missing or damaged,
+too short, no caption) is left out, counted, and listed with the reason in
 records/train/*.skipped.jsonl.
 
 Four processes, one on each GPU; started again after an interruption, the same commands go on where
@@ -76,7 +81,10 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
 def _define_sources(options: flags.FlagValues) -> None:
     """What is encoded."""
     flags.DEFINE_string(
-        "captions", None, "Table of videos and captions, .csv or .jsonl.", flag_values=options
+        "captions",
+        None,
+        "List of videos and captions: .csv, .jsonl or .json.",
+        flag_values=options,
     )
     flags.DEFINE_integer(
         "world",
@@ -260,10 +268,12 @@ def _clip_jobs(options: flags.FlagValues) -> tuple[DatasetInfo, list[Job], Any]:
     )
     config.check(model.vae)
     if options.captions is not None:
-        clips = read_captions(Path(options.captions))
+        listed = read_captions(Path(options.captions))
+        for note in listed.notes:
+            print(note)
         encoders = _load_encoders(options, model)
-        jobs = video_jobs(clips, encoders, config)
-        inputs: list[Any] = [caption for _, caption in clips]
+        jobs = video_jobs(listed.clips, encoders, config)
+        inputs: list[Any] = [clip.caption for clip in listed.clips]
     else:
         scenes = WorldClips(
             count=options.world,

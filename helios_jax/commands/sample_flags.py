@@ -12,7 +12,8 @@ from helios_jax.commands.request_flags import define_request_flags
 TEXTS = {
     "checkpoint": "Checkpoint directory; without one, helios-nano, or random weights of --config.",
     "prompt": "What the video shows.",
-    "prompt_file": "Text file with one prompt a line, one video each.",
+    "prompt_file": "One video a prompt: a text file with a prompt a line, or a .csv, .jsonl or "
+    ".json list with a column prompt, caption, text or cap, as HeliosBench has.",
     "prompt_schedule": "Prompts that follow one another in one video: a JSON or YAML list of "
     "{prompt, chunks, blend}, or a CSV with the columns id, prompt_index and prompt, one video for "
     "each id.",

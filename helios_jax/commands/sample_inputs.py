@@ -17,8 +17,8 @@ from helios_jax.commands.sample_report import Say
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.diffusion.drift import DriftControl
 from helios_jax.memory.sampling import Placement
-from helios_jax.readers import ReadError, read_text
 from helios_jax.sampling.geometry import check_adapters, check_model, reference_frames
+from helios_jax.sampling.prompt_files import read_prompt_file
 from helios_jax.sampling.prompts import Prompt, read_schedules, to_schedule
 from helios_jax.sampling.request import Request, RequestError, request_for_prompt
 from helios_jax.sampling.state import VideoState, load_state
@@ -130,7 +130,7 @@ def read_videos(options: flags.FlagValues, config: HeliosConfig, say: Say) -> li
     if options.resume:
         return [resumed_video(options, config, adapters, say)]
     fields = read_fields(options, adapters)
-    prompts = read_prompts(options)
+    prompts = read_prompts(options, say)
     requests = []
     for prompt in prompts:
         _, request = request_for_prompt(config, prompt, fields)
@@ -203,7 +203,7 @@ def stream_files(
     )
 
 
-def read_prompts(options: flags.FlagValues) -> list[Prompt]:
+def read_prompts(options: flags.FlagValues, say: Say) -> list[Prompt]:
     """The prompts of --prompt, --prompt_file or --prompt_schedule.
 
     Raises:
@@ -216,16 +216,10 @@ def read_prompts(options: flags.FlagValues) -> list[Prompt]:
         return list(read_schedules(path, reference=options.reference_schedule).values())
     if options.prompt is not None:
         return [*to_schedule(options.prompt.strip(), None).prompts()]
-    try:
-        lines = read_text(options.prompt_file).splitlines()
-    except ReadError as error:
-        raise RequestError(
-            f"cannot read --prompt_file {options.prompt_file}: {error.reason}"
-        ) from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise RequestError(f"--prompt_file {options.prompt_file} has no prompt in it")
-    return [*prompts]
+    found = read_prompt_file(options.prompt_file)
+    for note in found.notes:
+        say(note)
+    return [*found.prompts]
 
 
 def read_image(options: flags.FlagValues, request: Request, say: Say) -> np.ndarray | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from helios_jax.data.sections import section_window
     from helios_jax.data.shards import open_shard
     from helios_jax.data.source import RecordSource
-    from helios_jax.data.tables import read_captions
+    from helios_jax.data.tables import ClipList, ListedClip, read_captions
     from helios_jax.data.trajectories import Trajectory, load_trajectories, save_trajectory
 
 _HOMES = {
@@ -29,8 +29,10 @@ _HOMES = {
     "DatasetInfo": "info",
     "EncodeConfig": "jobs",
     "Encoders": "encoders",
+    "ClipList": "tables",
     "Entry": "records",
     "Job": "jobs",
+    "ListedClip": "tables",
     "LoaderOptions": "loading",
     "Record": "records",
     "RecordError": "errors",
@@ -56,6 +58,7 @@ _HOMES = {
 
 __all__ = [
     "Batches",
+    "ClipList",
     "DataConfig",
     "DataError",
     "DatasetInfo",
@@ -63,6 +66,7 @@ __all__ = [
     "Encoders",
     "Entry",
     "Job",
+    "ListedClip",
     "LoaderOptions",
     "Record",
     "RecordError",

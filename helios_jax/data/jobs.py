@@ -23,6 +23,7 @@ from helios_jax.data.errors import DataError, RecordError, SkippedError
 from helios_jax.data.info import DatasetInfo, json_digest, write_info
 from helios_jax.data.records import Record
 from helios_jax.data.shards import SKIPPED, has_shard, index_files, open_shard, read_skipped
+from helios_jax.data.tables import ListedClip
 from helios_jax.fields import Checked, Count, Natural
 from helios_jax.models.tokenizer import clean_prompt
 from helios_jax.models.vae import encode_clip
@@ -99,45 +100,39 @@ class EncodeConfig(Checked):
         return encoders.info(self.frames, self.text_dtype)
 
 
-def video_jobs(
-    clips: Sequence[tuple[Path, str]], encoders: Encoders, config: EncodeConfig
-) -> list[Job]:
+def video_jobs(clips: Sequence[ListedClip], encoders: Encoders, config: EncodeConfig) -> list[Job]:
     """The records of video files.
 
     Args:
-      clips: files and captions.
+      clips: files, captions and the parts that count.
       encoders, config: what they are encoded with, and how.
     """
 
-    def job(number: int, path: Path, caption: str) -> Job:
-        return Job(
-            str(path),
-            lambda: encode_record(
-                encoders,
-                config,
-                number,
-                str(path),
-                caption,
-                lambda: open_video(path, caption, config),
-            ),
-        )
+    def job(number: int, clip: ListedClip) -> Job:
+        def make() -> Record:
+            def opened() -> Clip:
+                return open_video(clip, config)
 
-    return [job(number, path, caption) for number, (path, caption) in enumerate(clips)]
+            return encode_record(encoders, config, number, clip.source, clip.caption, opened)
+
+        return Job(clip.source, make)
+
+    return [job(number, clip) for number, clip in enumerate(clips)]
 
 
-def open_video(path: Path, caption: str, config: EncodeConfig) -> Clip:
+def open_video(clip: ListedClip, config: EncodeConfig) -> Clip:
     """A video file with its caption.
 
     Raises:
       SkippedError: if the caption is empty or the file is missing.
       MediaError: if the video is damaged or too short.
     """
-    if not clean_prompt(caption):
+    if not clean_prompt(clip.caption):
         raise SkippedError("empty caption", "the caption is empty")
-    if not path.is_file():
-        raise SkippedError("missing file", f"{path}: no such file")
+    if not clip.path.is_file():
+        raise SkippedError("missing file", f"{clip.path}: no such file")
     pieces = media.read_pieces(
-        path,
+        clip.path,
         config.height,
         config.width,
         config.fps,
@@ -145,6 +140,7 @@ def open_video(path: Path, caption: str, config: EncodeConfig) -> Clip:
         piece=config.frames,
         least=max(config.min_frames, config.frames),
         most=config.max_sections,
+        excerpt=clip.excerpt,
     )
     return Clip(*pieces)
 

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import IO, NamedTuple
 
@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from helios_jax.media.animations import (
+    Moment,
     describe_animation,
     is_animation,
     read_animation,
@@ -60,6 +61,54 @@ success.
 
 class TooShortError(MediaError):
     """A video with fewer frames than are needed."""
+
+
+class Excerpt(NamedTuple):
+    """A part of a video.
+
+    Attributes:
+      cut: its first frame and the one after its last, as the file counts them; None is all.
+      crop: left, right, top and bottom pixel, of the upright picture; None is all.
+    """
+
+    cut: tuple[int, int] | None = None
+    crop: tuple[int, int, int, int] | None = None
+
+    def describe(self) -> list[str]:
+        """The part in words."""
+        words = []
+        if self.cut:
+            words.append(f"frames {self.cut[0]} to {self.cut[1]}")
+        if self.crop:
+            left, right, top, bottom = self.crop
+            words.append(f"cropped to x {left} to {right}, y {top} to {bottom}")
+        return words
+
+    def filters(self) -> str:
+        """What ffmpeg does before it resamples."""
+        found = ""
+        if self.cut:
+            first, end = self.cut
+            found += f"trim=start_frame={first}:end_frame={end},setpts=PTS-STARTPTS,"
+        if self.crop:
+            left, right, top, bottom = self.crop
+            found += f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1,"
+        return found
+
+    def of(self, path: str | os.PathLike, frames: Iterable[Moment]) -> Iterator[Moment]:
+        """The part of an animation."""
+        first, end = self.cut or (0, None)
+        for moment in itertools.islice(frames, first, end):
+            if not self.crop:
+                yield moment
+                continue
+            left, right, top, bottom = self.crop
+            if right > moment.image.width or bottom > moment.image.height:
+                raise _outside(path)
+            yield moment._replace(image=moment.image.crop((left, top, right, bottom)))
+
+
+WHOLE = Excerpt()
 
 
 class VideoInput(NamedTuple):
@@ -135,6 +184,7 @@ def read_pieces(
     piece: int = 33,
     least: int = 33,
     most: int | None = None,
+    excerpt: Excerpt = WHOLE,
 ) -> tuple[int, Iterator[UInt8[np.ndarray, "F Y X 3"]]]:
     """Read a video from its beginning, one piece after another, with memory for one; see
     :func:`read_video`.
@@ -144,6 +194,7 @@ def read_pieces(
       piece: frames of a piece; what is left at the end is dropped.
       least: frames it must have.
       most: pieces to read at most; None for all.
+      excerpt: the part that is read.
 
     Returns:
       How many frames it has at that rate, and its pieces, decoded as they are asked for.
@@ -153,7 +204,7 @@ def read_pieces(
       MediaError: if the file is missing, damaged, or no video; at once, or while pieces are read.
     """
     check_fit(fit)
-    source = _open(path, fps, max(least, piece))
+    source = _open(path, fps, max(least, piece), excerpt)
     if source.notes:
         logging.getLogger(__name__).warning("%s: %s", path, ", ".join(source.notes))
     num_frames = source.num_frames
@@ -212,11 +263,14 @@ class _Source(NamedTuple):
     frames: Callable[[int], Generator[Image.Image]]
 
 
-def _open(path: str | os.PathLike, fps: int | float | Fraction, least: int) -> _Source:
+def _open(
+    path: str | os.PathLike, fps: int | float | Fraction, least: int, excerpt: Excerpt = WHOLE
+) -> _Source:
     """Decode a video once, and refuse one with fewer frames than ``least``."""
     _check_file(path)
     rate = frame_rate(fps)
-    source = _open_animation(path, rate) if is_animation(path) else _open_video(path, rate)
+    open_source = _open_animation if is_animation(path) else _open_video
+    source = open_source(path, rate, excerpt)
     if source.num_frames < least:
         raise TooShortError(
             f"{path}: has {source.num_frames} frame(s) at {float(rate):.4g} fps; at least {least} "
@@ -225,12 +279,16 @@ def _open(path: str | os.PathLike, fps: int | float | Fraction, least: int) -> _
     return source
 
 
-def _open_animation(path: str | os.PathLike, rate: Fraction) -> _Source:
+def _open_animation(path: str | os.PathLike, rate: Fraction, excerpt: Excerpt) -> _Source:
     found = describe_animation(path)
-    count = math.floor(found.seconds * rate + Fraction(1, 2))
+    seconds = found.seconds
+    if excerpt.cut:
+        seconds = sum((moment.seconds for moment in excerpt.of(path, read_animation(path))), 0)
+    count = math.floor(seconds * rate + Fraction(1, 2))
 
     def frames(start: int) -> Generator[Image.Image]:
-        for number, image in enumerate(resample(read_animation(path), rate)):
+        moments = excerpt.of(path, read_animation(path))
+        for number, image in enumerate(resample(moments, rate)):
             if number == 0 or number >= start:
                 yield image
 
@@ -239,8 +297,8 @@ def _open_animation(path: str | os.PathLike, rate: Fraction) -> _Source:
     return _Source(count, description, [LAID] if found.transparent else [], frames)
 
 
-def _open_video(path: str | os.PathLike, rate: Fraction) -> _Source:
-    log = _decode_once(path, rate)
+def _open_video(path: str | os.PathLike, rate: Fraction, excerpt: Excerpt) -> _Source:
+    log = _decode_once(path, f"{excerpt.filters()}fps={rate}")
     source_frames = 0
     num_frames = 0
     for frames_in, frames_out in re.findall(r"(\d+) frames in, (\d+) frames out", log):
@@ -251,7 +309,8 @@ def _open_video(path: str | os.PathLike, rate: Fraction) -> _Source:
         raise MediaError(f"{path}: has no video in it")
     stream = stream or ""
     high_range = re.search(HIGH_RANGE, stream)
-    filters = f"fps={rate},{{}}{TONE_MAP if high_range else ''}{TO_RGB}"
+    colors = f"{TONE_MAP if high_range else ''}{TO_RGB}"
+    filters = f"{excerpt.filters()}fps={rate},{{}}{colors}"
 
     def frames(start: int) -> Generator[Image.Image]:
         return _decoded(path, stream, filters.format(f"select='eq(n,0)+gte(n,{start})',"))
@@ -286,9 +345,9 @@ def _check_count(path: str | os.PathLike, found: int, wanted: int) -> None:
         )
 
 
-def _decode_once(path: str | os.PathLike, rate: Fraction) -> str:
-    """What ffmpeg tells of a video and of decoding all of it at ``rate``."""
-    done = subprocess.run(_command(path, f"fps={rate}", "-f null -"), capture_output=True)
+def _decode_once(path: str | os.PathLike, filters: str) -> str:
+    """What ffmpeg tells of a video and of decoding all of it through ``filters``."""
+    done = subprocess.run(_command(path, filters, "-f null -"), capture_output=True)
     log = done.stderr.decode(errors="replace")
     _check(path, done.returncode, log)
     return log
@@ -364,6 +423,8 @@ def _check(path: str | os.PathLike, status: int, log: str) -> None:
     """Raise what ffmpeg says is wrong with a file."""
     if "matches no streams" in log:
         raise MediaError(f"{path}: has no video in it")
+    if status and "Invalid too big or non positive size" in log:
+        raise _outside(path)
     if status and "not on whitelist" in log:
         raise MediaError(
             f"{path}: not a video, or in a format that is not read; save it as mp4, by ffmpeg -i "
@@ -379,6 +440,10 @@ def _check(path: str | os.PathLike, status: int, log: str) -> None:
         ]
         reason = errors[0] if errors else f"ffmpeg gave status {status}"
         raise MediaError(f"{path}: damaged, cut short, or not a video: {reason}")
+
+
+def _outside(path: str | os.PathLike) -> MediaError:
+    return MediaError(f"{path}: the crop lies outside of its frames")
 
 
 def _describe(stream: str, rate: Fraction, source_frames: int, num_frames: int) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,14 @@ from helios_jax.types import Int
 
 PAD, EOS, UNKNOWN = range(3)
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
+
+
+QUOTED = 160
+"""Letters of what is cut off a prompt that the warning quotes at most."""
+
+
+class TruncatedPromptWarning(UserWarning):
+    """A prompt has more tokens than the text encoder takes; the message quotes what is left out."""
 
 
 class TokenizerError(HeliosError, ValueError):
@@ -91,6 +100,8 @@ class Tokenizer:
     ) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B"]]:
         """Tokenize prompts; each ends with ``</s>``, which stays when the prompt is cut.
 
+        A cut is told by a :class:`TruncatedPromptWarning`.
+
         Args:
           prompts: B texts, cleaned by :func:`clean_prompt`.
           max_length: S, to which every row is cut or padded with token 0.
@@ -101,8 +112,11 @@ class Tokenizer:
         ids = np.full((len(prompts), max_length), PAD, np.int32)
         lengths = np.zeros(len(prompts), np.int32)
         for i, prompt in enumerate(prompts):
-            tokens = self._backend.encode(prompt, add_special_tokens=False).ids
-            tokens = [*tokens[: max_length - 1], EOS]
+            encoding = self._backend.encode(prompt, add_special_tokens=False)
+            if len(encoding.ids) >= max_length:
+                start, _ = encoding.offsets[max_length - 1]
+                _warn_of_cut(prompt, start, len(encoding.ids) + 1, max_length)
+            tokens = [*encoding.ids[: max_length - 1], EOS]
             ids[i, : len(tokens)] = tokens
             lengths[i] = len(tokens)
         return ids, lengths
@@ -127,6 +141,19 @@ class Tokenizer:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _warn_of_cut(prompt: str, start: int, tokens: int, room: int) -> None:
+    """Quote what is left out of a prompt from a letter on, its middle left out if it is long."""
+    rest = prompt[start:].strip()
+    if len(rest) > QUOTED:
+        rest = f"{rest[: QUOTED // 2]} ... {rest[-QUOTED // 2 :]}"
+    beginning = prompt[:40].strip()
+    message = (
+        f"the prompt {beginning!r}... has {tokens} tokens and the text encoder takes {room}: "
+        f"left out are its last {len(prompt) - start} letters, {rest!r}"
+    )
+    warnings.warn(message, TruncatedPromptWarning, stacklevel=3)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -6,8 +6,10 @@ import csv
 import dataclasses
 import functools
 import json
+import subprocess
 from pathlib import Path
 
+import imageio_ffmpeg
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +20,20 @@ from helios_jax.config import HeliosConfig, TextEncoderConfig, TransformerConfig
 from helios_jax.data.batches import DataConfig, load_batches
 from helios_jax.data.encoders import Encoders, encode_caption, random_encoders
 from helios_jax.data.errors import DataError
-from helios_jax.data.jobs import Clip, EncodeConfig, Job, encode_record, video_jobs, write_records
+from helios_jax.data.jobs import (
+    Clip,
+    EncodeConfig,
+    Job,
+    encode_record,
+    open_video,
+    video_jobs,
+    write_records,
+)
 from helios_jax.data.shards import read_skipped
 from helios_jax.data.source import RecordSource
-from helios_jax.data.tables import read_captions
+from helios_jax.data.tables import ListedClip, read_captions
 from helios_jax.errors import HeliosError
+from helios_jax.models.tokenizer import TruncatedPromptWarning
 from helios_jax.world import render, sample_scene
 from helios_jax.world.jobs import WorldClips, world_jobs
 
@@ -89,7 +100,7 @@ def test_good_videos_are_encoded_and_bad_ones_are_listed(tmp_path, clips, encode
     """Each bad input is counted by kind and named with its reason; the good ones have a record
     each, ready to be trained on.
     """
-    jobs = video_jobs(read_captions(clips / table), encoders, CONFIG)
+    jobs = video_jobs(read_captions(clips / table).clips, encoders, CONFIG)
     summary = encode(tmp_path, jobs, encoders)
     assert "3 clips in 4 of 4 shards; 4 skipped" in summary
     for kind in ("too short", "unreadable video", "empty caption", "missing file"):
@@ -148,7 +159,8 @@ def test_text_has_a_row_for_each_token(encoders):
     plain = encode_caption(encoders, "a red ball")
     np.testing.assert_array_equal(plain, encode_caption(encoders, "  a red&nbsp;  ball\n"))
     assert 1 < len(plain) < 20
-    assert len(encode_caption(encoders, "a red ball " * 100)) == 64
+    with pytest.warns(TruncatedPromptWarning, match="left out are its last"):
+        assert len(encode_caption(encoders, "a red ball " * 100)) == 64
 
 
 def test_a_share_of_the_worlds_clips_has_the_empty_caption(encoders):
@@ -205,13 +217,18 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, encoders):
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("a.txt", "", r"captions are read from \.csv and \.jsonl files"),
-        ("a.csv", "file,text\na,b\n", "record 1 has no path"),
+        ("a.txt", "", r"captions are read from \.csv, \.jsonl, \.json files"),
+        ("a.csv", "file,text\na,b\n", "record 1 has no path: .* it has file, text"),
+        ("a.csv", "path,title\na,b\n", "record 1 has no caption: .* it has path, title"),
+        ("a.json", '{"path": "a.mp4", "cap": ["a"]}', "holds no list"),
+        ("a.json", '[{"path": "a", "cap": ["a"], "cut": [9, 3]}]', r"cut=\[9, 3\] must be"),
+        ("a.json", '[{"path": "a", "cap": ["a"], "cut": "all"}]', "cut='all' must be 2 whole"),
+        ("a.json", '[{"path": "a", "cap": ["a"], "crop": [0, 8, 4]}]', "must be 4 whole numbers"),
         ("a.csv", "path,caption\n", "it has no rows"),
         (
             "a.jsonl",
             '{"path": "a.mp4", "caption": "a"}\n{"path": "b.mp4"}\n',
-            "record 2 has no path",
+            "record 2 has no caption",
         ),
         ("a.jsonl", "[1]\n", "record 1 has no path"),
         ("a.jsonl", "\n", "lists no videos"),
@@ -229,6 +246,88 @@ def test_a_bad_table_is_refused(tmp_path, name, content, match):
         read_captions(tmp_path / name)
     with pytest.raises(DataError, match="No such file"):
         read_captions(tmp_path / "b.csv")
+
+
+LISTS = {
+    "original.json": json.dumps(
+        [
+            {
+                "path": "clips/a.mp4",
+                "cap": ["a red ball", "a ball"],
+                "cut": [3, 27],
+                "crop": [8, 40, 0, 24],
+                "fps": 8.0,
+                "num_frames": 40,
+                "resolution": {"height": 32, "width": 64},
+                "aesthetic": 5.1,
+            }
+        ]
+    ),
+    "metadata.csv": "file_name,text,license\nclips/a.mp4,a red ball,CC0\n",
+    "metadata.jsonl": '{"file_name": "clips/a.mp4", "text": "a red ball", "license": "CC0"}\n',
+    "cuts.csv": 'video_path,prompt,cut\nclips/a.mp4,a red ball,"[3, 27]"\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "excerpt", "notes"),
+    [
+        (
+            "original.json",
+            media.Excerpt((3, 27), (8, 40, 0, 24)),
+            [
+                "fps, num_frames, resolution: what the video files say counts",
+                "not read: aesthetic",
+                "1 videos have several captions: the first counts",
+            ],
+        ),
+        ("metadata.csv", media.Excerpt(), ["not read: license"]),
+        ("metadata.jsonl", media.Excerpt(), ["not read: license"]),
+        ("cuts.csv", media.Excerpt((3, 27)), []),
+    ],
+)
+def test_lists_as_people_have_them_are_read_and_nothing_in_them_is_ignored(
+    tmp_path, name, excerpt, notes
+):
+    path = tmp_path / name
+    path.write_text(LISTS[name])
+    found = read_captions(path)
+    assert found.clips == [(tmp_path / "clips/a.mp4", "a red ball", excerpt)]
+    assert found.notes == [f"{path}: {note}" for note in notes]
+
+
+def test_a_part_of_a_video_is_encoded_as_if_it_were_a_file_of_its_own(encoders, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (40, 24, 48, 3), np.uint8)
+    lossless = [
+        f"-f rawvideo -pix_fmt rgb24 -s {w}x24 -r 8 -i - -c:v ffv1".split() for w in (48, 32)
+    ]
+    part = np.ascontiguousarray(frames[3:27, :, 8:40])
+    for name, options, content in zip("ab", lossless, (frames, part)):
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-v",
+            "error",
+            *options,
+            tmp_path / f"{name}.mkv",
+        ]
+        subprocess.run(command, input=content.tobytes(), check=True)
+    excerpt = media.Excerpt((3, 27), (8, 40, 0, 24))
+    clips = [
+        ListedClip(tmp_path / "a.mkv", "a red ball", excerpt),
+        ListedClip(tmp_path / "b.mkv", "a red ball"),
+        ListedClip(tmp_path / "a.mkv", "a red ball", media.Excerpt(crop=(8, 60, 0, 24))),
+    ]
+    cut, whole, outside = video_jobs(clips, encoders, CONFIG)
+    assert cut.source == f"{tmp_path}/a.mkv frames 3 to 27 cropped to x 8 to 40, y 0 to 24"
+    made = [job.make()._replace(metadata={}) for job in (cut, whole)]
+    assert made[0].latents.shape[0] == 4  # 24 frames are four sections of 5
+    np.testing.assert_array_equal(
+        open_video(clips[0], CONFIG).num_frames, open_video(clips[1], CONFIG).num_frames
+    )
+    sections = [list(open_video(clip, CONFIG).sections) for clip in clips[:2]]
+    np.testing.assert_array_equal(sections[0], sections[1])
+    with pytest.raises(media.MediaError, match="the crop lies outside of its frames"):
+        outside.make()
 
 
 @pytest.mark.parametrize(

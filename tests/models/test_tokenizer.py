@@ -1,11 +1,18 @@
 """Prompt cleaning and the tokenizer's promises."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
-from helios_jax.models.tokenizer import Tokenizer, TokenizerError, clean_prompt, train_tokenizer
+from helios_jax.models.tokenizer import (
+    Tokenizer,
+    TokenizerError,
+    TruncatedPromptWarning,
+    clean_prompt,
+    train_tokenizer,
+)
 
 TEXTS = [
     "a red ball rolls over the green grass",
@@ -52,10 +59,30 @@ def test_rows_end_with_eos_and_are_padded(tokenizer):
 def test_cutting_keeps_eos(tokenizer):
     """A prompt too long keeps its beginning and ends with `</s>`."""
     whole, lengths = tokenizer([TEXTS[2]], max_length=100)
-    ids, cut = tokenizer([TEXTS[2]], max_length=8)
+    with pytest.warns(TruncatedPromptWarning):
+        ids, cut = tokenizer([TEXTS[2]], max_length=8)
     assert lengths > 8
     assert cut == 8
     assert ids[0].tolist() == [*whole[0, :7], 1]
+
+
+def test_what_is_cut_off_a_prompt_is_quoted(tokenizer):
+    """From the letter of the first token without room to the end; nothing is said of what fits."""
+    words = " ".join(["a red ball"] * 40)
+    _, lengths = tokenizer([words], max_length=400)
+    kept = int(lengths[0]) - 6
+    with pytest.warns(TruncatedPromptWarning) as told:
+        ids, _ = tokenizer([words], kept)
+    message = str(told[0].message)
+    assert f"has {lengths[0]} tokens and the text encoder takes {kept}" in message
+    rest = re.search(r"letters, '(.*)'", message)[1]
+    assert words.endswith(rest)
+    again, length = tokenizer([words.removesuffix(rest).strip()], max_length=400)
+    assert again[0, : length[0]].tolist() == ids[0].tolist()
+    with pytest.warns(
+        TruncatedPromptWarning, match=r"left out are its last \d+ letters, .* \.\.\. "
+    ):
+        tokenizer([words], 9)
 
 
 def test_unknown_characters(tokenizer):

@@ -76,6 +76,7 @@ def whole_file(folder):
     ],
     ids=["sentencepiece-T5TokenizerFast", "sentencepiece-tokenizer.json", "trained here"],
 )
+@pytest.mark.filterwarnings("ignore::helios_jax.models.tokenizer.TruncatedPromptWarning")
 @pytest.mark.parametrize("max_length", [32, 226])
 def test_ids_match_on_awkward_text(write, read, max_length, tmp_path):
     """Ids and lengths of raw and of cleaned prompts, padded and truncated."""
