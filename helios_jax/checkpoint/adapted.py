@@ -71,7 +71,7 @@ def adapt_params(params: Params, slots: Sequence[Slot], adapters: Sequence[Adapt
         values = np.asarray(leaf)
         read = functools.partial(_part, values)
         changed = _read_adapted(read, parts, adapters, values.dtype, ())
-        flat[path] = jax.device_put(changed, leaf.sharding)
+        flat[path] = jax.device_put(changed, getattr(leaf, "sharding", None))
     return unflatten_dict(flat, sep="/")
 
 

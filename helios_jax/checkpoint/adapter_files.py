@@ -160,6 +160,9 @@ def find_adapter_file(path: Path) -> Path:
     for name in KNOWN_FILES:
         if (path / name).is_file():
             return path / name
+        inner = list(path.glob(f"*/{name}"))  # PEFT has a folder for each name of an adapter
+        if len(inner) == 1:
+            return inner[0]
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
     files = [file for file in files if not file.stem.startswith(PARTIAL)]
     if len(files) == 1:

@@ -63,7 +63,7 @@ SUFFIXES: tuple[tuple[str, Role, str], ...] = (
     (r"\.diff_b|\.bias\.diff|\.b_norm", "difference", "bias"),
     (r"\.diff_m", "difference", "modulation"),
     (rf"(?:\.modules_to_save{_ADAPTER})?\.weight", "whole", "weight"),
-    (rf"(?:\.modules_to_save{_ADAPTER})?\.bias", "whole", "bias"),
+    (rf"(?:\.modules_to_save{_ADAPTER}|\.base_layer)?\.bias", "whole", "bias"),
     (r"", "whole", "table"),
 )
 """How a key ends, what the tensor is then, and of which of the module's parameters."""
@@ -76,7 +76,7 @@ OTHER_KINDS = (
     (r"\.lora_(mid|t1|t2)\b|\.lora_E\b", "a LoRA with a core matrix between its two factors"),
     (r"\.[ab][12]\.weight$", "a GLoRA adapter"),
     (r"\.vera_lambda|\.ia3_l|\.on_input$|\.lora_embedding_[AB]", "an adapter of another method"),
-    (r"\.base_layer\.|\.original_module\.", "a whole model with its adapter still apart"),
+    (r"\.base_layer\.weight|\.original_module\.", "a whole model with its adapter still apart"),
     (r"_loras\.(down|up)\.", "an artefact of training with restrict_lora (q_loras, k_loras)"),
 )
 """Keys that say that a file is no plain LoRA, and of what it is one."""
@@ -86,7 +86,6 @@ OTHER_MODELS = (
         r"[._]k_img|[._]v_img|img_emb|image_embedder|add_[kv]_proj|norm_added",
         "an image-to-video Wan; Helios comes from text-to-video",
     ),
-    (r"vace_", "a Wan VACE"),
     (r"^transformer_2\.", "the second transformer of Wan 2.2"),
     (r"lora_te\d?_|text_encoder|text_model|clip_[lg]\.", "a text encoder, which is not adapted"),
     (r"down_blocks|up_blocks|mid_block|input_blocks|output_blocks", "a UNet (Stable Diffusion)"),

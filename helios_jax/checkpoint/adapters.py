@@ -1,134 +1,40 @@
-"""Adapters: what a file changes in the transformer, checked, and the changed weights.
-
-With strength s, a LoRA adds ``s (alpha / r) B A`` to a weight, where ``A [r, in]`` and
-``B [out, r]``; for a convolution ``A`` has the kernel's shape behind its ``r``. The bias that PEFT
-trains with ``B`` is scaled like it. A difference ``D`` gives ``W + s D``, and a tensor ``V`` that
-is stored whole ``W + s (V - W)``.
-"""
+"""Adapters: what a file changes in the transformer, checked, and the changed weights."""
 
 import dataclasses
 import functools
 import hashlib
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from helios_jax.checkpoint.adapter_changes import Change, Difference, LowRank, Whole
+from helios_jax.checkpoint.adapter_checks import (
+    check_names,
+    check_ranks,
+    check_values,
+    refuse_keys,
+    show_keys,
+)
 from helios_jax.checkpoint.adapter_files import (
     AdapterFile,
     AdapterTensors,
     read_adapter_tensors,
     scale_of,
 )
-from helios_jax.checkpoint.adapter_names import (
-    OTHER_KINDS,
-    OTHER_MODELS,
-    Naming,
-    Part,
-    best_naming,
-    read_key,
-)
+from helios_jax.checkpoint.adapter_names import Naming, Part, best_naming, read_key
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import sha256_of
-from helios_jax.checkpoint.finite import is_finite
+from helios_jax.checkpoint.kinds import kind_of
 from helios_jax.checkpoint.layout import Shape
 from helios_jax.checkpoint.safetensors_files import TorchTensor
 
 MODELS = {1536: "1.3B", 3072: "5B", 5120: "14B"}
 """Wan's models by their width."""
-
-MAX_KEY = 70
-"""Characters of a key that a message shows."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LowRank:
-    """``W + s (alpha / r) B A``."""
-
-    down: TorchTensor
-    up: TorchTensor
-    scale: float
-
-    def __str__(self) -> str:
-        return f"{list(self.up.shape)} x {list(self.down.shape)}"
-
-    @property
-    def rank(self) -> int:
-        """The rank r."""
-        return self.down.shape[0]
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Outputs and inputs."""
-        return self.up.shape[0], math.prod(self.down.shape[1:])
-
-    def fits(self, shape: Shape) -> bool:
-        """Whether this can be a change of a weight of a shape."""
-        return len(shape) > 1 and self.sizes == (shape[0], math.prod(shape[1:]))
-
-    def apply(self, weight: np.ndarray, strength: float) -> np.ndarray:
-        """The changed weight, in float32."""
-        A = self.down.read().astype(np.float32)
-        B = self.up.read().astype(np.float32)
-        factor = np.float32(strength * self.scale)
-        change = (factor * B.reshape(B.shape[0], -1)) @ A.reshape(A.shape[0], -1)
-        return weight + change.reshape(weight.shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """``W + s scale D``."""
-
-    value: TorchTensor
-    scale: float = 1.0
-
-    def __str__(self) -> str:
-        return str(list(self.value.shape))
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Outputs and inputs."""
-        return _sizes(self.value.shape)
-
-    def fits(self, shape: Shape) -> bool:
-        """Whether this can be a change of a tensor of a shape."""
-        return self.value.shape == shape
-
-    def apply(self, weight: np.ndarray, strength: float) -> np.ndarray:
-        """The changed tensor, in float32."""
-        return weight + np.float32(strength * self.scale) * self.value.read().astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Whole:
-    """``W + s (V - W)``."""
-
-    value: TorchTensor
-
-    def __str__(self) -> str:
-        return str(list(self.value.shape))
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Outputs and inputs."""
-        return _sizes(self.value.shape)
-
-    def fits(self, shape: Shape) -> bool:
-        """Whether this can be a change of a tensor of a shape."""
-        return self.value.shape == shape
-
-    def apply(self, weight: np.ndarray, strength: float) -> np.ndarray:
-        """The changed tensor, in float32."""
-        value = self.value.read().astype(np.float32)
-        return value if strength == 1 else weight + np.float32(strength) * (value - weight)
-
-
-Change = LowRank | Difference | Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +99,12 @@ class Adapter:
                 f"{self.file} is an adapter of {_model(own)}, and this is {_model(width)}: an "
                 "adapter fits the model that it was trained on"
             )
+        channels = _channels(self.changes)
+        if "patch_embedding.weight" in wrong and (kind := kind_of([], channels)):
+            raise CheckpointError(
+                f"{self.file} is an adapter of {kind}, whose patch embedding has {channels} input "
+                "channels"
+            )
         blocks = _blocks(base)
         if beyond := sorted(_blocks(self.changes) - blocks):
             raise CheckpointError(
@@ -214,11 +126,11 @@ def read_adapter(file: AdapterFile) -> Adapter:
     naming = best_naming(found.tensors)
     parts = {key: read_key(key, naming) for key in found.tensors}
     if unknown := [key for key, part in parts.items() if part is None]:
-        _refuse(found.file, list(found.tensors), unknown)
+        refuse_keys(found.file, list(found.tensors), unknown)
     known = {key: part for key, part in parts.items() if part is not None}
-    _check_names(found.file, known)
-    _check_ranks(found, known)
-    _check_values(found)
+    check_names(found.file, known)
+    check_ranks(found, known)
+    check_values(found)
     changes = _changes(found, known)
     if all(isinstance(change, Whole) for parts in changes.values() for change in parts):
         raise CheckpointError(
@@ -226,22 +138,6 @@ def read_adapter(file: AdapterFile) -> Adapter:
             "transformer_partial as --partial, and a whole model as --source"
         )
     return Adapter(found.file, file.strength, naming, changes, found.settings)
-
-
-def show_keys(keys: Iterable[str] | Mapping[str, str]) -> str:
-    """How many keys there are, and the first three of them, each followed by its remark."""
-    remarks = keys if isinstance(keys, Mapping) else dict.fromkeys(keys)
-    first = []
-    for key, remark in list(remarks.items())[:3]:
-        name = key if len(key) <= MAX_KEY else f"{key[:MAX_KEY]}..."
-        first.append(f"{name}{remark if isinstance(remark, str) else ''}")
-    more = f", and {len(remarks) - 3} more" if len(remarks) > 3 else ""
-    return f"{', '.join(first)}{more}"
-
-
-def counted(things: Sized, name: str) -> str:
-    """How many things there are, with their name: "1 key", "2 keys"."""
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _changes(found: AdapterTensors, parts: Mapping[str, Part]) -> dict[str, list[Change]]:
@@ -284,92 +180,6 @@ def _scale(
     return scale_of(found, names, found.tensors[down].shape[0], value)
 
 
-def _refuse(file: Path, keys: Sequence[str], unknown: Sequence[str]) -> None:
-    """Say what a file is that has keys which say nothing here."""
-    for pattern, kind in OTHER_KINDS:
-        if found := [key for key in keys if re.search(pattern, key)]:
-            raise CheckpointError(
-                f"{file} is {kind}, which cannot be merged ({show_keys(found)}); a plain LoRA can"
-            )
-    for pattern, model in OTHER_MODELS:
-        if found := [key for key in unknown if re.search(pattern, key)]:
-            raise CheckpointError(f"{file} is an adapter of {model} ({show_keys(found)})")
-    raise CheckpointError(
-        f"{file}: keys that match nothing in the transformer, {len(unknown)} of {len(keys)}: "
-        f"{show_keys(unknown)}"
-    )
-
-
-def _check_names(file: Path, parts: Mapping[str, Part]) -> None:
-    """Refuse several adapters in one file, two tensors in one place, and halves of pairs."""
-    names = Counter(part.adapter for part in parts.values() if part.adapter)
-    if len(names) > 1:
-        raise CheckpointError(
-            f"{file} holds {len(names)} adapters ({show_keys(list(names))}): save one of them"
-        )
-    places: dict[tuple[str, str], str] = {}
-    for key, part in parts.items():
-        other = places.setdefault((part.tensor, part.role), key)
-        if other != key:
-            raise CheckpointError(f"{file}: two keys say the same: {show_keys([other, key])}")
-    for here, there in (("down", "up"), ("up", "down")):
-        half = [key for (name, role), key in places.items() if role == here]
-        half = [key for key in half if (parts[key].tensor, there) not in places]
-        if half:
-            raise CheckpointError(
-                f"{file}: {counted(half, 'key')} without the other half of the pair: "
-                f"{show_keys(half)}"
-            )
-    for key, part in parts.items():
-        weight = f"{part.tensor.removesuffix('.bias')}.weight"
-        if part.role == "up_bias" and (weight, "down") not in places:
-            raise CheckpointError(f"{file}: {show_keys([key])} is without its lora_A and lora_B")
-    changed = {name for name, role in places if role != "alpha"}
-    lone = [key for (name, role), key in places.items() if role == "alpha" and name not in changed]
-    if lone:
-        raise CheckpointError(f"{file}: an alpha is without a pair: {show_keys(lone)}")
-
-
-def _check_ranks(found: AdapterTensors, parts: Mapping[str, Part]) -> None:
-    """Refuse factors that are no matrices, and pairs whose ranks differ."""
-    ups = {part.tensor: key for key, part in parts.items() if part.role == "up"}
-    wrong = {}
-    for key, part in parts.items():
-        if part.role != "down":
-            continue
-        down = found.tensors[key].shape
-        up = found.tensors[ups[part.tensor]].shape
-        if len(down) < 2 or len(up) < 2 or math.prod(up[1:]) != down[0] or not down[0]:
-            wrong[key] = f" {list(down)} beside {list(up)}"
-    if wrong:
-        raise CheckpointError(
-            f"{found.file}: {counted(wrong, 'pair')} of factors without a common rank: "
-            f"{show_keys(wrong)}"
-        )
-
-
-def _check_values(found: AdapterTensors) -> None:
-    """Refuse values that are no plain numbers, NaN or infinite."""
-    integers = [key for key, tensor in found.tensors.items() if tensor.dtype.kind in "iub"]
-    integers = [key for key in integers if not key.endswith(".alpha")]
-    if integers:
-        raise CheckpointError(f"{found.file} holds integers, not weights: {show_keys(integers)}")
-    long = [key for key, tensor in found.tensors.items() if key.endswith(".alpha")]
-    long = [key for key in long if math.prod(found.tensors[key].shape) != 1]
-    if long:
-        raise CheckpointError(f"{found.file}: an alpha is not one number: {show_keys(long)}")
-    broken = [key for key, tensor in found.tensors.items() if not is_finite(tensor.read())]
-    if broken:
-        raise CheckpointError(
-            f"{found.file}: {counted(broken, 'tensor')} with NaN or infinite values: "
-            f"{show_keys(broken)}"
-        )
-
-
-def _sizes(shape: Shape) -> tuple[int, int]:
-    return (shape[0] if shape else 1, math.prod(shape[1:]))
-
-
 def _shaped(shape: Shape) -> TorchTensor:
     """A tensor of a shape, for what asks for nothing else."""
     return TorchTensor(np.dtype(np.float32), shape, lambda: np.zeros(shape, np.float32))
@@ -387,13 +197,22 @@ def _width(name: str, change: Change) -> int | None:
 
 def _common(widths: Iterable[int | None]) -> int | None:
     """The width that most tell."""
-    counted = Counter(width for width in widths if width)
-    return counted.most_common(1)[0][0] if counted else None
+    told = Counter(width for width in widths if width)
+    return told.most_common(1)[0][0] if told else None
 
 
 def _model(width: int) -> str:
     known = f"the {MODELS[width]} model" if width in MODELS else "a model"
     return f"{known} (width {width})"
+
+
+def _channels(changes: Mapping[str, Sequence[Change]]) -> int | None:
+    """The input channels of the patch embedding that an adapter is of, where it shows them."""
+    for change in changes.get("patch_embedding.weight", ()):
+        tensor = change.down if isinstance(change, LowRank) else change.value
+        if len(tensor.shape) == 5:
+            return tensor.shape[1]
+    return None
 
 
 def _blocks(names: Iterable[str]) -> set[int]:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from helios_jax.checkpoint.adapter_changes import Whole
+from helios_jax.checkpoint.adapter_checks import show_keys
 from helios_jax.checkpoint.adapter_files import PARTIAL, AdapterFile, find_adapter_file
 from helios_jax.checkpoint.adapter_names import strip_prefixes
-from helios_jax.checkpoint.adapters import Adapter, Whole, read_adapter, show_keys
+from helios_jax.checkpoint.adapters import Adapter, read_adapter
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.pth import read_pth
 from helios_jax.checkpoint.safetensors_files import TorchTensor, read_file

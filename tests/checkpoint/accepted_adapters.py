@@ -8,6 +8,7 @@ from .adapter_styles import (
     EMBEDDINGS,
     LINEARS,
     RANK,
+    WIDTH,
     Style,
     base,
     file_of,
@@ -64,6 +65,7 @@ NAMES = [
     named("OneTrainer", "lora_transformer_", flat, factors=KOHYA, alpha=2.0),
     named("LyCORIS, a plain LoRA", "lycoris_", wan_flat, factors=KOHYA, alpha=2.0),
     named("in float16", "transformer.", dtype=torch.float16),
+    named("in eight bits", "transformer.", dtype=torch.float8_e4m3fn),
     named("a .pt file", "transformer.", file="adapter.pt"),
     named("a .bin file", "", end=".default.weight", file="pytorch_lora_weights.bin"),
 ]
@@ -112,11 +114,26 @@ def settings_in_folder() -> list[Style]:
         write = peft_folder(tensors, common | config)
         return Style(kind, f"adapter_config.json {config}", write, change, oracle)
 
+    generator = torch.Generator().manual_seed(2)
+    bias = {f"{module}.bias": torch.randn(WIDTH, generator=generator) for module in LINEARS[:4]}
+    biased = dict(tensors)
+    for name, value in bias.items():
+        biased[f"base_model.model.{name.removesuffix('bias')}base_layer.bias"] = value
+    head = {"proj_out.weight": torch.randn(16, WIDTH, generator=generator)}
+    head["proj_out.bias"] = torch.randn(16, generator=generator)
+    headed = tensors | {f"base_model.model.{name}": value for name, value in head.items()}
+    saved = {"lora_alpha": 8, "modules_to_save": ["proj_out"]}
+
+    def replaced(values: dict) -> dict:
+        return folded(found, 8 / RANK) | {f"={name}": value for name, value in values.items()}
+
     return [
         style("PEFT's folder", tensors, {"lora_alpha": 8}, folded(found, 8 / RANK)),
         style("PEFT's folder, alpha left out", tensors, {}, folded(found, 8 / RANK)),
         style("with patterns", mixed, patterns, folded(other, scales)),
         style("over the root of the rank", tensors, root, folded(found, 6 / RANK**0.5)),
+        style("with biases", biased, {"lora_alpha": 8, "bias": "all"}, replaced(bias)),
+        style("with modules_to_save", headed, saved, replaced(head)),
         style("names without a prefix", bare, {"lora_alpha": 8}, folded(found, 8 / RANK), "names"),
     ]
 
@@ -222,6 +239,34 @@ def nested_pickle() -> Style:
     return Style("a .pt file with its settings", example, write, folded(found, 8 / RANK))
 
 
+def named_folder() -> Style:
+    """PEFT's folder of an adapter that is not called default."""
+    found = pairs()
+    tensors = {f"base_model.model.{key}": value for key, value in folded(found).items()}
+
+    def write(folder: Path) -> str:
+        peft_folder(tensors, {"r": RANK, "lora_alpha": 8, "target_modules": LINEARS})(folder)
+        (folder / "saved").mkdir()
+        (folder / "adapter").rename(folder / "saved" / "paint")
+        return "saved"
+
+    example = "saved/paint/adapter_config.json {'lora_alpha': 8}"
+    return Style("PEFT's folder of a named adapter", example, write, folded(found, 8 / RANK))
+
+
+def numbers_beside_tensors() -> Style:
+    """A file of torch.save in which alpha is a number of Python's."""
+    found = pairs()
+
+    def write(folder: Path) -> str:
+        state = folded(found) | {f"{module}.alpha": 2.0 for module in found}
+        torch.save(state, folder / "adapter.pt")
+        return "adapter.pt"
+
+    example = "adapter.pt {..., 'blocks.0.attn1.to_q.alpha': 2.0}"
+    return Style("a .pt file with numbers", example, write, folded(found, 2 / RANK))
+
+
 def strengths() -> list[Style]:
     """A strength after the file's name."""
     found = pairs()
@@ -246,6 +291,8 @@ ACCEPTED = [
     *settings_in_metadata(),
     *settings_in_folder(),
     *beside_factors(),
+    named_folder(),
     nested_pickle(),
+    numbers_beside_tensors(),
     *strengths(),
 ]

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from .torch_models import transformer
 
 RANK = 3
+WIDTH = 24
 
 WAN = {
     "condition_embedder.time_embedder.linear_1": "time_embedding.0",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 COMMAND = [sys.executable, "-m", "helios_jax", "bench"]
-GENERATE = "generate --world=3 --durations=33 --steps=1 --out=videos/nano".split()
-SCORE = "score --videos=videos/nano --out=results/nano --metrics=world,free".split()
+GENERATE = ["generate", "--world=3", "--durations=33", "--steps=1", "--out=videos/nano"]
+SCORE = ["score", "--videos=videos/nano", "--out=results/nano", "--metrics=world,free"]
 
 
 def run(folder: Path, words: list[str]) -> str:
