@@ -4,8 +4,10 @@
   python benchmarks/bench_metrics.py --rows=aesthetic --repeats=5 --out=/tmp/quick
 
 Each system runs in a process of its own, float32, with as many threads as cores; they take turns,
-and the table holds medians. CPU seconds say more than seconds where others use the machine, save
-that PyTorch's threads wait for one another busily.
+and the table holds medians. Rows that are not named are kept from the file, if they were measured
+on the same machine with the same versions. Each says when, how often, and beside how much other
+work: "load" is the system's load average as the row begins. CPU seconds say more than seconds where
+others use the machine, save that PyTorch's threads wait for one another busily.
 
 Rows, each from uint8 frames of 384x640 to the figure:
   aesthetic   8 frames through CLIP ViT-L/14 and LAION's head; PyTorch's side is transformers'
@@ -231,7 +233,11 @@ def measure(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         both = ("torch", "jax") if row in ROWS[:3] else ("jax",)
         for system in both:
             run(system, row)  # loads and compiles
-        found = {}
+        found: dict[str, Any] = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+            "load": round(os.getloadavg()[0], 1),
+            "repeats": REPEATS.value,
+        }
         if len(both) == 2:
             ours, theirs = (np.load(folder / f"{system}.npy") for system in ("jax", "torch"))
             found["error"] = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
@@ -242,7 +248,7 @@ def measure(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for system in both:
             for kind in ("seconds", "cpu"):
                 found[f"{system} {kind}"] = statistics.median(t[kind] for t in times[system])
-        print(row, {key: round(value, 6) for key, value in found.items()}, flush=True)
+        print(row, found, flush=True)
         yield row, found
     for process in systems.values():
         process.communicate()  # closes its input, at which it ends
@@ -262,8 +268,8 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
     """The results in Markdown."""
     lines = [
         "| row | torch s | jax s | torch / jax | torch CPU s | jax CPU s | error"
-        " | clip of 81, s | clip of 1440, s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        " | clip of 81, s | clip of 1440, s | load | repeats | date |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row, found in results.items():
         seconds = found["jax seconds"]
@@ -274,6 +280,7 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
             cells[4] = f"{found['torch cpu']:.3f}"
             cells[6] = f"{found['error']:.0e}"
         cells += [f"{seconds * PER_CLIP[row](count):.1f}" for count in (81, 1440)]
+        cells += [str(found["load"]), str(found["repeats"]), found["date"]]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -285,36 +292,40 @@ def main(_: list[str]) -> None:
         return
     packages = ("jax", "jaxlib", "torch", "transformers", "numpy", "opencv-python-headless")
     conditions = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "machine": f"{cores()} cores of {processor()}",
-        "load_average_at_start": os.getloadavg()[0],
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in packages},
         "dtype": "float32",
         "frames": f"{HEIGHT}x{WIDTH} pixels, uint8, in memory",
         "weights": "random, of the published sizes",
-        "repeats": REPEATS.value,
         "statistic": "median of repeats that alternate between the systems, after one of each",
     }
-    results = {}
+    results = kept(conditions)
     with tempfile.TemporaryDirectory() as folder:
         write_clip(Path(folder) / "clip.mp4")
         for row, found in measure(Path(folder)):
             results[row] = found
-            conditions["load_average_at_end"] = os.getloadavg()[0]
             write(Path(OUT.value), conditions, results)
     print("\n".join(table(results)))
 
 
+def kept(conditions: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of the file, in the order of the table, if they were measured like this."""
+    path = OUT.value and Path(f"{OUT.value}.json")
+    content = json.loads(path.read_text()) if path and path.exists() else {}
+    there = content.get("results", {}) if content.get("conditions") == conditions else {}
+    return {row: there.get(row, {}) for row in ROWS if row in there or row in CHOSEN.value}
+
+
 def write(out: Path, conditions: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
     """Write both result files; after each row, so that an interrupted run leaves what it has."""
+    results = {row: found for row, found in results.items() if found}
     content = {"conditions": conditions, "results": results}
     out.with_name(f"{out.name}.json").write_text(json.dumps(content, indent=1) + "\n")
     lines = [
         "# HeliosBench's metrics and PyTorch on a CPU",
         "",
-        f"`{' '.join(['python benchmarks/bench_metrics.py', *sys.argv[1:]])}`; how to read a row:"
-        " `--help`.",
+        "`python benchmarks/bench_metrics.py`; how to read a row: `--help`.",
         "",
         *table(results),
         "",
