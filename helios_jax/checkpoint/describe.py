@@ -21,7 +21,7 @@ from helios_jax.checkpoint.pipeline_index import HELIOS, STARTING_POINTS
 from helios_jax.checkpoint.pth import read_pth
 from helios_jax.checkpoint.safetensors_files import TorchTensor, read_folder
 from helios_jax.checkpoint.stored import torch_tensors
-from helios_jax.checkpoint.transformer_file import MARK, read_tensors
+from helios_jax.checkpoint.transformer_file import MARK, is_gguf, read_tensors, what_else
 
 LAYOUTS = {
     "file": "one file",
@@ -79,6 +79,7 @@ class Description:
       parts: its models.
       sampler: the class and the settings of its scheduler, ``""`` if there is none.
       adapter: names, ranks and number of changes of an adapter, ``""`` for other places.
+      problem: why it cannot be read at all, ``""`` if it can.
     """
 
     source: str
@@ -89,6 +90,7 @@ class Description:
     parts: tuple[Part, ...] = ()
     sampler: str = ""
     adapter: str = ""
+    problem: str = ""
 
     @property
     def model(self) -> str:
@@ -115,7 +117,7 @@ def describe(path: Path, chosen: str | None = None) -> Description:
             layout = "adapter"
         return _DESCRIBERS[layout](path, chosen)
     except CheckpointError as error:
-        return Description(str(path), LAYOUTS[layout], parts=(Part("it", remark=str(error)),))
+        return Description(str(path), LAYOUTS[layout], problem=str(error))
 
 
 def short(count: int) -> str:
@@ -163,9 +165,10 @@ def _original(path: Path, chosen: str | None) -> Description:
         if (path / WAN_FILES[name]).exists():
             parts.append(_part(name, read_pth, path / WAN_FILES[name]))
     tensors = _try(read_folder, path / experts[0] if experts else path)
-    return Description(
-        str(path), LAYOUTS["original"], *_family(tensors, bool(experts)), "", tuple(parts)
-    )
+    family, size = _family(tensors, bool(experts))
+    stated = _try(read_json, path / "config.json").get("model_type")
+    family = kinds.MODEL_TYPES.get(str(stated), family)
+    return Description(str(path), LAYOUTS["original"], family, size, "", tuple(parts))
 
 
 def _component(path: Path, chosen: str | None) -> Description:
@@ -180,9 +183,11 @@ def _component(path: Path, chosen: str | None) -> Description:
 
 
 def _file(path: Path, chosen: str | None) -> Description:
+    if is_gguf(path):
+        return Description(str(path), f"GGUF file of {path.stat().st_size} bytes")
     tensors = read_tensors(path)
     family, size = _family(tensors)
-    name = "transformer" if family else "it"
+    name = "transformer" if family else what_else(tensors)
     return Description(
         str(path), LAYOUTS["file"], family, size, "", (_part(name, read_tensors, path),)
     )
@@ -191,7 +196,7 @@ def _file(path: Path, chosen: str | None) -> Description:
 def _adapter(path: Path, chosen: str | None) -> Description:
     found = read_adapter(AdapterFile(path))
     ranks = ", ".join(map(str, found.ranks)) or "none"
-    names = f"{found.naming} names, rank {ranks}, {len(found.changes)} tensors changed"
+    names = f"{found.naming} names, rank {ranks}, tensors changed: {len(found.changes)}"
     size = find_adapter_file(path).stat().st_size
     return Description(str(path), LAYOUTS["adapter"], adapter=f"{names}, {size} bytes")
 
@@ -293,11 +298,13 @@ def _family(tensors: Mapping[str, TorchTensor], two: bool = False) -> tuple[str,
         return "", ""
     shape = tensors[bare[MARK]].shape
     size = SIZES.get(shape[0], f"of width {shape[0]}")
+    if bare[MARK].split(".")[0] in kinds.CAUSAL_KEYS:
+        return kinds.CAUSAL, size
     if kind := kinds.kind_of(bare, shape[1] if len(shape) > 1 else None):
         return kind, size
     if any(re.match(wan.HISTORY_PATCHES, wan.rename(name, wan.EARLIER_NAMES)) for name in bare):
         return "Helios", size
-    return ("Wan 2.2 T2V, two experts" if two else "Wan T2V"), size
+    return ("Wan 2.2 T2V (two experts)" if two else "Wan T2V"), size
 
 
 def _stage(scheduler: Mapping[str, Any]) -> str:

@@ -88,6 +88,8 @@ def inspect(source: str | os.PathLike, selection: Selection | None = None) -> In
     path = resolve(source)
     found = describe(path, selection.transformer)
     quoted = shlex.quote(str(source))
+    if found.problem:
+        return Inspection(found, f"nothing: {found.problem}", ())
     if found.layout == LAYOUTS["checkpoint"]:
         return Inspection(
             found,
@@ -98,15 +100,11 @@ def inspect(source: str | os.PathLike, selection: Selection | None = None) -> In
             ),
         )
     if found.layout == LAYOUTS["adapter"]:
-        if not found.adapter:
-            return Inspection(found, f"nothing: {found.parts[0].remark}", ())
         return Inspection(
             found,
             "part of a checkpoint, merged into the base it was trained on",
             (f"{CONVERT} --source BASE --lora {quoted} --out checkpoints/{_name(path)}",),
         )
-    if found.parts and found.parts[0].name == "it" and found.parts[0].remark:
-        return Inspection(found, f"nothing: {found.parts[0].remark}", ())
     return _of_weights(found, path, quoted, selection)
 
 
@@ -134,7 +132,7 @@ def _of_weights(found: Description, path: Path, quoted: str, selection: Selectio
         made += f", with VAE, text encoder and tokenizer {FROM} another source or checkpoint"
     commands = [f"{' '.join(words)} --out checkpoints/{_name(path)}"]
     for part in found.parts:
-        if part.name in STARTING_POINTS and selection.transformer is None:
+        if part.name in STARTING_POINTS and not (needs_rest or selection.transformer):
             chosen = [*words, "--transformer", part.name]
             commands.append(f"{' '.join(chosen)} --out checkpoints/{_name(path)}-{part.name}")
     return Inspection(found, made, tuple(commands))

@@ -39,7 +39,7 @@ KINDS = (
     Kind(
         "Wan I2V (image to video)", r"^img_emb\.|image_embedder|\.[kv]_img\.|add_[kv]_proj", (36,)
     ),
-    Kind("Wan 2.2 TI2V-5B, with a VAE of 48 channels", channels=(48,)),
+    Kind("Wan 2.2 TI2V-5B (VAE of 48 channels)", channels=(48,)),
 )
 """The first whose sign is there."""
 
@@ -60,7 +60,7 @@ PIPELINES = {
 
 MODEL_TYPES = {
     "i2v": "Wan I2V (image to video)",
-    "ti2v": "Wan 2.2 TI2V-5B, with a VAE of 48 channels",
+    "ti2v": "Wan 2.2 TI2V-5B (VAE of 48 channels)",
     "flf2v": "Wan FLF2V (first and last frame to video)",
     "vace": "Wan VACE (video editing)",
     "s2v": "Wan S2V (speech to video)",
@@ -68,14 +68,18 @@ MODEL_TYPES = {
 }
 """``model_type`` of original configurations that is not ``"t2v"``."""
 
-CAUSAL = "a causal Wan (Self-Forcing, CausVid or the like), trained to attend to the past alone"
+CAUSAL = "causal Wan (Self-Forcing, CausVid or the like)"
 CAUSAL_KEYS = ("generator", "generator_ema")
 """Entries of the dictionaries in which such models are saved."""
+
+GGUF_ADVICE = (
+    "whose packed weights are not read: take the safetensors of the same model (bf16, fp16 or fp8)"
+)
 
 ADAPTER = r"\.(lora_(A|B|up|down)|lora_magnitude_vector|lokr_w[12]|hada_w[12]_[ab]|dora_scale)\b"
 """Tensors that only adapters have."""
 
-ADAPTER_ADVICE = "Those are LoRA weights: give the base as --source and this file as --lora"
+ADAPTER_ADVICE = "Those are LoRA weights: give the base as --source and this as --lora"
 
 PACKED = (
     ("bitsandbytes", r"\.(absmax|quant_map|quant_state\b.*|SCB)$"),

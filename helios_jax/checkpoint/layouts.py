@@ -37,6 +37,8 @@ def describe_other(path: Path, layout: str) -> str:
     held = sorted(
         file.name for file in path.iterdir() if file.suffix in (".safetensors", ".gguf", ".pth")
     )
+    if held and all(name.endswith(".gguf") for name in held):
+        return f"holds GGUF files ({', '.join(held[:3])}), {kinds.GGUF_ADVICE}"
     advice = f"; it holds {', '.join(held[:3])}: give the file itself as --source" if held else ""
     return (
         f"is neither a Diffusers folder (no {PIPELINE}) nor an original Wan 2.1 folder (no "

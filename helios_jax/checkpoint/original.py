@@ -67,9 +67,10 @@ def original_transformer_folder(folder: Path, chosen: str | None) -> Path:
 def original_transformer_config(path: Path) -> TransformerConfig:
     """The transformer that an original ``config.json`` describes."""
     values = read_json(path)
-    if (kind := values.get("model_type", "t2v")) != "t2v":
+    if (stated := values.get("model_type", "t2v")) != "t2v":
+        kind = kinds.MODEL_TYPES.get(stated)
         raise CheckpointError(
-            f"{path}: model_type={kind!r}; Helios starts from the text-to-video model, 't2v'"
+            f"{path}: model_type={stated!r}{f', {kind}' if kind else ''}. {kinds.ADVICE}"
         )
     try:
         fields = {name: values[name] for name in ("freq_dim", "ffn_dim", "num_layers", "eps")}

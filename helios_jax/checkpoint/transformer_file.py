@@ -30,24 +30,23 @@ def read_tensors(path: Path) -> dict[str, TorchTensor]:
     """The tensors of a file of safetensors or of ``torch.save``, by name.
 
     Raises:
-      CheckpointError: if it is neither, or a kind of file that is known and not read (GGUF, a
-        causal Wan).
+      CheckpointError: if it is neither, or a GGUF file.
     """
-    with open(path, "rb") as file:
-        magic = file.read(4)
-    if magic == b"GGUF" or path.suffix == ".gguf":
-        raise CheckpointError(
-            f"{path} is a GGUF file, whose packed weights are not read: take the safetensors of "
-            "the same model (bf16, fp16 or fp8)"
-        )
-    if magic[:2] != b"PK" and path.suffix not in (".pth", ".pt", ".bin", ".ckpt"):
+    if is_gguf(path):
+        raise CheckpointError(f"{path} is a GGUF file, {kinds.GGUF_ADVICE}")
+    if _starts(path) != b"PK" and path.suffix not in (".pth", ".pt", ".bin", ".ckpt"):
         return read_file(path)[0]
-    content = load_pickle(path, {})
-    if isinstance(content, Mapping) and any(key in content for key in kinds.CAUSAL_KEYS):
-        raise CheckpointError(
-            f"{path} holds {kinds.CAUSAL}; Helios attends in both directions. {kinds.ADVICE}"
-        )
-    return _tensors(path, content)
+    return _tensors(path, load_pickle(path, {}))
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is llama.cpp's."""
+    return path.suffix == ".gguf" or _starts(path, 4) == b"GGUF"
+
+
+def _starts(path: Path, length: int = 2) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(length)
 
 
 def without_prefix(
@@ -64,9 +63,14 @@ def without_prefix(
         raise CheckpointError(f"{path} is an adapter. {kinds.ADAPTER_ADVICE}")
     if not prefixes:
         raise CheckpointError(
-            f"{path} holds {_describe(tensors)}, not a transformer of Wan or Helios (no {MARK})"
+            f"{path} holds {what_else(tensors)}, not a transformer of Wan or Helios (no {MARK})"
         )
     prefix = min(prefixes, key=len)
+    if prefix.split(".")[0] in kinds.CAUSAL_KEYS:
+        raise CheckpointError(
+            f"{path} is a {kinds.CAUSAL}, trained to attend to the past alone; Helios attends in "
+            f"both directions. {kinds.ADVICE}"
+        )
     own = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -131,6 +135,9 @@ def _tensors(path: Path, content: Any) -> dict[str, TorchTensor]:
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
+    for key in kinds.CAUSAL_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = {f"{key}.{name}": value for name, value in content[key].items()}
     if not isinstance(content, Mapping):
         content = {}
     found = {
@@ -145,7 +152,7 @@ def _tensors(path: Path, content: Any) -> dict[str, TorchTensor]:
     return found
 
 
-def _describe(tensors: Mapping[str, TorchTensor]) -> str:
+def what_else(tensors: Mapping[str, TorchTensor]) -> str:
     """What a file without a transformer holds."""
     signs = {
         "a VAE": ("decoder.",),

@@ -104,11 +104,6 @@ def _of_folder(folder: Path, is_wan: bool | None = None) -> Transformer:
             f"{folder} holds one {kind} only: give the folder of the whole pipeline, which has "
             f"{PIPELINE} (or {WAN_FILES['vae']}), or a transformer"
         )
-    if (stated := str(values.get("model_type"))) in kinds.MODEL_TYPES:
-        raise CheckpointError(
-            f"{path}: model_type={stated!r}, {kinds.MODEL_TYPES[stated]}; Helios starts from the "
-            "text-to-video model, 't2v'"
-        )
     tensors, notes = _normalised(folder, read_folder(folder))
     if "num_heads" in values:
         return Transformer(original_transformer_config(path), tensors, True, notes)

@@ -77,6 +77,7 @@ def test_a_transformer_alone_asks_for_the_rest(released):
     found = inspect(released / "transformer")
     assert "with VAE, text encoder and tokenizer FROM another source" in found.becomes
     assert "--rest FROM" in found.commands[0]
+    assert len(inspect(released / "transformer_ode").commands) == 1
     selection = Selection(released / "transformer", None, released)
     assert f"--rest {released}" in inspect(selection.source, selection).commands[0]
 
@@ -104,14 +105,14 @@ def test_an_adapter_is_described_by_names_and_rank(tmp_path):
     for place in (tmp_path, tmp_path / "pytorch_lora_weights.safetensors"):
         found = inspect(place)
         assert found.found.layout == "adapter"
-        assert found.found.adapter.startswith("Diffusers names, rank 4, 1 tensors changed")
+        assert found.found.adapter.startswith("Diffusers names, rank 4, tensors changed: 1")
         assert "--source BASE --lora" in found.commands[0]
 
 
 def test_what_cannot_be_used_says_why(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(20))
     assert "is a GGUF file" in inspect(tmp_path / "model.gguf").becomes
-    assert "give the file itself as --source" in inspect(tmp_path).becomes
+    assert "holds GGUF files (model.gguf)" in inspect(tmp_path).becomes
 
 
 def test_a_refusal_ends_with_what_the_place_is(copy, tmp_path):

@@ -264,7 +264,7 @@ def test_files_of_other_formats_are_named(released, tmp_path):
     save_file(tensors_of(released / "vae"), tmp_path / "vae.safetensors")
     cases = {
         "one.gguf": "is a GGUF file, whose packed weights are not read",
-        "causal.pt": "holds a causal Wan",
+        "causal.pt": "is a causal Wan",
         "vae.safetensors": "holds a VAE, not a transformer of Wan or Helios",
     }
     for name, says in cases.items():

@@ -313,7 +313,10 @@ def test_the_flag_must_agree_with_the_folder(diffusers_folder, original_folder, 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "i2v"}, "model_type='i2v'; Helios starts from the text-to-video model"),
+        (
+            {"model_type": "i2v"},
+            r"'i2v', Wan I2V \(image to video\)\. Helios starts from text-to-v",
+        ),
         ({"dim": "24"}, r"config\.json is not the config\.json of a Wan 2\.1 model"),
         ({"eps": "small"}, "eps='small' must be of type float"),
         ({"text_dim": 8}, r"transformer\.text_dim=8 is not text_encoder\.d_model=16"),
