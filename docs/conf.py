@@ -3,16 +3,14 @@
 pip install -e '.[docs]' && sphinx-build -W -b html docs docs/_build
 """
 
-import importlib
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 from absl import flags
 
 import helios_jax
 from helios_jax.commands import COMMANDS
-from helios_jax.commands.cli import DefineFlags, help_text
+from helios_jax.commands.cli import help_text
+from helios_jax.commands.flag_lists import find_command, subcommands
 
 project = "helios-jax"
 author = "The helios-jax developers"
@@ -36,24 +34,12 @@ suppress_warnings = ["myst.xref_missing"]  # links to results and sources, which
 HERE = Path(__file__).parent
 
 
-def subcommands(module: ModuleType) -> Iterator[tuple[str, str, DefineFlags]]:
-    """Name, text and flags of a command's own commands; a name of "" where it has none."""
-    if hasattr(module, "COMMANDS"):
-        for name, (doc, define_flags, _) in module.COMMANDS.items():
-            yield name, doc, define_flags
-    elif hasattr(module, "define_flags"):
-        yield "", module.__doc__, module.define_flags
-    else:  # it takes the flags of other commands
-        yield "", module.__doc__, lambda options, argv: None
-
-
 def write_commands() -> None:
     """Write ``reference/commands.md``: the help text of every command."""
     parts = ["# Commands", "", "`helios-jax COMMAND --help` prints the same.", ""]
     for name, what in COMMANDS.items():
         parts += [f"## {name}", "", f"{what[0].upper()}{what[1:]}.", ""]
-        module = importlib.import_module(f"helios_jax.commands.{name.replace('-', '_')}")
-        for subcommand, doc, define_flags in subcommands(module):
+        for subcommand, doc, define_flags in subcommands(find_command(name)):
             options = flags.FlagValues()
             define_flags(options, [f"helios-jax {name}"])
             heading = [f"### {name} {subcommand}", ""] if subcommand else []

@@ -25,6 +25,15 @@ EXAMPLES = (
 """Prompts in the words of its captions."""
 
 
+def find_checkpoint(name: str | os.PathLike) -> Path:
+    """The directory of a checkpoint: a path, or ``nano``, ``nano-base`` or ``nano-mid`` where there
+    is no such path.
+    """
+    path = Path(name)
+    shipped = ASSETS / path
+    return shipped if len(path.parts) == 1 and shipped.is_dir() and not path.exists() else path
+
+
 def is_nano(path: str | os.PathLike) -> bool:
     """Whether a checkpoint directory is one of those that ship with the package."""
     return Path(path).resolve().parent == ASSETS.resolve()

@@ -32,7 +32,7 @@ FLOORS = [
     {"world"},
     {"nano"},
     {"sampling", "training"},
-    {"evaluation", "memory"},
+    {"evaluation", "memory", "demo"},
     {"commands"},
 ]
 """Rooms and single files from the ground up. Rooms of one floor do not import one another, save

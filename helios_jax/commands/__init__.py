@@ -25,6 +25,8 @@ COMMANDS = {
     "plan": "memory and time that a request or a training step takes on a GPU that is not there",
     "evaluate": "read what a model of the procedural world makes",
     "bench": "make, score and compare videos as HeliosBench does",
+    "demo": "a page where a video answers while it is made",
+    "completion": "completion of commands and flags in bash, zsh and fish",
 }
 """What each command does; its module has its name, with underscores."""
 

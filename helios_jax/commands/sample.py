@@ -11,9 +11,11 @@ A converted checkpoint (see helios-jax convert) and a minute of video:
   helios-jax sample --checkpoint checkpoints/helios-distilled --out boat.mp4 \\
       --prompt "a sailing boat in a storm" --num_frames 1440
 
-Every prompt of a file, two seeds each, as animated GIFs:
+Every prompt of a file, or of a folder of text files, two seeds each, as animated GIFs, and one
+picture of them all:
 
-  helios-jax sample --checkpoint ... --prompt_file prompts.txt --batch 2 --out clip.gif
+  helios-jax sample --checkpoint ... --prompt_file prompts.txt --batch 2 --out clip.gif \\
+      --contact_sheet sheet.png
 
 A picture that begins to move, a video that goes on, a story whose prompts change while it runs (a
 list of {prompt: ..., chunks: 4, blend: 2}):
@@ -64,7 +66,9 @@ import functools
 import itertools
 import sys
 import time
+import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -93,6 +97,7 @@ from helios_jax.commands.sample_report import (
     report,
     show_plan,
 )
+from helios_jax.commands.sample_sheet import Sheet
 from helios_jax.compile_cache import count_programs, use_compile_cache
 from helios_jax.config import HeliosConfig
 from helios_jax.errors import InterruptedRunError
@@ -111,7 +116,13 @@ from helios_jax.writers import WriteError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see :func:`~helios_jax.commands.cli.run_command`."""
+    """Run the command; see :func:`~helios_jax.commands.cli.run_command`. Without a flag, print
+    examples.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    if len(argv) == 1:
+        print(examples(argv[0]))
+        return 0
     return run_command(__doc__ or "", define_flags, sample, argv)
 
 
@@ -145,16 +156,40 @@ def sample(options: flags.FlagValues) -> None:
             return
         announce(options, videos, say)
         began = time.perf_counter()
+        sheet = Sheet() if options.contact_sheet else None
         with Stopwatch() as stopwatch, count_programs() as programs:
             with stopwatch("load"):
                 pipeline = load(options, config, videos, say)
             if options.warmup:
                 with stopwatch("warm-up"):
                     warm_up(pipeline, videos)
-            make_videos(pipeline, videos, writers, stopwatch, options.out)
+            make_videos(pipeline, videos, writers, stopwatch, options.out, sheet)
         seconds = time.perf_counter() - began
     report(stopwatch, seconds, sum(map(frames_to_make, videos)), programs, say)
-    say("wrote " + ", ".join(itertools.chain.from_iterable(video.files.videos for video in videos)))
+    paths = [*itertools.chain.from_iterable(video.files.videos for video in videos)]
+    if sheet is not None:
+        sheet.save(options.contact_sheet)
+        paths.append(options.contact_sheet)
+    say("wrote " + ", ".join(paths))
+    if options.open:
+        webbrowser.open(Path(paths[-1]).absolute().as_uri())
+
+
+def examples(program: str) -> str:
+    """Three commands that work as they stand."""
+    first, second, third = nano.EXAMPLES
+    lines = [
+        "Make a video of what a prompt says:",
+        f'  {program} --out star.mp4 --prompt "{first}"',
+        "One that grows while it is made, by the small model that is fast:",
+        f"  {program} --checkpoint nano --num_frames 240 --live --out circle.mp4 "
+        f'--prompt "{second}"',
+        "Another seed and fewer steps, as an animation, and open it:",
+        f'  {program} --seed 3 --steps 12 --out square.gif --open --prompt "{third}"',
+        "",
+        f"{program} --help tells every flag.",
+    ]
+    return "\n".join(lines)
 
 
 def announce(options: flags.FlagValues, videos: list[Video], say: Say) -> None:
@@ -261,6 +296,7 @@ def make_videos(
     writers: list[StreamWriter],
     stopwatch: Stopwatch,
     out: str,
+    sheet: Sheet | None = None,
 ) -> None:
     """Make one after another.
 
@@ -277,7 +313,7 @@ def make_videos(
     ) as progress:
         for video, writer in zip(videos, writers, strict=True):
             try:
-                make_video(pipeline, video, writer, stopwatch, progress)
+                make_video(pipeline, video, writer, stopwatch, progress, sheet)
             except (KeyboardInterrupt, media.MediaError, WriteError) as error:
                 left = [*written, *writer.describe()]
                 if not left:
@@ -297,6 +333,7 @@ def make_video(
     writer: StreamWriter,
     stopwatch: Stopwatch,
     progress: Progress,
+    sheet: Sheet | None = None,
 ) -> None:
     """Make one video, or a batch of one prompt, and write each chunk while the next is made."""
 
@@ -315,7 +352,11 @@ def make_video(
                 video.prompt, video.request, image=video.image, video=video.video, **run
             )
         made = 0
-        for _ in chunks:
+        if sheet is not None:
+            sheet.add(video.prompt, video.request)
+        for chunk in chunks:
+            if sheet is not None:
+                sheet.take(chunk)
             progress.describe("sampling")
             made += video.request.frames_per_chunk * video.request.batch
             progress.note(f"{made / progress.seconds:.2f} frames/s")

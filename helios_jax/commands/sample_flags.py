@@ -10,10 +10,12 @@ from helios_jax.commands.lora_flags import define_lora
 from helios_jax.commands.request_flags import define_request_flags
 
 TEXTS = {
-    "checkpoint": "Checkpoint directory; without one, helios-nano, or random weights of --config.",
+    "checkpoint": "Checkpoint directory, or one that ships with the package: nano-base, nano "
+    "(fast), nano-mid; without one, nano-base, or random weights of --config.",
     "prompt": "What the video shows.",
-    "prompt_file": "One video a prompt: a text file with a prompt a line, or a .csv, .jsonl or "
-    ".json list with a column prompt, caption, text or cap, as HeliosBench has.",
+    "prompt_file": "One video a prompt: a text file with a prompt a line, a folder of text files with "
+    "a prompt each, or a .csv, .jsonl or .json list with a column prompt, caption, text or cap, as "
+    "HeliosBench has.",
     "prompt_schedule": "Prompts that follow one another in one video: a JSON or YAML list of "
     "{prompt, chunks, blend}, or a CSV with the columns id, prompt_index and prompt, one video for "
     "each id.",
@@ -26,6 +28,7 @@ TEXTS = {
     "statistics": "Keep brightness, colours, sharpness, motion and drift of each chunk in this CSV "
     "file: the measures without weights of helios-jax bench.",
     "report": "Draw the --statistics as this SVG file; without a prompt, those of an earlier run.",
+    "contact_sheet": "Put frames of all videos on this one picture (.png or .jpg).",
     "compile_cache": "Folder of compiled programs; empty for none. By default "
     "JAX_COMPILATION_CACHE_DIR, or one in the user's cache folder.",
 }
@@ -39,6 +42,7 @@ SWITCHES = {
     "named pipe or standard output.",
     "resume": "Go on with the video that a --live run has left at --out. Prompt, seed, size and "
     "steps are its own; --num_frames may be larger.",
+    "open": "Open the video, or the contact sheet, when it is made.",
     "overwrite": "Let a folder of images take the place of an older one.",
     "drift": "Add noise to the model's memory of chunks whose statistics leave the running ones "
     "(adaptive sampling).",

@@ -53,6 +53,11 @@ def check_flags(options: flags.FlagValues) -> None:
         raise RequestError("--decode makes no video: leave --lora out, latents have its effect")
     if options.image and options.video:
         raise RequestError("give --image or --video, not both")
+    if options.contact_sheet:
+        if Path(options.contact_sheet).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise RequestError(f"--contact_sheet={options.contact_sheet} must be a .png or a .jpg")
+        if options.resume or media.output_kind(options.out) == ".safetensors":
+            raise RequestError("--contact_sheet shows videos made whole: not with --resume")
     if options.fps is not None and options.fps < 1:
         raise RequestError(f"fps={options.fps} must be at least 1")
     if options.resume and (prompt_flags(options) or options.image or options.video):
@@ -74,7 +79,9 @@ def prompt_flags(options: flags.FlagValues) -> list[str]:
 
 def checkpoint_path(options: flags.FlagValues) -> str | Path | None:
     """--checkpoint, or helios-nano; None for random weights of --config."""
-    return options.checkpoint or (nano.CHECKPOINT if options.config is None else None)
+    if options.checkpoint:
+        return nano.find_checkpoint(options.checkpoint)
+    return nano.CHECKPOINT if options.config is None else None
 
 
 def read_config(options: flags.FlagValues) -> HeliosConfig:
@@ -216,10 +223,25 @@ def read_prompts(options: flags.FlagValues, say: Say) -> list[Prompt]:
         return list(read_schedules(path, reference=options.reference_schedule).values())
     if options.prompt is not None:
         return [*to_schedule(options.prompt.strip(), None).prompts()]
+    if Path(options.prompt_file).is_dir():
+        return [*read_prompt_folder(options.prompt_file)]
     found = read_prompt_file(options.prompt_file)
     for note in found.notes:
         say(note)
     return [*found.prompts]
+
+
+def read_prompt_folder(folder: str) -> list[str]:
+    """The text of each .txt file of a folder, in the order of their names.
+
+    Raises:
+      RequestError: if there is none.
+    """
+    texts = [" ".join(read_text(file).split()) for file in sorted(Path(folder).glob("*.txt"))]
+    prompts = [text for text in texts if text]
+    if not prompts:
+        raise RequestError(f"--prompt_file {folder} is a folder without a prompt in a .txt file")
+    return prompts
 
 
 def read_image(options: flags.FlagValues, request: Request, say: Say) -> np.ndarray | None:

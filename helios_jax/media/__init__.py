@@ -4,7 +4,7 @@ from helios_jax.media.ffmpeg import MediaError
 from helios_jax.media.fit import FITS
 from helios_jax.media.images import read_image
 from helios_jax.media.latents import LatentsWriter, load_latents, save_latents
-from helios_jax.media.live import LiveWriter, live_frames, open_live_writer
+from helios_jax.media.live import LiveWriter, live_frames, open_live_writer, read_live_chunks
 from helios_jax.media.output import check_file, check_output, is_pipe, numbered, output_kind
 from helios_jax.media.video import VideoWriter, open_video_writer, save_video
 from helios_jax.media.video_input import (
@@ -35,6 +35,7 @@ __all__ = [
     "open_video_writer",
     "output_kind",
     "read_image",
+    "read_live_chunks",
     "read_pieces",
     "read_video",
     "save_contact_sheet",

@@ -83,7 +83,7 @@ def live_frames(path: str | os.PathLike) -> list[int]:
     Raises:
       MediaError: if it cannot be read, or is something else.
     """
-    return [frames for frames, _ in _read_chunks(path)[1]]
+    return [frames for frames, _ in read_live_chunks(path)[1]]
 
 
 class LiveWriter:
@@ -137,7 +137,7 @@ class LiveWriter:
         """Begin after ``keep_frames`` frames of what is there."""
         if is_pipe(self._path):
             raise MediaError(f"{self._path}: what went into a pipe cannot be continued")
-        self._header, chunks = _read_chunks(self._path)
+        self._header, chunks = read_live_chunks(self._path)
         counts = [frames for frames, _ in chunks]
         if keep_frames not in counts:
             raise MediaError(
@@ -181,9 +181,12 @@ class LiveWriter:
             return self._stack.enter_context(open(self._path, mode, buffering=0))
 
 
-def _read_chunks(path: str | os.PathLike) -> tuple[bytes, list[tuple[int, int]]]:
+def read_live_chunks(path: str | os.PathLike) -> tuple[bytes, list[tuple[int, int]]]:
     """The header of a live file and, for each whole chunk, how many frames there are up to its end
     and how many bytes.
+
+    Raises:
+      MediaError: if it cannot be read, or is something else.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

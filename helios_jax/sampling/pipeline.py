@@ -139,7 +139,8 @@ class HeliosPipeline:
         """Load a checkpoint directory, as ``helios-jax convert`` writes it.
 
         Args:
-          path: the directory; by default helios-nano's, which ships with the package.
+          path: the directory; by default helios-nano Base's, which ships with the package, as do
+            "nano", the distilled one, and "nano-mid".
           dtype: of weights and activations; bfloat16 by default where there is an accelerator,
             float32 on a CPU.
           vae_dtype: the VAE's; likewise.
@@ -159,6 +160,7 @@ class HeliosPipeline:
         """
         read = [read_adapter(file) for file in adapters]
         use_compile_cache(compile_cache)
+        path = nano.find_checkpoint(path)
         dtype = default_dtype() if dtype is None else dtype
         vae_dtype = default_dtype() if vae_dtype is None else vae_dtype
         with ComponentLoader(path, dtype, vae_dtype, verify=verify) as load:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
 from helios_jax import HeliosPipeline, checkpoint
+from helios_jax.commands import main
+from helios_jax.commands.sample_flags import define_flags
 from helios_jax.media import live_frames, load_latents, open_video_writer
 from tests.sampling.conftest import TOY
 
@@ -531,3 +535,36 @@ def refused(result: subprocess.CompletedProcess, says: str, folder: Path, before
     assert lines[0].startswith("sample.py: ")
     assert says in lines[0]
     assert {path.name for path in folder.iterdir()} <= before
+
+
+def test_without_arguments_it_prints_three_commands_that_parse(capsys):
+    """Each is read as a request; docs tests make the videos."""
+    assert main(["helios-jax", "sample"]) == 0
+    commands = re.findall(r"^  (helios-jax sample .*)$", capsys.readouterr().out, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        options = flags.FlagValues()
+        define_flags(options, shlex.split(command))
+        assert options(shlex.split(command)[1:]) == ["sample"]
+
+
+@pytest.mark.slow
+def test_a_contact_sheet_shows_every_prompt_of_a_folder(toy_checkpoint, tmp_path, capsys):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "b.txt").write_text("two blue squares\n")
+    (tmp_path / "prompts" / "a.txt").write_text("a red\nball\n")
+    status = main(
+        [
+            "helios-jax",
+            "sample",
+            f"--checkpoint={toy_checkpoint}",
+            f"--prompt_file={tmp_path / 'prompts'}",
+            f"--contact_sheet={tmp_path / 'sheet.png'}",
+            f"--out={tmp_path / 'clip.gif'}",
+            "--compile_cache=",
+        ]
+    )
+    assert status == 0, capsys.readouterr().err
+    assert (tmp_path / "clip_1.gif").exists()
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (5 * 136 + 8, 2 * 88 + 8)
