@@ -13,9 +13,9 @@ TEXTS = {
     "checkpoint": "Checkpoint directory, or one that ships with the package: nano-base, nano "
     "(fast), nano-mid; without one, nano-base, or random weights of --config.",
     "prompt": "What the video shows.",
-    "prompt_file": "One video a prompt: a text file with a prompt a line, a folder of text files with "
-    "a prompt each, or a .csv, .jsonl or .json list with a column prompt, caption, text or cap, as "
-    "HeliosBench has.",
+    "prompt_file": "One video a prompt: a text file with a prompt a line, a folder of text files "
+    "with a prompt each, or a .csv, .jsonl or .json list with a column prompt, caption, text or "
+    "cap, as HeliosBench has.",
     "prompt_schedule": "Prompts that follow one another in one video: a JSON or YAML list of "
     "{prompt, chunks, blend}, or a CSV with the columns id, prompt_index and prompt, one video for "
     "each id.",

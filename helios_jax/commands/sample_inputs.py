@@ -17,6 +17,7 @@ from helios_jax.commands.sample_report import Say
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.diffusion.drift import DriftControl
 from helios_jax.memory.sampling import Placement
+from helios_jax.readers import read_text
 from helios_jax.sampling.geometry import check_adapters, check_model, reference_frames
 from helios_jax.sampling.prompt_files import read_prompt_file
 from helios_jax.sampling.prompts import Prompt, read_schedules, to_schedule
