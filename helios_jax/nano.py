@@ -34,6 +34,11 @@ def find_checkpoint(name: str | os.PathLike) -> Path:
     return shipped if len(path.parts) == 1 and shipped.is_dir() and not path.exists() else path
 
 
+def short_name(path: str | os.PathLike) -> str:
+    """What --checkpoint may say for a directory: the name alone of one that ships."""
+    return Path(path).name if is_nano(path) else os.fspath(path)
+
+
 def is_nano(path: str | os.PathLike) -> bool:
     """Whether a checkpoint directory is one of those that ship with the package."""
     return Path(path).resolve().parent == ASSETS.resolve()

@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from helios_jax import configs, devices
+from helios_jax import configs, devices, nano
 from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
@@ -84,6 +84,7 @@ def _run(
         if "show_config" in options and options.show_config:
             print("\n".join(shown_config(options)))
             return 0
+        _find_checkpoint(options)
         with _warnings_as_lines(argv[0]):
             body(options)
     except HeliosError as error:
@@ -222,6 +223,12 @@ class _TargetParser(flags.EnumParser):
 
     def parse(self, argument: str) -> str:
         return super().parse(self.enum_values[0] if argument == "true" else argument)
+
+
+def _find_checkpoint(options: flags.FlagValues) -> None:
+    """Let --checkpoint name one that ships with the package: nano, nano-base, nano-mid."""
+    if "checkpoint" in options and options["checkpoint"].value:
+        options["checkpoint"].value = str(nano.find_checkpoint(options["checkpoint"].value))
 
 
 def _notes(flag: flags.Flag) -> Iterator[str]:

@@ -90,7 +90,7 @@ def serve(options: flags.FlagValues) -> None:
             options.host,
             options.port,
             token=options.token,
-            checkpoint=str(options.checkpoint),
+            checkpoint=nano.short_name(options.checkpoint),
         ) as server,
     ):
         print(f"open {server.url} (Ctrl-C ends it)", flush=True)

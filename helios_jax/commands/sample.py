@@ -64,6 +64,7 @@ says why, and nothing is written), 130 when it is interrupted.
 import contextlib
 import functools
 import itertools
+import os
 import sys
 import time
 import webbrowser
@@ -177,6 +178,8 @@ def sample(options: flags.FlagValues) -> None:
 
 def examples(program: str) -> str:
     """Three commands that work as they stand."""
+    if program.endswith(".py"):
+        program = f"python {os.path.basename(program)}"
     first, second, third = nano.EXAMPLES
     lines = [
         "Make a video of what a prompt says:",

@@ -80,9 +80,7 @@ def prompt_flags(options: flags.FlagValues) -> list[str]:
 
 def checkpoint_path(options: flags.FlagValues) -> str | Path | None:
     """--checkpoint, or helios-nano; None for random weights of --config."""
-    if options.checkpoint:
-        return nano.find_checkpoint(options.checkpoint)
-    return nano.CHECKPOINT if options.config is None else None
+    return options.checkpoint or (nano.CHECKPOINT if options.config is None else None)
 
 
 def read_config(options: flags.FlagValues) -> HeliosConfig:

@@ -28,6 +28,7 @@ Exit status: 0 when all steps are done, or training was stopped and saved; 1 whe
 (loss not finite); 2 when it cannot begin (one line on stderr says why).
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from helios_jax import checkpoint, media
+from helios_jax import checkpoint, media, nano
 from helios_jax.checkpoint.params import dtype_rules
 from helios_jax.commands import cli
 from helios_jax.compile_cache import use_compile_cache
@@ -96,6 +97,9 @@ def read_recipe(options: flags.FlagValues) -> TrainConfig:
             f"--config names a preset of sampling, and training takes a recipe: {names}"
         )
     config = from_dict(TrainConfig, options.config)
+    if config.checkpoint:
+        found = str(nano.find_checkpoint(config.checkpoint))
+        config = dataclasses.replace(config, checkpoint=found)
     find_objective(config)
     return config
 

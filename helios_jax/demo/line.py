@@ -123,7 +123,8 @@ class Line:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                self._changed.wait(left)
+                # Whoever waits is there.
+                self._changed.wait(min(left, self.options.lease_s / 3))
                 video.seen = time.monotonic()
             return video.made >= made
 

@@ -358,7 +358,7 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ([], "give a prompt: one of --prompt, --prompt_file and --prompt_schedule"),
+        (["--seed=1"], "give a prompt: one of --prompt, --prompt_file and --prompt_schedule"),
         (["--prompt= "], "the prompt is empty"),
         (["--prompt_file=absent.txt"], "cannot read --prompt_file absent.txt: No such file"),
         (["--prompt_file=empty.txt"], "--prompt_file empty.txt has no prompt in it"),

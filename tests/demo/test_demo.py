@@ -93,7 +93,7 @@ def client(pipeline):
 
 def test_a_video_grows_chunk_by_chunk_and_its_pieces_are_the_whole(client, tmp_path):
     name = client.start(chunks=2, seed=3)
-    client.wait(name, 1)  # the first one compiles
+    client.wait(name, 2)  # which compiles
     _, header = client.send("GET", f"/api/videos/{name}/header.mp4")
     pieces = [client.send("GET", f"/api/videos/{name}/chunks/{k}")[1] for k in range(2)]
     status, whole = client.send("GET", f"/api/videos/{name}/video.mp4")
