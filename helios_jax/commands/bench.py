@@ -47,6 +47,7 @@ from helios_jax.evaluation.bench.prompts import (
     BenchPrompt,
     choose_prompts,
     read_prompts,
+    unread_columns,
     world_prompts,
     write_prompts,
 )
@@ -120,6 +121,8 @@ def generate(options: flags.FlagValues) -> None:
         prompts = world_prompts(options.world, durations)
     else:
         prompts = read_prompts(options.prompts)
+        if unread := unread_columns(options.prompts):
+            print(f"{options.prompts}: not read: {', '.join(unread)}")
     path = options.checkpoint or nano.CHECKPOINT
     fields = read_request_flags(options)
     length = fields.get("num_frames")

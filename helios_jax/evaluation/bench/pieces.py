@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from helios_jax.evaluation.bench.errors import BenchError
+from helios_jax.media.animations import describe_animation, is_animation
 from helios_jax.media.ffmpeg import READ_ONE_FILE, MediaError, find_ffmpeg
 from helios_jax.media.images import FORMATS
 from helios_jax.media.video_input import native_frames
@@ -58,6 +59,8 @@ def count_frames(path: str | os.PathLike) -> int:
         return sum(p.suffix.lower() in FOLDER_SUFFIXES for p in Path(path).iterdir())
     if not os.path.isfile(path):
         raise BenchError(f"{path}: is not a file; name a video or a folder of images")
+    if is_animation(path):
+        return describe_animation(path).num_frames
     source = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0"]
     output = ["-c", "copy", "-f", "null", "-"]
     command = [find_ffmpeg(path), "-hide_banner", "-nostdin", *source, *output]

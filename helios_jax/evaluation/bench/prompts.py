@@ -86,6 +86,14 @@ def read_prompts(path: str | os.PathLike) -> list[BenchPrompt]:
     return prompts
 
 
+def unread_columns(path: str | os.PathLike) -> list[str]:
+    """The columns of a CSV file that :func:`read_prompts` passes over."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        columns = csv.DictReader(file).fieldnames or ()
+    used = {_find(columns, names) for names in COLUMNS.values()}
+    return [name for name in columns if name not in used and name not in SCENE_COLUMNS]
+
+
 def world_prompts(count: int, frames: Sequence[int], seed: int = 2000) -> list[BenchPrompt]:
     """Captions of held-out scenes of the procedural world, lengths by turns."""
     prompts = []

@@ -63,6 +63,10 @@ def test_a_playlist_is_no_video(tmp_path, video):
 
 def test_frames_are_counted_without_decoding(video, tmp_path):
     assert count_frames(video) == 70
+    images = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:])
+    assert count_frames(tmp_path / "a.webp") == 3
+    assert sum(map(len, read_pieces(tmp_path / "a.webp"))) == 3
     with pytest.raises(BenchError, match="is not a file"):
         count_frames(tmp_path / "missing.mp4")
 

@@ -7,6 +7,7 @@ from helios_jax.evaluation.bench.prompts import (
     BenchPrompt,
     choose_prompts,
     read_prompts,
+    unread_columns,
     world_prompts,
     write_prompts,
 )
@@ -73,3 +74,11 @@ def test_prompts_are_chosen_by_length():
         choose_prompts(prompts, [720])
     with pytest.raises(BenchError, match="--num_frames"):
         choose_prompts([BenchPrompt(1, "a dog")])
+
+
+def test_columns_that_are_passed_over_are_named(tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text("id,style,prompt,num_frames,seed\n1,oil,a dog,33,7\n")
+    assert unread_columns(path) == ["style", "seed"]
+    write_prompts(path, world_prompts(1, [33]))
+    assert unread_columns(path) == []
