@@ -43,6 +43,9 @@ SETTINGS = {
 }
 """What stands beside the tensors of a file that ``torch.save`` wrote, in PEFT's words."""
 
+MAX_STRENGTH = 1e6
+"""Far beyond any use, and far from what overflows."""
+
 CHANGES_THE_SUM = {
     "use_dora": "a DoRA adapter",
     "use_qalora": "a QA-LoRA adapter",
@@ -71,16 +74,17 @@ class AdapterFile:
       strength: what every change is multiplied by; 0 changes nothing, and it may be negative.
 
     Raises:
-      CheckpointError: if the strength is NaN or infinite.
+      CheckpointError: if the strength is NaN, or too large for a weight.
     """
 
     path: Path
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.strength):
+        if not abs(self.strength) <= MAX_STRENGTH:  # nor is NaN
             raise CheckpointError(
-                f"{self.path}: its strength is {self.strength}, which is not a finite number"
+                f"{self.path}: its strength is {self.strength}, and not a number between "
+                f"{-MAX_STRENGTH:g} and {MAX_STRENGTH:g}"
             )
 
     @classmethod

@@ -227,5 +227,6 @@ REFUSED = [
     Refused("an empty folder", ".", lambda folder: "."),
     Refused("a folder of several", "a.safetensors ... d.safetensors", several),
     Refused("a strength that is NaN", "adapter.safetensors:nan", with_strength("nan")),
+    Refused("a strength beyond all use", "adapter.safetensors:1e39", with_strength("1e39")),
     Refused("a strength that is no number", "adapter.safetensors:half", with_strength("half")),
 ]
