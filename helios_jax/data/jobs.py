@@ -6,6 +6,7 @@ how many processes share the work, or how often it was interrupted.
 """
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -131,7 +132,7 @@ def open_video(clip: ListedClip, config: EncodeConfig) -> Clip:
         raise SkippedError("empty caption", "the caption is empty")
     if not clip.path.is_file():
         raise SkippedError("missing file", f"{clip.path}: no such file")
-    pieces = media.read_pieces(
+    num_frames, sections = media.read_pieces(
         clip.path,
         config.height,
         config.width,
@@ -139,10 +140,9 @@ def open_video(clip: ListedClip, config: EncodeConfig) -> Clip:
         config.fit,
         piece=config.frames,
         least=max(config.min_frames, config.frames),
-        most=config.max_sections,
         excerpt=clip.excerpt,
     )
-    return Clip(*pieces)
+    return Clip(num_frames, itertools.islice(sections, config.max_sections))
 
 
 def encode_record(

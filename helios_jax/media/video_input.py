@@ -8,11 +8,9 @@ import logging
 import math
 import os
 import re
-import subprocess
-import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from fractions import Fraction
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,13 +23,17 @@ from helios_jax.media.animations import (
     read_animation,
     resample,
 )
-from helios_jax.media.ffmpeg import MAX_PIXELS, READ_ONE_FILE, MediaError, find_ffmpeg, frame_rate
+from helios_jax.media.decoding import (
+    ALPHA,
+    TO_RGB,
+    decode_frames,
+    decode_once,
+    find_stream,
+    outside_error,
+    read_header,
+)
+from helios_jax.media.ffmpeg import MediaError, frame_rate
 from helios_jax.media.fit import check_fit, fit_image
-
-# By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with
-# the flags for exactness. Pixels that are not square are made so first: a fit is chosen by what is
-# seen.
-TO_RGB = "scale=iw*sar:ih:flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
 
 # To the range of ordinary screens. White of graphics and faces is at 203 nits (ITU-R BT.2408): what
 # is well below keeps its brightness, what is above is compressed.
@@ -39,24 +41,10 @@ TONE_MAP = (
     "zscale=pin=bt2020:min=bt2020nc:t=linear:npl=203,format=gbrpf32le,zscale=p=bt709,"
     "tonemap=mobius:desat=0,zscale=t=bt709:m=bt709:r=limited,format=yuv444p,"
 )
-ALPHA = r"\b(yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8)"
-"""Pixel formats that can be transparent."""
-# As an image is laid: on white. The overlay's picture is its input, its background that in white.
-ON_WHITE = (
-    "scale=flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgba,split[top][copy];"
-    "[copy]lutrgb=r=255:g=255:b=255:a=255[white];[white][top]overlay=format=rgb,"
-)
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Those of ffmpeg's own decoders that leave transparency out, and what does not."""
 LAID = "what is transparent laid on white"
 
 HIGH_RANGE = "smpte2084|arib-std-b67"
 """The transfer functions of high dynamic range, PQ and HLG."""
-
-DAMAGE = "File ended prematurely"
-"""What ffmpeg says of a Matroska or WebM file that is cut short, although it counts it as a
-success.
-"""
 
 
 class TooShortError(MediaError):
@@ -104,7 +92,7 @@ class Excerpt(NamedTuple):
                 continue
             left, right, top, bottom = self.crop
             if right > moment.image.width or bottom > moment.image.height:
-                raise _outside(path)
+                raise outside_error(path)
             yield moment._replace(image=moment.image.crop((left, top, right, bottom)))
 
 
@@ -183,7 +171,6 @@ def read_pieces(
     *,
     piece: int = 33,
     least: int = 33,
-    most: int | None = None,
     excerpt: Excerpt = WHOLE,
 ) -> tuple[int, Iterator[UInt8[np.ndarray, "F Y X 3"]]]:
     """Read a video from its beginning, one piece after another, with memory for one; see
@@ -193,11 +180,11 @@ def read_pieces(
       path, height, width, fps, fit: as there.
       piece: frames of a piece; what is left at the end is dropped.
       least: frames it must have.
-      most: pieces to read at most; None for all.
       excerpt: the part that is read.
 
     Returns:
-      How many frames it has at that rate, and its pieces, decoded as they are asked for.
+      How many frames it has at that rate, and its pieces, decoded as they are asked for, so that
+      what is not asked for is not decoded.
 
     Raises:
       TooShortError: if it has fewer than ``least`` frames.
@@ -208,11 +195,10 @@ def read_pieces(
     if source.notes:
         logging.getLogger(__name__).warning("%s: %s", path, ", ".join(source.notes))
     num_frames = source.num_frames
-    count = num_frames // piece if most is None else min(num_frames // piece, most)
 
     def pieces() -> Iterator[np.ndarray]:
         with contextlib.closing(source.frames(0)) as frames:
-            for i in range(count):
+            for i in range(num_frames // piece):
                 here = itertools.islice(frames, piece)
                 fitted = [fit_image(frame, height, width, fit)[0] for frame in here]
                 _check_count(path, i * piece + len(fitted), (i + 1) * piece)
@@ -238,11 +224,9 @@ def native_frames(
         for moment in itertools.islice(read_animation(path), most):
             yield np.asarray(moment.image)
         return
-    header = _command(path, "null", "-frames:v 0 -f null -")
-    log = subprocess.run(header, capture_output=True).stderr.decode(errors="replace")
-    stream = _stream(log) or ""
+    stream = find_stream(read_header(path)) or ""
     limit = [] if most is None else ["-frames:v", str(most)]
-    with contextlib.closing(_decoded(path, stream, TO_RGB, limit)) as frames:
+    with contextlib.closing(decode_frames(path, stream, TO_RGB, limit)) as frames:
         for frame in frames:
             yield np.asarray(frame)
 
@@ -298,13 +282,13 @@ def _open_animation(path: str | os.PathLike, rate: Fraction, excerpt: Excerpt) -
 
 
 def _open_video(path: str | os.PathLike, rate: Fraction, excerpt: Excerpt) -> _Source:
-    log = _decode_once(path, f"{excerpt.filters()}fps={rate}")
+    log = decode_once(path, f"{excerpt.filters()}fps={rate}")
     source_frames = 0
     num_frames = 0
     for frames_in, frames_out in re.findall(r"(\d+) frames in, (\d+) frames out", log):
         source_frames += int(frames_in)
         num_frames += int(frames_out)
-    stream = _stream(log)
+    stream = find_stream(log)
     if stream is None and num_frames:
         raise MediaError(f"{path}: has no video in it")
     stream = stream or ""
@@ -313,7 +297,7 @@ def _open_video(path: str | os.PathLike, rate: Fraction, excerpt: Excerpt) -> _S
     filters = f"{excerpt.filters()}fps={rate},{{}}{colors}"
 
     def frames(start: int) -> Generator[Image.Image]:
-        return _decoded(path, stream, filters.format(f"select='eq(n,0)+gte(n,{start})',"))
+        return decode_frames(path, stream, filters.format(f"select='eq(n,0)+gte(n,{start})',"))
 
     notes = [f"high dynamic range ({high_range[0]}) tone-mapped"] if high_range else []
     notes += [LAID] if re.search(ALPHA, stream) else []
@@ -327,15 +311,6 @@ def _check_file(path: str | os.PathLike) -> None:
         )
 
 
-def _stream(log: str) -> str | None:
-    """What ffmpeg says of the video, and that it is transparent where only its container says."""
-    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)
-    if stream is None:
-        return None
-    hidden = re.search(r"alpha_mode *: *1", log)
-    return f"{stream[1]}, yuva" if hidden and stream[1][:3] in ALPHA_DECODERS else stream[1]
-
-
 def _check_count(path: str | os.PathLike, found: int, wanted: int) -> None:
     """Refuse a second reading that does not give what the first counted."""
     if found != wanted:
@@ -343,107 +318,6 @@ def _check_count(path: str | os.PathLike, found: int, wanted: int) -> None:
             f"{path}: read again, {found} frames came instead of {wanted}; the file changes "
             "meanwhile, or its size does on the way: give a copy, made by ffmpeg -i FILE copy.mp4"
         )
-
-
-def _decode_once(path: str | os.PathLike, filters: str) -> str:
-    """What ffmpeg tells of a video and of decoding all of it through ``filters``."""
-    done = subprocess.run(_command(path, filters, "-f null -"), capture_output=True)
-    log = done.stderr.decode(errors="replace")
-    _check(path, done.returncode, log)
-    return log
-
-
-def _decoded(
-    path: str | os.PathLike, stream: str, filters: str, limit: Sequence[str] = ()
-) -> Generator[Image.Image]:
-    """The frames that filters leave, one at a time, on white where they are transparent.
-
-    Args:
-      path: the file.
-      stream: what ffmpeg says of it.
-      filters: that end in RGB.
-      limit: options that end it early.
-    """
-    decoder: list[str] = []
-    if re.search(ALPHA, stream):
-        filters = filters.replace(TO_RGB, ON_WHITE + TO_RGB)
-        if name := ALPHA_DECODERS.get(stream[:3]):
-            decoder = ["-c:v", name]
-    output = "-fps_mode passthrough -c:v ppm -f image2pipe -"
-    command = _command(path, filters, output, decoder, limit)
-    with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-            assert process.stdout is not None
-            while size := _ppm_size(process.stdout):
-                width, height = size
-                pixels = process.stdout.read(3 * width * height)
-                if len(pixels) == 3 * width * height:
-                    yield Image.frombytes("RGB", (width, height), pixels)
-        log.seek(0)
-        _check(path, process.returncode, log.read().decode(errors="replace"))
-
-
-def _ppm_size(stream: IO[bytes]) -> tuple[int, int] | None:
-    """Width and height in the header of a PPM image; None at the end of the stream."""
-    lines = [stream.readline() for _ in range(3)]
-    header = re.fullmatch(rb"P6\n(\d+) (\d+)\n255\n", b"".join(lines))
-    return (int(header[1]), int(header[2])) if header else None
-
-
-def _command(
-    path: str | os.PathLike,
-    filters: str,
-    output: str,
-    decoder: Sequence[str] = (),
-    limit: Sequence[str] = (),
-) -> list[str]:
-    """Decode the first video that is not a cover, and stop at damage.
-
-    ``file:`` keeps a name from being taken for an option or an address; the lists keep ffmpeg from
-    opening anything but one file of a known kind.
-    """
-    options = ["-hide_banner", "-nostdin", "-nostats", "-v", "level+verbose", "-xerror"]
-    return [
-        find_ffmpeg(path),
-        *options,
-        *READ_ONE_FILE,
-        *decoder,
-        "-i",
-        f"file:{os.path.abspath(path)}",
-        "-map",
-        "0:V:0",
-        "-vf",
-        filters,
-        *limit,
-        *output.split(),
-    ]
-
-
-def _check(path: str | os.PathLike, status: int, log: str) -> None:
-    """Raise what ffmpeg says is wrong with a file."""
-    if "matches no streams" in log:
-        raise MediaError(f"{path}: has no video in it")
-    if status and "Invalid too big or non positive size" in log:
-        raise _outside(path)
-    if status and "not on whitelist" in log:
-        raise MediaError(
-            f"{path}: not a video, or in a format that is not read; save it as mp4, by ffmpeg -i "
-            "FILE copy.mp4"
-        )
-    if status and "exceeds specified max pixel count" in log:
-        raise MediaError(f"{path}: frames of more than {MAX_PIXELS} pixels; make them smaller")
-    if status or DAMAGE in log:
-        errors = [
-            line.split("] ")[-1].strip()
-            for line in log.splitlines()
-            if "[error]" in line or "[fatal]" in line
-        ]
-        reason = errors[0] if errors else f"ffmpeg gave status {status}"
-        raise MediaError(f"{path}: damaged, cut short, or not a video: {reason}")
-
-
-def _outside(path: str | os.PathLike) -> MediaError:
-    return MediaError(f"{path}: the crop lies outside of its frames")
 
 
 def _describe(stream: str, rate: Fraction, source_frames: int, num_frames: int) -> str:

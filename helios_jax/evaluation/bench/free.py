@@ -146,9 +146,14 @@ class FreeMeter:
         period, closeness = find_loop(thumbnails.reshape(len(thumbnails), (2 * TILES) ** 2))
         values |= {"loop_period": float(period), "loop_closeness": closeness}
         chunks = _chunks(len(thumbnails), chunk)
-        curves = {name: [_mean(series[a:b]) for a, b in chunks] for name, series in frames.items()}
+        curves: dict[str, list[float]] = {}
+        for name, series in frames.items():
+            curves[name] = [_mean(series[start:end]) for start, end in chunks]
         for name in STEP_SERIES:  # a step from chunk to chunk is in none of them, but a seam
-            curves[name] = [_mean(steps[name][a : b - 1]) for a, b in chunks if b - a > 1]
+            series = steps[name]
+            curves[name] = [
+                _mean(series[start : end - 1]) for start, end in chunks if end > start + 1
+            ]
         height, width = self._size
         return FreeMeasures(len(thumbnails), height, width, self._method, values, curves)
 
