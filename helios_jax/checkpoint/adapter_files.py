@@ -191,6 +191,8 @@ def scale_of(
       CheckpointError: if the settings say another rank, or no number.
     """
     settings = found.settings
+    if own_alpha is not None and found.settings_file != found.file:
+        settings = {}  # what stands beside a file that says it all may be another file's
     try:
         stated = _matching(settings.get("rank_pattern"), names, settings.get("r"))
         if stated is not None and int(stated) != rank:

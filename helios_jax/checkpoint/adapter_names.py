@@ -50,6 +50,9 @@ TABLES = (
 )
 """Tensors that are no module's weight or bias; the third is the second in Wan's Diffusers model."""
 
+MODULATION = {"Diffusers": "scale_shift_table", "Wan": "modulation"}
+"""The table that ``diff_m`` changes of a block or of the head."""
+
 EARLIER = {"scale_shift_table": "norm_out.scale_shift_table"}
 """Names of Wan in Diffusers, to those of Helios."""
 
@@ -61,12 +64,12 @@ SUFFIXES: tuple[tuple[str, Role, str], ...] = (
     (r"\.alpha", "alpha", "weight"),
     (r"(?:\.weight)?\.diff|\.w_norm", "difference", "weight"),
     (r"\.diff_b|\.bias\.diff|\.b_norm", "difference", "bias"),
-    (r"\.diff_m", "difference", "modulation"),
+    (r"\.diff_m", "difference", "table"),
     (rf"(?:\.modules_to_save{_ADAPTER})?\.weight", "whole", "weight"),
     (rf"(?:\.modules_to_save{_ADAPTER}|\.base_layer)?\.bias", "whole", "bias"),
     (r"", "whole", "table"),
 )
-"""How a key ends, what the tensor is then, and of which of the module's parameters."""
+"""How a key ends, what the tensor is then, and which of the module's parameters it changes."""
 
 OTHER_KINDS = (
     (r"\.dora_scale|\.lora_magnitude_vector", "a DoRA adapter"),
@@ -120,10 +123,10 @@ def read_key(key: str, naming: Naming) -> Part | None:
         if match is None:
             continue
         module = strip_prefixes(key[: match.start()])
-        if parameter == "modulation":
-            module = f"{module}.{'modulation' if naming == 'Wan' else 'scale_shift_table'}"
+        if (role, parameter) == ("difference", "table"):
+            module = f"{module}.{MODULATION[naming]}"
         number, pattern = _flat(module)
-        tensor = _TENSORS[naming].get((pattern, _KEPT.get(parameter, "weight")))
+        tensor = _TENSORS[naming].get((pattern, parameter))
         if tensor is not None:
             return Part(tensor.replace("#", number), role, module, match.groupdict().get("adapter"))
     return None
@@ -147,7 +150,7 @@ def _flat(module: str) -> tuple[str, str]:
     its place and every joint an underscore.
     """
     name = re.sub(r"[._]+", "_", module).strip("_")
-    if match := re.match(r"blocks_(\d+)(?=_|$)", name):
+    if match := re.match(r"blocks_([0-9]{1,4})(?=_|$)", name):
         return match[1], f"blocks_#{name[match.end() :]}"
     return "", name
 
@@ -166,4 +169,3 @@ def _tensors(column: int) -> dict[tuple[str, str], str]:
 
 
 _TENSORS = {naming: _tensors(column) for column, naming in enumerate(NAMINGS)}
-_KEPT = {"weight": "weight", "bias": "bias", "modulation": "table", "table": "table"}

@@ -226,6 +226,17 @@ def beside_factors() -> list[Style]:
     ]
 
 
+def beside_other_settings() -> Style:
+    """A file that says alpha itself, beside the settings of another."""
+    own = named("", "lora_unet_", wan_flat, factors=KOHYA, alpha=2.0)
+
+    def write(folder: Path) -> str:
+        (folder / "adapter_config.json").write_text('{"r": 64, "lora_alpha": 32}')
+        return own.write(folder)
+
+    return own._replace(kind="kohya's file beside the settings of another", write=write)
+
+
 def nested_pickle() -> Style:
     """A dictionary in a dictionary, with rank and alpha beside it."""
     found = pairs()
@@ -292,6 +303,7 @@ ACCEPTED = [
     *settings_in_folder(),
     *beside_factors(),
     named_folder(),
+    beside_other_settings(),
     nested_pickle(),
     numbers_beside_tensors(),
     *strengths(),

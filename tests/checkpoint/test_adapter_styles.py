@@ -1,5 +1,6 @@
 """Adapters in every style, merged as PyTorch merges them; the table of docs/adapters.md."""
 
+import dataclasses
 import functools
 import tempfile
 from pathlib import Path
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from helios_jax.checkpoint import CheckpointError
+from helios_jax.checkpoint import CheckpointError, wan
 from helios_jax.checkpoint.adapter_files import AdapterFile
+from helios_jax.checkpoint.adapter_names import MODULES, NAMINGS, TABLES, read_key
 from helios_jax.checkpoint.adapters import read_adapter
 from helios_jax.checkpoint.lora import merge
 from helios_jax.checkpoint.names import transformer_slots
@@ -55,6 +57,27 @@ def difference(number: int) -> float:
 @pytest.mark.parametrize("number", range(len(ACCEPTED)), ids=[style.kind for style in ACCEPTED])
 def test_it_is_merged_as_pytorch_merges_it(number):
     assert difference(number) <= 1e-5
+
+
+@pytest.mark.parametrize("column", [0, 1], ids=["Diffusers", "Wan"])
+def test_every_tensor_has_a_name_in_both_namings(column):
+    """And Wan's is the one that the converter knows."""
+    config = dataclasses.replace(CONFIG.transformer, is_amplify_history=True)
+    for slot in transformer_slots(config):
+        module, _, parameter = slot.name.rpartition(".")
+        key = slot.name
+        for row in (*MODULES, *TABLES):
+            for block in range(config.num_layers):
+                ours, theirs = (name.replace("#", str(block)) for name in row)
+                if ours == slot.name:
+                    key = (ours, theirs)[column]
+                elif ours == module:
+                    key = f"{(ours, theirs)[column]}.{parameter}"
+        part = read_key(key, NAMINGS[column])
+        assert part is not None
+        assert part.tensor == slot.name
+        if column:
+            assert wan.rename(key, wan.TRANSFORMER) == slot.name
 
 
 @functools.cache
