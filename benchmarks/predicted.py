@@ -24,16 +24,21 @@ from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # the compiler wants no GPU, whatever the machine has
 
+import jax
+import jax.numpy as jnp
 from absl import app, flags
 
 from helios_jax.config import HeliosConfig, TransformerConfig
 from helios_jax.cost.chips import CHIPS
 from helios_jax.cost.report import as_dict, assumptions, predict, table
+from helios_jax.diffusion.history import frame_indices
 from helios_jax.fields import from_dict
 from helios_jax.memory import compiler
 from helios_jax.memory.report import GIB, Program, measure
 from helios_jax.memory.sampling import EVERYTHING, Placement, request_programs
 from helios_jax.memory.training import step_programs
+from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.sampling.chunk import apply, embed_chunk_history
 from helios_jax.sampling.request import make_request
 from helios_jax.training.config import TrainConfig
 
@@ -45,6 +50,9 @@ OUT = flags.DEFINE_string(
 )
 ROWS = flags.DEFINE_list("rows", [], "Words of the rows that are wanted; all by default.")
 TARGET = flags.DEFINE_enum("target", "h200", list(CHIPS), "The GPU that is compiled for.")
+TOKENS = (2940, 4560, 11040)
+"""Of a forward at each stage: 2400 of history, and the noisy ones."""
+
 CHIP_NAMES = ("h200", "h100")
 """Whose rates the columns are of: one program serves both."""
 
@@ -69,6 +77,13 @@ def rows() -> dict[str, tuple[Programs, str]]:
         made = make_request(dataclasses.replace(config, transformer=transformer), steps=steps)
         return functools.partial(request_programs, made, "bfloat16", "bfloat16", placement)
 
+    def forwards() -> dict[str, tuple[Programs, str]]:
+        found = {}
+        for stage, tokens in enumerate(TOKENS):
+            make = functools.partial(forward_program, config, stage)
+            found[f"forward, {tokens} tokens"] = (make, "forward")
+        return found
+
     two = (2, 2, 2)
     fp8 = Placement(quantization="fp8")
     streamed = request(two, Placement(stream_blocks=True))
@@ -76,6 +91,7 @@ def rows() -> dict[str, tuple[Programs, str]]:
         "chunk 2-2-2": (request(two), "chunk"),
         "chunk 1-1-1": (request((1, 1, 1)), "chunk"),
         "VAE decoder, a chunk": (request(two), "VAE decoder"),
+        **forwards(),
         "chunk 2-2-2, fp8 weights": (request(two, fp8), "chunk"),
         "chunk 2-2-2, fp8 weights and activations": (request(two, fp8, rounded), "chunk"),
         "chunk 2-2-2, blocks in host memory": (streamed, "chunk"),
@@ -84,6 +100,29 @@ def rows() -> dict[str, tuple[Programs, str]]:
             "training step",
         ),
     }
+
+
+def forward_program(config: HeliosConfig, stage: int) -> dict[str, Program]:
+    """One forward of the transformer at a stage, history and text prepared."""
+    made = make_request(config)
+    chunk = request_programs(made, "bfloat16", "bfloat16")["chunk"]
+    params, state, noise, text, _ = chunk.args
+    model = HeliosTransformer(config.transformer, jnp.bfloat16)
+    frames = made.latent_shape[0]
+    prepare = functools.partial(embed_chunk_history, frames=frames, model=model, plan=made.plan)
+    history = jax.eval_shape(prepare, params, state)
+    time = jax.eval_shape(
+        lambda params: apply(model, params, "embed_time", jnp.full((1,), 500.0)), params
+    )
+    _, T, H, W, C = noise.latents.shape
+    latents = jax.ShapeDtypeStruct((1, T, H >> (2 - stage), W >> (2 - stage), C), jnp.float32)
+
+    def forward(params, latents, time, text, history):
+        positions = frame_indices(made.plan.history_sizes, frames).noisy
+        return apply(model, params, "denoise", latents, time, text, history, positions)
+
+    arguments = (params, latents, time, text, history)
+    return {"forward": Program(jax.jit(forward), arguments)}
 
 
 def main(_) -> None:

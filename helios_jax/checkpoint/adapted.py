@@ -20,6 +20,7 @@ from helios_jax.checkpoint.adapters import Adapter
 from helios_jax.checkpoint.component import StoredLeaf
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.layout import Index, Slot
+from helios_jax.models.layer_stack import is_separate_leaf
 from helios_jax.types import Params
 
 THREADS = 4
@@ -73,10 +74,15 @@ def adapt_params(params: Params, slots: Sequence[Slot], adapters: Sequence[Adapt
                 f"{path} is rounded to eight bits: merge adapters first, then quantize"
             )
         leaf = flat[path]
-        values = np.asarray(leaf)
+        layers = leaf if is_separate_leaf(leaf) else None
+        values = np.asarray(leaf) if layers is None else np.stack([np.asarray(x) for x in layers])
         read = functools.partial(_part, values)
         changed = _read_adapted(read, parts, adapters, values.dtype, ())
-        flat[path] = jax.device_put(changed, getattr(leaf, "sharding", None))
+        if layers is None:
+            flat[path] = jax.device_put(changed, getattr(leaf, "sharding", None))
+        else:
+            pairs = zip(changed, layers)
+            flat[path] = tuple(jax.device_put(new, old.sharding) for new, old in pairs)
     return unflatten_dict(flat, sep="/")
 
 

@@ -45,7 +45,7 @@ from helios_jax.checkpoint.layout import Index, Slot, leaves
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.config import ConfigError, HeliosConfig, from_dict, to_dict
 from helios_jax.models.tokenizer import Tokenizer
-from helios_jax.types import Params
+from helios_jax.types import Params, tree_bytes
 
 FORMAT = "helios-jax"
 VERSION = 2
@@ -152,6 +152,7 @@ def load_params(
     sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding | None] | None = None,
     progress: Callable[[int], Any] = lambda size: None,
     adapters: Sequence[Adapter] = (),
+    separate_blocks: bool = False,
 ) -> Params:
     """Read a component's parameters, leaf by leaf: the host holds one leaf at a time beside what is
     already placed.
@@ -167,6 +168,8 @@ def load_params(
         each device reads its own part. None: the default device.
       progress: told the bytes of each leaf that is in place.
       adapters: merged into the transformer as it is read.
+      separate_blocks: each leaf of the blocks becomes a tuple of one array a layer, as the sampler
+        wants them on an accelerator; the device never holds them twice.
 
     Returns:
       The nested dictionary of arrays.
@@ -198,10 +201,11 @@ def load_params(
                     raise_problems([problem for problem in found if problem])
                 dtype = leaf.dtype if dtypes is None else np.dtype(dtypes(leaf_path))
                 place = sharding(leaf_path) if callable(sharding) else sharding
-                array, whole = _place(leaf, dtype, place, check_finite=verify)
-                loaded[leaf_path] = array
+                separate = separate_blocks and leaf_path.startswith("blocks/")
+                put = _place_layers if separate else _place
+                loaded[leaf_path], whole = put(leaf, dtype, place, check_finite=verify)
                 broken += [] if whole else [leaf_path]
-                progress(loaded[leaf_path].nbytes)
+                progress(tree_bytes(loaded[leaf_path]))
         finally:
             threads.shutdown(cancel_futures=True)
     if broken:
@@ -265,6 +269,18 @@ def _place(
         return jnp.asarray(read(())), all(finite)
     array = jax.make_array_from_callback(leaf.shape, sharding, lambda index: read(index or ()))
     return array, all(finite)
+
+
+def _place_layers(
+    leaf: StoredLeaf,
+    dtype: np.dtype,
+    sharding: jax.sharding.Sharding | None,
+    check_finite: bool,
+) -> tuple[tuple[jax.Array, ...], bool]:
+    """As :func:`_place`, each layer of a leaf by itself."""
+    values = np.array(leaf.read(()), dtype)
+    finite = not check_finite or is_finite(values)
+    return tuple(jax.device_put(layer, sharding) for layer in values), finite
 
 
 def _checked_shared(file: Path, shared: Any) -> dict[str, str]:

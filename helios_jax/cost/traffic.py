@@ -38,9 +38,10 @@ def opcodes(computation: Computation) -> set[str]:
 def fusion_traffic(computation: Computation) -> tuple[float, float]:
     """Bytes that a fusion reads and writes."""
     users = computation.users()
+    known: dict[str, float] = {}
     read = 0.0
     for parameter in computation.parameters().values():
-        read += min(parameter.bytes, _read(parameter, users))
+        read += min(parameter.bytes, _read(parameter, users, known))
     root = computation.instructions[computation.root]
     results = [root]
     if root.opcode == "tuple":
@@ -48,21 +49,36 @@ def fusion_traffic(computation: Computation) -> tuple[float, float]:
     return read, float(sum(_written(result, computation) for result in results))
 
 
-def _read(array: Instruction, users: dict[str, list[Instruction]]) -> int:
-    """Bytes of an array that those who use it need."""
-    total = 0
+def _read(
+    array: Instruction, users: dict[str, list[Instruction]], known: dict[str, float]
+) -> float:
+    """Bytes of an array that those who use it need; ``known`` are those of other arrays."""
+    if array.name in known:
+        return known[array.name]
+    total = 0.0
     for user in users[array.name]:
         if user.opcode in _SLICES and user.operands[0] == array.name:
             total += user.bytes
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == array.name:
             continue  # stays where it is, save the update
-        elif user.opcode in _VIEWS:
-            total += _read(user, users)
+        elif user.opcode in _VIEWS or _is_elementwise(user, array):
+            # Of a result of which a slice is needed, no more is computed.
+            needed = 1.0
+            if users[user.name]:
+                needed = _read(user, users, known) / max(user.bytes, 1)
+            total += array.bytes * min(needed, 1.0)
         elif user.opcode == "tuple":
             continue
         else:
             total += array.bytes
+    known[array.name] = total
     return total
+
+
+def _is_elementwise(user: Instruction, array: Instruction) -> bool:
+    """Whether each number of a result comes from the number at its place."""
+    same = len(user.shapes) == 1 and user.shapes[0].dims == array.shapes[0].dims
+    return same and user.opcode not in ("fusion", "custom-call", "sort", "reverse", "scatter")
 
 
 def _written(result: Instruction, computation: Computation) -> int:

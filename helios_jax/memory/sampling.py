@@ -17,12 +17,14 @@ from helios_jax.cost.report import predict
 from helios_jax.diffusion.history import start_history
 from helios_jax.memory import compiler
 from helios_jax.memory.report import CompilerAbsentError, MemoryPlan, Program, program_memory
+from helios_jax.models.convolution import COMPILER_OPTIONS
+from helios_jax.models.layer_stack import separate_layers
 from helios_jax.models.quantization import Quantization, quantize_transformer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_ids
 from helios_jax.models.vae import VAE
 from helios_jax.sampling.chunk import sample_chunk
-from helios_jax.sampling.decoding import decode
+from helios_jax.sampling.decoding import CONVOLUTION, decode_frames
 from helios_jax.sampling.loop import draw_noise, video_keys
 from helios_jax.sampling.request import Request
 from helios_jax.sampling.text import embed_text
@@ -132,7 +134,7 @@ def request_programs(
     dtype = jnp.dtype(dtype)
     params = _placed_params(request, dtype, jnp.dtype(vae_dtype), placement)
     transformer = HeliosTransformer(config.transformer, dtype)
-    vae = VAE(config.vae, jnp.dtype(vae_dtype))
+    vae = VAE(config.vae, jnp.dtype(vae_dtype), convolution=CONVOLUTION)
     array = jax.ShapeDtypeStruct
 
     samples = _samples(request)
@@ -154,7 +156,10 @@ def request_programs(
     )
     noise = jax.eval_shape(lambda: draw_noise(request, video_keys(request), 1))
     chunk = (params["transformer"], history, noise, text, array((), jnp.float32))
-    frames = jax.jit(lambda params, latents: decode(vae, params, latents, "uint8"))
+    frames = jax.jit(
+        lambda params, latents: decode_frames(vae, params, latents, "uint8"),
+        compiler_options=COMPILER_OPTIONS,
+    )
     latents = array((request.batch, *shape), jnp.float32)
     return {
         "text encoder": Program(encode_prompts, (params["text_encoder"], ids, lengths)),
@@ -169,6 +174,9 @@ def _placed_params(
 ) -> dict[str, Params]:
     """Abstract parameters as the programs are given them."""
     params = abstract_params(request.config, dtype, vae_dtype)
+    if not placement.stream_blocks:
+        blocks = separate_layers(params["transformer"]["blocks"])
+        params["transformer"] = {**params["transformer"], "blocks": blocks}
     if placement.quantization:
         quantize = functools.partial(quantize_transformer, quantization=placement.quantization)
         params["transformer"] = jax.eval_shape(quantize, params["transformer"])

@@ -7,7 +7,7 @@ the two segments, as their modulation, has one row for each.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -30,13 +30,14 @@ class TextCache(NamedTuple):
     """Cross-attention keys and values of the text tokens.
 
     Attributes:
-      key, value: ``[L, B, S, K, d]`` for all blocks; inside one block without the first axis.
+      key, value: ``[L, B, S, K, d]`` for all blocks, or a tuple of one array a block where the
+        blocks' parameters are; inside one block without the first axis.
       bias: float32, added to the logits of each text token, as
         :func:`~helios_jax.kernels.attention.padding_bias` makes it, or None.
     """
 
-    key: Float[Array, "*L B S K d"]
-    value: Float[Array, "*L B S K d"]
+    key: Float[Array, "*L B S K d"] | tuple[Float[Array, "B S K d"], ...]
+    value: Float[Array, "*L B S K d"] | tuple[Float[Array, "B S K d"], ...]
     bias: Float[Array, "B S"] | None
 
 
@@ -76,6 +77,7 @@ class SelfAttention(nn.Module):
         rope: Rope,
         *,
         history: int,
+        spare: int = 0,
         history_qkv: Float[Array, "B h 3 K d"] | None = None,
         noisy_only: bool = False,
     ) -> Float[Array, "B n_out D"]:
@@ -85,6 +87,7 @@ class SelfAttention(nn.Module):
           x: the sequence, or its noisy tokens only when ``history_qkv`` is given.
           rope: of the whole sequence.
           history: number of history tokens.
+          spare: number of last tokens that nobody attends to.
           history_qkv: queries, keys and values of the history tokens where they are already known.
           noisy_only: compute the result for noisy tokens only.
         """
@@ -104,6 +107,7 @@ class SelfAttention(nn.Module):
             gain,
             history=history,
             eps=cfg.eps,
+            keys=qkv.shape[1] - spare,
             implementation=cfg.kernels,
         )
         # The queries of history are computed even if they are not used: the slice of the kernel
@@ -138,7 +142,10 @@ class CrossAttention(nn.Module):
 
     def __call__(self, x: Float[Array, "B n D"], text: TextCache) -> Float[Array, "B n D"]:
         query = self._norm(self.q(x), self.norm_q())
-        return self.out(attention(query, *text, implementation=self.config.attention))
+        key = cast(Array, text.key)
+        value = cast(Array, text.value)
+        implementation = self.config.attention
+        return self.out(attention(query, key, value, text.bias, implementation=implementation))
 
     def _norm(self, x, scale):
         """RMS norm over all heads at once."""
@@ -228,9 +235,12 @@ class Block(nn.Module):
         text: TextCache,
         *,
         history: int,
+        spare: int = 0,
         history_qkv: Float[Array, "B h 3 K d"] | None = None,
         noisy_only: bool = False,
-    ) -> Float[Array, "B n_out D"]:
+        normed: Float[Array, "B N D"] | None = None,
+        following: tuple[Float[Array, "#B 2 D"], Float[Array, "#B 2 D"]] | None = None,
+    ) -> Float[Array, "B n_out D"] | tuple[Float[Array, "B N D"], Float[Array, "B N D"]]:
         """Run the block.
 
         Args:
@@ -239,19 +249,31 @@ class Block(nn.Module):
           rope: of the sequence.
           text: keys and values of this block.
           history: number of history tokens, static.
+          spare: number of last tokens, static, that fill the rows of matrix products and are
+            attended to by nobody.
           history_qkv: this block's queries, keys and values of the history, where
             :meth:`embed_history` computed them before.
           noisy_only: return the noisy tokens only and spend nothing on the others, as in the last
             block, whose history nobody reads.
+          normed: this block's first norm of ``x``, where the block before has computed it.
+          following: shift and scale of the next block's first norm. It is returned beside the
+            result then, from the kernel that adds the feed-forward: ``x`` is read once for both.
         """
         cfg = self.config
         fused = dict(eps=cfg.eps, implementation=cfg.kernels)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self._rows(modulation)
 
         known = 0 if history_qkv is None else history
-        normed = modulated_layer_norm(x[:, known:], shift, scale, history=history - known, **fused)
+        if normed is None:
+            own = history - known
+            normed = modulated_layer_norm(x[:, known:], shift, scale, history=own, **fused)
         attended = self.attn1(
-            normed, rope, history=history, history_qkv=history_qkv, noisy_only=noisy_only
+            normed,
+            rope,
+            history=history,
+            spare=spare,
+            history_qkv=history_qkv,
+            noisy_only=noisy_only,
         )
         if noisy_only:
             x = x[:, history:]
@@ -270,9 +292,11 @@ class Block(nn.Module):
         x, normed = gated_residual_norm(
             x, self.attn2(normed, text), None, (1 + ff_scale, ff_shift), history=history, **fused
         )
-        return gated_residual(
-            x, self.ffn(normed), ff_gate, history=history, implementation=cfg.kernels
-        )
+        y = self.ffn(normed)
+        if following is None:
+            return gated_residual(x, y, ff_gate, history=history, implementation=cfg.kernels)
+        shift, scale = following
+        return gated_residual_norm(x, y, ff_gate, (1 + scale, shift), history=history, **fused)
 
     def embed_text(
         self, text: Float[Array, "B S D"]
@@ -293,5 +317,14 @@ class Block(nn.Module):
 
     def _rows(self, modulation: Float[Array, "#B 2 6 D"]) -> list[Float[Array, "#B 2 D"]]:
         """This block's six modulation rows of each segment, float32."""
-        rows = self.scale_shift_table[None, None] + modulation.astype(jnp.float32)
-        return [rows[:, :, row] for row in range(6)]
+        return modulation_rows(self.scale_shift_table, modulation)
+
+
+def modulation_rows(
+    table: Float[Array, "6 D"], modulation: Float[Array, "#B 2 6 D"]
+) -> list[Float[Array, "#B 2 D"]]:
+    """The six modulation rows of each segment in the block with this ``scale_shift_table``,
+    float32.
+    """
+    rows = table[None, None] + modulation.astype(jnp.float32)
+    return [rows[:, :, row] for row in range(6)]

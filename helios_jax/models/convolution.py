@@ -5,7 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from helios_jax.kernels.dispatch import UnsupportedError
 from helios_jax.types import Array, Float
+
+COMPILER_OPTIONS = {"xla_gpu_force_conv_nhwc": True}
+"""Of programs whose convolutions are "conv3d": without it XLA makes them channels first on a GPU,
+with a copy there and one back.
+"""
 
 
 def convolve(
@@ -14,6 +20,7 @@ def convolve(
     bias: Float[Array, "O"],
     strides: tuple[int, int, int] = (1, 1, 1),
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
+    implementation: str | None = None,
 ) -> Float[Array, "B t y x O"]:
     """Convolution of a clip: ``y[t] = bias + sum_k conv2d(x[strides[0] * t + k], kernel[k])``.
 
@@ -23,10 +30,21 @@ def convolve(
       bias: one value an output channel.
       strides: in time, rows, columns.
       padding: zeros before and after the rows, and the columns.
+      implementation: on an NVIDIA GPU, "conv3d" or "frames_as_channels"; None for the latter, which
+        needs no option of the compiler.
 
     Returns:
       ``(T - kt) // strides[0] + 1`` frames, possibly none.
+
+    Raises:
+      UnsupportedError: if there is no implementation of that name.
     """
+    on_gpu = {None: frames_as_channels, "frames_as_channels": frames_as_channels, "conv3d": conv3d}
+    if implementation not in on_gpu:
+        raise UnsupportedError(
+            f"convolution has no implementation {implementation!r}; there are conv3d, "
+            "frames_as_channels"
+        )
     on_cpu = tap_by_tap
     if (kernel.shape[0], strides[0], x.dtype) == (3, 1, jnp.float32):
         on_cpu = winograd_in_time  # differences of frames need float32
@@ -35,7 +53,7 @@ def convolve(
         x,
         kernel,
         cpu=functools.partial(on_cpu, **arguments),
-        cuda=functools.partial(frames_as_channels, **arguments),
+        cuda=functools.partial(on_gpu[implementation], **arguments),
         default=functools.partial(conv3d, **arguments),
     )
     return y + bias.reshape(1, 1, 1, 1, -1)
@@ -45,7 +63,7 @@ def conv3d(x, kernel, strides, padding):
     """XLA's 3-D convolution.
 
     On a CPU it has a tenth to a third of the 2-D one's rate; on a GPU it is channels first, with
-    copies there and back.
+    copies there and back, unless :data:`COMPILER_OPTIONS` say otherwise.
     """
     return jax.lax.conv_general_dilated(
         x, kernel, strides, ((0, 0), *padding), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
@@ -97,7 +115,10 @@ def _conv2d(x, kernel, strides, padding):
 
 
 def upsample_convolve(
-    x: Float[Array, "B T Y X C"], kernel: Float[Array, "1 3 3 C O"], bias: Float[Array, "O"]
+    x: Float[Array, "B T Y X C"],
+    kernel: Float[Array, "1 3 3 C O"],
+    bias: Float[Array, "O"],
+    implementation: str | None = None,
 ) -> Float[Array, "B T 2*Y 2*X O"]:
     """Each pixel repeated in rows and columns, then a 3 x 3 convolution with padding 1.
 
@@ -112,7 +133,8 @@ def upsample_convolve(
     rows, columns = x.shape[2:4]
     # Padded before the convolution: XLA's CPU library has no fast gradient of a padded 2 x 2 one.
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
-    y = convolve(x, kernel.reshape(*kernel.shape[:4], -1), jnp.tile(bias, 4))
+    kernel = kernel.reshape(*kernel.shape[:4], -1)
+    y = convolve(x, kernel, jnp.tile(bias, 4), implementation=implementation)
     y = y.reshape(*y.shape[:4], 2, 2, -1)
     copies = []
     for i in range(2):

@@ -12,6 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from helios_jax.models.layer_stack import is_separate_leaf
 from helios_jax.types import Array, DTypeLike, Float, Params
 
 Quantization = Literal["int8", "fp8"]
@@ -46,8 +47,14 @@ def quantize_transformer(params: Params, quantization: Quantization) -> Params:
     for path, inputs in QUANTIZED.items():
         part, name = path.split("/")
         layer = blocks[part][name]
-        kernel, scale = _quantize_kernel(layer["kernel"], inputs, quantization)
-        kernel = jax.device_put(kernel, jax.typeof(layer["kernel"]).memory_space)
+        kernel = layer["kernel"]
+        if is_separate_leaf(kernel):
+            pairs = [_quantize_layer(one, inputs, quantization) for one in kernel]
+            kernel, scale = zip(*pairs)
+        else:
+            space = jax.typeof(kernel).memory_space
+            kernel, scale = _quantize_kernel(kernel, inputs, quantization)
+            kernel = jax.device_put(kernel, space)
         blocks[part][name] = {**layer, "kernel": kernel, "kernel_scale": scale}
     return {**params, "blocks": blocks}
 
@@ -60,9 +67,17 @@ def _quantize_kernel(
 
     def quantize(kernel):
         kernel = jax.device_put(kernel, jax.memory.Space.Device)
-        return round_to_8_bits(kernel, tuple(range(inputs)), DTYPES[quantization])
+        return _quantize_layer(kernel, inputs, quantization)
 
     return jax.lax.map(quantize, kernel)
+
+
+@jax.jit(static_argnums=(1, 2))
+def _quantize_layer(
+    kernel: Float[Array, "*inputs_and_features"], inputs: int, quantization: Quantization
+) -> tuple[Array, Array]:
+    """One layer's kernel rounded to eight bits, and its scales [*features]."""
+    return round_to_8_bits(kernel, tuple(range(inputs)), DTYPES[quantization])
 
 
 def round_to_8_bits(

@@ -30,9 +30,9 @@ from helios_jax.models.vae_layers import (
     CausalConv,
     ChannelNorm,
     Downsample,
-    Dtypes,
     Layer,
     ResidualBlock,
+    Shared,
     Upsample,
 )
 from helios_jax.types import Array, Float, Params
@@ -46,14 +46,20 @@ class VAE(nn.Module):
       config: widths and depths.
       dtype: in which to compute; norms are always float32.
       param_dtype: of the parameters.
+      convolution: how convolutions are computed on an NVIDIA GPU; see
+        :func:`~helios_jax.models.convolution.convolve`. Programs of "conv3d" are to be compiled
+        with :data:`~helios_jax.models.convolution.COMPILER_OPTIONS`.
     """
 
     config: VAEConfig
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    convolution: str | None = None
 
     def setup(self):
-        dtypes = Dtypes(dtype=self.dtype, param_dtype=self.param_dtype)
+        dtypes = Shared(
+            dtype=self.dtype, param_dtype=self.param_dtype, convolution=self.convolution
+        )
         self.encoder = Encoder(self.config, **dtypes)
         self.quant_conv = CausalConv(2 * self.config.z_dim, (1, 1, 1), **dtypes)
         self.post_quant_conv = CausalConv(self.config.z_dim, (1, 1, 1), **dtypes)
@@ -100,16 +106,16 @@ class Encoder(Layer):
     @nn.compact
     def __call__(self, x: Float[Array, "B F Y X 3"]) -> Float[Array, "B T H W C"]:
         config = self.config
-        x = CausalConv(config.base_dim, (3, 3, 3), **self.dtypes, name="conv_in")(x)
+        x = CausalConv(config.base_dim, (3, 3, 3), **self.shared, name="conv_in")(x)
         blocks = []
         for i, width in enumerate(config.dim_mult):
             blocks += [(ResidualBlock, config.base_dim * width)] * config.num_res_blocks
             blocks += [(Downsample, time) for time in config.temperal_downsample[i : i + 1]]
         for i, (block, argument) in enumerate(blocks):
-            x = block(argument, **self.dtypes, name=f"down_blocks_{i}")(x)
-        x = MidBlock(**self.dtypes, name="mid_block")(x)
-        x = nn.silu(ChannelNorm(**self.dtypes, name="norm_out")(x))
-        return CausalConv(2 * config.z_dim, (3, 3, 3), **self.dtypes, name="conv_out")(x)
+            x = block(argument, **self.shared, name=f"down_blocks_{i}")(x)
+        x = MidBlock(**self.shared, name="mid_block")(x)
+        x = nn.silu(ChannelNorm(**self.shared, name="norm_out")(x))
+        return CausalConv(2 * config.z_dim, (3, 3, 3), **self.shared, name="conv_out")(x)
 
 
 class Decoder(Layer):
@@ -121,17 +127,17 @@ class Decoder(Layer):
     def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B F Y X 3"]:
         config = self.config
         widths = [config.base_dim * multiple for multiple in reversed(config.dim_mult)]
-        x = CausalConv(widths[0], (3, 3, 3), **self.dtypes, name="conv_in")(x)
-        x = MidBlock(**self.dtypes, name="mid_block")(x)
+        x = CausalConv(widths[0], (3, 3, 3), **self.shared, name="conv_in")(x)
+        x = MidBlock(**self.shared, name="mid_block")(x)
         for i, width in enumerate(widths):
             # Empty for the last width, which no upsampling follows.
             doubles_time = config.temperal_downsample[::-1][i : i + 1]
             block = UpBlock(
-                width, config.num_res_blocks + 1, doubles_time, **self.dtypes, name=f"up_blocks_{i}"
+                width, config.num_res_blocks + 1, doubles_time, **self.shared, name=f"up_blocks_{i}"
             )
             x = block(x)
-        x = nn.silu(ChannelNorm(**self.dtypes, name="norm_out")(x))
-        return CausalConv(3, (3, 3, 3), **self.dtypes, name="conv_out")(x)
+        x = nn.silu(ChannelNorm(**self.shared, name="norm_out")(x))
+        return CausalConv(3, (3, 3, 3), **self.shared, name="conv_out")(x)
 
 
 class UpBlock(Layer):
@@ -150,9 +156,9 @@ class UpBlock(Layer):
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t y x O"]:
         for i in range(self.num_res_blocks):
-            x = ResidualBlock(self.features, **self.dtypes, name=f"resnets_{i}")(x)
+            x = ResidualBlock(self.features, **self.shared, name=f"resnets_{i}")(x)
         for i, time in enumerate(self.upsample):
-            x = Upsample(time, **self.dtypes, name=f"upsamplers_{i}")(x)
+            x = Upsample(time, **self.shared, name=f"upsamplers_{i}")(x)
         return x
 
 
@@ -161,9 +167,9 @@ class MidBlock(Layer):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-        x = ResidualBlock(x.shape[-1], **self.dtypes, name="resnets_0")(x)
-        x = AttentionBlock(**self.dtypes, name="attentions_0")(x)
-        return ResidualBlock(x.shape[-1], **self.dtypes, name="resnets_1")(x)
+        x = ResidualBlock(x.shape[-1], **self.shared, name="resnets_0")(x)
+        x = AttentionBlock(**self.shared, name="attentions_0")(x)
+        return ResidualBlock(x.shape[-1], **self.shared, name="resnets_1")(x)
 
 
 def to_model_space(
@@ -212,6 +218,8 @@ def encode_clip(
 
     Zeros for noise give the posterior's mean; one clip serves a batch of noise.
     """
+    # Its programs, some of which are part of others, have no compiler options.
+    vae = vae.clone(convolution=None)
     pixels = frames.astype(jnp.float32) / 127.5 - 1
     mean, logvar = cast(tuple[Array, Array], vae.apply({"params": params}, pixels, method="encode"))
     mean = jnp.broadcast_to(mean, noise.shape)

@@ -18,11 +18,12 @@ from helios_jax.models.convolution import convolve, upsample_convolve
 from helios_jax.types import Array, Float
 
 
-class Dtypes(TypedDict):
-    """The dtypes of a :class:`Layer`, as it hands them to the layers inside."""
+class Shared(TypedDict):
+    """Attributes of a :class:`Layer`, as it hands them to the layers inside."""
 
     dtype: Dtype
     param_dtype: Dtype
+    convolution: str | None
 
 
 class Layer(nn.Module, kw_only=True):
@@ -31,14 +32,17 @@ class Layer(nn.Module, kw_only=True):
     Attributes:
       dtype: in which to compute.
       param_dtype: of the parameters.
+      convolution: how convolutions are computed on an NVIDIA GPU; see
+        :func:`~helios_jax.models.convolution.convolve`.
     """
 
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
+    convolution: str | None = None
 
     @property
-    def dtypes(self) -> Dtypes:
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    def shared(self) -> Shared:
+        return Shared(dtype=self.dtype, param_dtype=self.param_dtype, convolution=self.convolution)
 
 
 class Conv(Layer):
@@ -95,7 +99,7 @@ class CausalConv(Conv):
                 x = jnp.concatenate([past, x], axis=1)
                 self.cache_frames(x[:, -reach:])
         padding = ((rows // 2, rows // 2), (columns // 2, columns // 2))
-        return convolve(x, kernel, bias, padding=padding)
+        return convolve(x, kernel, bias, padding=padding, implementation=self.convolution)
 
 
 class TimeUpsample(Conv):
@@ -114,7 +118,7 @@ class TimeUpsample(Conv):
             x = x[:, 1:]
         x = jnp.concatenate([past, x], axis=1)
         self.cache_frames(x[:, -2:])
-        y = convolve(x, kernel, bias)
+        y = convolve(x, kernel, bias, implementation=self.convolution)
         doubled = rearrange(y, "b t y x (two c) -> b (t two) y x c", two=2)
         return jnp.concatenate([first, doubled], axis=1)
 
@@ -132,7 +136,8 @@ class TimeDownsample(Conv):
             first = x[:, :1]
         x = jnp.concatenate([past, x], axis=1)
         self.cache_frames(x[:, -1:])
-        return jnp.concatenate([first, convolve(x, kernel, bias, strides=(2, 1, 1))], axis=1)
+        y = convolve(x, kernel, bias, strides=(2, 1, 1), implementation=self.convolution)
+        return jnp.concatenate([first, y], axis=1)
 
 
 class Upsample(Layer):
@@ -144,8 +149,8 @@ class Upsample(Layer):
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t 2*Y 2*X O"]:
         channels = x.shape[-1]
         if self.time:
-            x = TimeUpsample(2 * channels, (3, 1, 1), **self.dtypes, name="time_conv")(x)
-        return SpatialUpsample(channels // 2, (3, 3), **self.dtypes, name="resample")(x)
+            x = TimeUpsample(2 * channels, (3, 1, 1), **self.shared, name="time_conv")(x)
+        return SpatialUpsample(channels // 2, (3, 3), **self.shared, name="resample")(x)
 
 
 class SpatialUpsample(Conv):
@@ -153,7 +158,8 @@ class SpatialUpsample(Conv):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T 2*Y 2*X O"]:
-        return upsample_convolve(x, *self.weights(x.shape[-1]))
+        weights = self.weights(x.shape[-1])
+        return upsample_convolve(x, *weights, implementation=self.convolution)
 
 
 class Downsample(Layer):
@@ -164,9 +170,9 @@ class Downsample(Layer):
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B t y x C"]:
         channels = x.shape[-1]
-        x = SpatialDownsample(channels, (3, 3), **self.dtypes, name="resample")(x)
+        x = SpatialDownsample(channels, (3, 3), **self.shared, name="resample")(x)
         if self.time:
-            x = TimeDownsample(channels, (3, 1, 1), **self.dtypes, name="time_conv")(x)
+            x = TimeDownsample(channels, (3, 1, 1), **self.shared, name="time_conv")(x)
         return x
 
 
@@ -175,7 +181,13 @@ class SpatialDownsample(Conv):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T y x O"]:
-        return convolve(x, *self.weights(x.shape[-1]), strides=(1, 2, 2), padding=((0, 1), (0, 1)))
+        return convolve(
+            x,
+            *self.weights(x.shape[-1]),
+            strides=(1, 2, 2),
+            padding=((0, 1), (0, 1)),
+            implementation=self.convolution,
+        )
 
 
 class ChannelNorm(Layer):
@@ -217,7 +229,9 @@ scaled_unit.defvjp(_scaled_unit_forward, _scaled_unit_backward)
 def _sum_channels(x):
     """The sum over the last axis, which stays.
 
-    On a CPU it is a product with ones: XLA's sums along a short axis are slow there.
+    On a CPU it is a product with ones: XLA's sums along a short axis are slow there. On a GPU it is
+    a pass of its own, so that what follows, the norm and SiLU, is computed where the result is
+    copied behind the frames of the piece before; XLA would write and read it once more.
     """
 
     def product(x):
@@ -226,7 +240,10 @@ def _sum_channels(x):
     def reduction(x):
         return jnp.sum(x, axis=-1, keepdims=True)
 
-    return jax.lax.platform_dependent(x, cpu=product, default=reduction)
+    def own_pass(x):
+        return jax.lax.optimization_barrier(reduction(x))
+
+    return jax.lax.platform_dependent(x, cpu=product, cuda=own_pass, default=reduction)
 
 
 class ResidualBlock(Layer):
@@ -240,10 +257,10 @@ class ResidualBlock(Layer):
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X O"]:
         y = x
         for i in ("1", "2"):
-            y = nn.silu(ChannelNorm(**self.dtypes, name=f"norm{i}")(y))
-            y = CausalConv(self.features, (3, 3, 3), **self.dtypes, name=f"conv{i}")(y)
+            y = nn.silu(ChannelNorm(**self.shared, name=f"norm{i}")(y))
+            y = CausalConv(self.features, (3, 3, 3), **self.shared, name=f"conv{i}")(y)
         if x.shape[-1] != self.features:
-            x = CausalConv(self.features, (1, 1, 1), **self.dtypes, name="conv_shortcut")(x)
+            x = CausalConv(self.features, (1, 1, 1), **self.shared, name="conv_shortcut")(x)
         return x + y
 
 
@@ -255,10 +272,10 @@ class AttentionBlock(Layer):
     @nn.compact
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
         channels = x.shape[-1]
-        y = ChannelNorm(**self.dtypes, name="norm")(x)
-        y = CausalConv(3 * channels, (1, 1), **self.dtypes, name="to_qkv")(y)
+        y = ChannelNorm(**self.shared, name="norm")(x)
+        y = CausalConv(3 * channels, (1, 1), **self.shared, name="to_qkv")(y)
         q, k, v = rearrange(y, "b t y x (three c) -> three (b t) (y x) c", three=3)
         logits = jnp.einsum("fqc,fkc->fqk", q, k, preferred_element_type=jnp.float32)
         logits *= channels**-0.5
         y = jnp.einsum("fqk,fkc->fqc", jax.nn.softmax(logits).astype(v.dtype), v).reshape(x.shape)
-        return x + CausalConv(channels, (1, 1), **self.dtypes, name="proj")(y)
+        return x + CausalConv(channels, (1, 1), **self.shared, name="proj")(y)

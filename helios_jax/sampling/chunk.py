@@ -321,7 +321,11 @@ def _first_half(text: TextCache, history: HistoryTokens) -> tuple[TextCache, His
     """The prompts' part of what holds prompts and negative prompts."""
     B = history.tokens.shape[0] // 2
     half: Callable[[Any], Any] = lambda x: None if x is None else x[:B]
-    text = TextCache(text.key[:, :B], text.value[:, :B], half(text.bias))
+    # Keys and values of all blocks, stacked or one array each.
+    halves: Callable[[Any], Any] = lambda x: (
+        tuple(map(half, x)) if isinstance(x, tuple) else x[:, :B]
+    )
+    text = TextCache(halves(text.key), halves(text.value), half(text.bias))
     return text, history._replace(tokens=half(history.tokens), first_qkv=half(history.first_qkv))
 
 

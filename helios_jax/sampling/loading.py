@@ -81,10 +81,23 @@ class ComponentLoader:
         def place(leaf: str) -> jax.sharding.Sharding | None:
             return host_memory() if blocks_on_host and leaf.startswith("blocks/") else None
 
-        rule = self._rules[component]
         return checkpoint.load_params(
-            self._path, component, rule, self._verify, place, self._progress.update, adapters
+            self._path,
+            component,
+            self._rules[component],
+            self._verify,
+            place,
+            self._progress.update,
+            adapters,
+            separate_blocks=component == "transformer"
+            and not blocks_on_host
+            and separates_blocks(),
         )
+
+
+def separates_blocks() -> bool:
+    """Whether the transformer's blocks are one array a layer: where an accelerator computes."""
+    return jax.default_backend() != "cpu"
 
 
 def default_dtype() -> DTypeLike:

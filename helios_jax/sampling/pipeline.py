@@ -29,10 +29,10 @@ from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE
 from helios_jax.progress import track
 from helios_jax.sampling.conditioning import make_conditioning
-from helios_jax.sampling.decoding import Output, decode
+from helios_jax.sampling.decoding import CONVOLUTION, Output, decode
 from helios_jax.sampling.fields import show
 from helios_jax.sampling.geometry import check_adapters, check_model
-from helios_jax.sampling.loading import ComponentLoader, default_dtype
+from helios_jax.sampling.loading import ComponentLoader, default_dtype, separates_blocks
 from helios_jax.sampling.loop import (
     ChunkLoop,
     SentPrompt,
@@ -121,7 +121,7 @@ class HeliosPipeline:
     @functools.cached_property
     def vae(self) -> VAE:
         """The module that ``params["vae"]`` are of."""
-        return VAE(self.config.vae, self.vae_dtype)
+        return VAE(self.config.vae, self.vae_dtype, convolution=CONVOLUTION)
 
     @classmethod
     def from_checkpoint(
@@ -206,7 +206,7 @@ class HeliosPipeline:
         """
         dtype = default_dtype() if dtype is None else dtype
         vae_dtype = default_dtype()
-        params = random_params(config, seed, dtype, vae_dtype)
+        params = random_params(config, seed, dtype, vae_dtype, separates_blocks())
         tokenizer = toy_tokenizer(config.text_encoder.vocab_size)
         return cls(config, params, tokenizer, dtype=dtype, vae_dtype=vae_dtype)
 

@@ -24,8 +24,9 @@ def norm_rope(
     *,
     history: int,
     eps: float,
+    keys: int | None = None,
     implementation: str | None = None,
-) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
+) -> tuple[Float[Array, "B N K d"], Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """Queries, keys and values of self-attention, from one read of their joint projection.
 
     Queries and keys are R(θ) · x / √(mean(x²) + eps) · scale: an RMS norm over the K·d channels of
@@ -41,6 +42,8 @@ def norm_rope(
       key_gain: float32 factor of each head's keys in the first ``history`` tokens, or None.
       history: number of history tokens; they come first.
       eps: added to the mean squares.
+      keys: tokens, the first of the sequence, that have keys and values; None for all. Those behind
+        them fill the rows of matrix products and are attended to by nobody.
       implementation: "triton", "pallas" or "xla"; None for the first of them that serves these
         arguments on this device.
 
@@ -51,7 +54,8 @@ def norm_rope(
       UnsupportedError: if the named implementation cannot serve, with the reason.
     """
     arrays = (qkv, scale_q, scale_k, rope, key_gain)
-    return dispatch("norm_rope", IMPLEMENTATIONS, implementation, *arrays, history=history, eps=eps)
+    static = dict(history=history, eps=eps, keys=qkv.shape[1] if keys is None else keys)
+    return dispatch("norm_rope", IMPLEMENTATIONS, implementation, *arrays, **static)
 
 
 def _kernel(module: str) -> Callable[..., Any]:

@@ -36,8 +36,9 @@ def norm_rope(
     *,
     history: int,
     eps: float,
+    keys: int | None = None,
     interpret: Any = None,
-) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
+) -> tuple[Float[Array, "B N K d"], Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """As the plain version, for bfloat16 and float16, 64, 128 or 256 channels a head, and K·d a
     multiple of 512.
     """
@@ -46,22 +47,26 @@ def norm_rope(
     pairs = d // 2
     heads = WORDS // pairs
     shape = (K // heads, heads, pairs)
-    run = max(tokens for tokens in range(1, MAX_TOKENS + 1) if N % tokens == 0)
+    S = N if keys is None else keys
+    run = max(tokens for tokens in range(1, MAX_TOKENS + 1) if N % tokens == S % tokens == 0)
     blocks = N // run
+    key_blocks = S // run
     amplified = key_gain is not None and history > 0
 
     def body(qkv, scales, gain, cos, sin, query, key, value, cos_of_heads, sin_of_heads, arrived):
         block = lax.axis_index("block")
         part = lax.axis_index("part")
+        place = lax.rem(block, blocks)
+        # Of keys and values, which those blocks of a sequence have that come first.
+        key_block = lax.div(block, blocks) * key_blocks + place
+        has_keys = place < key_blocks
 
-        def rotate(part, result):
+        def rotate(part, result, block_of_result):
             # A table serves all heads. Registers can only repeat an array that fills them once: the
             # rows are copied for as many heads as that takes.
             for table, of_heads in ((cos, cos_of_heads), (sin, sin_of_heads)):
                 for head in range(heads):
-                    plgpu.copy_gmem_to_smem(
-                        table.at[lax.rem(block, blocks)], of_heads.at[head], arrived
-                    )
+                    plgpu.copy_gmem_to_smem(table.at[place], of_heads.at[head], arrived)
             scale_of_even = scales[part, 0]
             scale_of_odd = scales[part, 1]
             plgpu.barrier_wait(arrived)
@@ -78,28 +83,28 @@ def norm_rope(
                 s = lax.broadcast_in_dim(sin_of_heads[:, i], shape, (1, 2))
                 even, odd = even * c - odd * s, even * s + odd * c
                 if amplified and part == 1:
-                    token = lax.rem(block, blocks) * run + i
+                    token = place * run + i
                     factor = gain[(token >= history).astype(jnp.int32)]
                     even, odd = _unpack(_pack(even, odd, dtype), dtype)
                     even = even * factor
                     odd = odd * factor
-                result[block, i] = _pack(even, odd, dtype)
+                result[block_of_result, i] = _pack(even, odd, dtype)
 
         @pl.when(part == 0)
         def _():
-            rotate(0, query)
+            rotate(0, query, block)
 
-        @pl.when(part == 1)
+        @pl.when((part == 1) & has_keys)
         def _():
-            rotate(1, key)
+            rotate(1, key, key_block)
 
         # 2 x 113 MB at 11040 tokens, the same that XLA would move to make the values contiguous for
         # attention, in a launch of its own.
-        @pl.when(part == 2)
+        @pl.when((part == 2) & has_keys)
         def _():
             @pl.loop(0, run)
             def _(i):
-                value[block, i] = qkv[block, i, 2]
+                value[key_block, i] = qkv[block, i, 2]
 
     scales = jnp.stack([scale_q, scale_k]).astype(jnp.float32)
     scales = scales.reshape(2, K * pairs, 2).swapaxes(1, 2).reshape(2, 2, *shape)
@@ -108,11 +113,12 @@ def norm_rope(
     gain = jnp.ones((2, *shape), jnp.float32)
     if amplified:
         gain = gain.at[0].multiply(key_gain.reshape(*shape[:2], 1))
-    part = jax.ShapeDtypeStruct((B * blocks, run, *shape), jnp.uint32)
+    queries = jax.ShapeDtypeStruct((B * blocks, run, *shape), jnp.uint32)
+    part = jax.ShapeDtypeStruct((B * key_blocks, run, *shape), jnp.uint32)
     table = plgpu.SMEM((heads, run, pairs), jnp.float32)
     kernel = plgpu.kernel(
         body,
-        out_type=(part, part, part),
+        out_type=(queries, part, part),
         grid=(B * blocks, 3),
         grid_names=("block", "part"),
         scratch_types=(table, table, plgpu.Barrier(num_arrivals=2 * heads)),
@@ -123,7 +129,7 @@ def norm_rope(
     cos, sin = (table.reshape(blocks, run, pairs) for table in rope)
     results = kernel(words, scales, gain, cos, sin)
     query, key, value = (
-        lax.bitcast_convert_type(result, dtype).reshape(B, N, K, d) for result in results
+        lax.bitcast_convert_type(result, dtype).reshape(B, -1, K, d) for result in results
     )
     return query, key, value
 

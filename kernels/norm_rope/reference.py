@@ -15,11 +15,14 @@ def norm_rope(
     *,
     history: int,
     eps: float,
-) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
+    keys: int | None = None,
+) -> tuple[Float[Array, "B N K d"], Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """Queries, keys and values of attention; see :func:`.api.norm_rope`."""
     query, key, value = (qkv[:, :, part] for part in range(3))
     query = norm_rope_one(query, scale_q, rope, eps=eps)
-    key = norm_rope_one(key, scale_k, rope, eps=eps)
+    cos, sin = rope
+    key = norm_rope_one(key[:, :keys], scale_k, (cos[:keys], sin[:keys]), eps=eps)
+    value = value[:, :keys]
     if key_gain is not None and history:
         is_history = (jnp.arange(key.shape[1]) < history)[None, :, None, None]
         gain = jnp.where(is_history, key_gain[None, None, :, None], 1)

@@ -75,6 +75,7 @@ def norm_rope_body(
     key,
     value,
     TOKENS: tl.constexpr,
+    KEYS: tl.constexpr,  # tokens from this one on have no keys and values
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -82,7 +83,9 @@ def norm_rope_body(
     EPS: tl.constexpr,
 ):
     token = tl.program_id(0)
-    row = (tl.program_id(1).to(tl.int64) * TOKENS + token) * WIDTH
+    batch = tl.program_id(1).to(tl.int64)
+    row = (batch * TOKENS + token) * WIDTH
+    key_row = (batch * KEYS + token) * WIDTH
     # Every head has the same angles; rows of them, rather than one, are loaded into the threads
     # that hold their pairs.
     pairs = (
@@ -93,33 +96,44 @@ def norm_rope_body(
     c = tl.load(cos + pairs)
     s = tl.load(sin + pairs)
     _rotate(qkv + 3 * row, query + row, scale_q, gain, c, s, token, WIDTH, HEADS, CHANNELS, 0, EPS)
-    _rotate(
-        qkv + 3 * row + WIDTH,
-        key + row,
-        scale_k,
-        gain,
-        c,
-        s,
-        token,
-        WIDTH,
-        HEADS,
-        CHANNELS,
-        HISTORY,
-        EPS,
-    )
-    # 2 x 113 MB at 11040 tokens, the same that XLA would move to make the values contiguous for
-    # attention, in a launch of its own.
-    for start in tl.static_range(0, WIDTH, HEADS * CHANNELS):
-        group = start + tl.arange(0, HEADS * CHANNELS)
-        loaded = tl.load(qkv + 3 * row + 2 * WIDTH + group, eviction_policy="evict_first")
-        tl.store(value + row + group, loaded)
+    if token < KEYS:
+        _rotate(
+            qkv + 3 * row + WIDTH,
+            key + key_row,
+            scale_k,
+            gain,
+            c,
+            s,
+            token,
+            WIDTH,
+            HEADS,
+            CHANNELS,
+            HISTORY,
+            EPS,
+        )
+        # 2 x 113 MB at 11040 tokens, the same that XLA would move to make the values contiguous for
+        # attention, in a launch of its own.
+        for start in tl.static_range(0, WIDTH, HEADS * CHANNELS):
+            group = start + tl.arange(0, HEADS * CHANNELS)
+            loaded = tl.load(qkv + 3 * row + 2 * WIDTH + group, eviction_policy="evict_first")
+            tl.store(value + key_row + group, loaded)
 
 
-def launch(qkv: jax.Array, history: int, eps: float) -> tuple[tuple[int, int], dict[str, Any]]:
+def launch(
+    qkv: jax.Array, history: int, eps: float, keys: int | None = None
+) -> tuple[tuple[int, int], dict[str, Any]]:
     """Grid and constants of the kernel."""
     B, N, _, K, d = qkv.shape
     heads = math.gcd(K, GROUP // d)  # the largest power of two that divides K, up to a full group
-    constants = dict(TOKENS=N, WIDTH=K * d, HEADS=heads, CHANNELS=d, HISTORY=history, EPS=eps)
+    constants = dict(
+        TOKENS=N,
+        KEYS=N if keys is None else keys,
+        WIDTH=K * d,
+        HEADS=heads,
+        CHANNELS=d,
+        HISTORY=history,
+        EPS=eps,
+    )
     return (N, B), constants
 
 
@@ -132,19 +146,21 @@ def norm_rope(
     *,
     history: int,
     eps: float,
-) -> tuple[Float[Array, "B N K d"], Float[Array, "B N K d"], Float[Array, "B N K d"]]:
+    keys: int | None = None,
+) -> tuple[Float[Array, "B N K d"], Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """As the plain version, for heads of a power of two of channels."""
     import jax_triton
 
     B, N, _, K, d = qkv.shape
-    grid, constants = launch(qkv, 0 if key_gain is None else history, eps)
+    grid, constants = launch(qkv, 0 if key_gain is None else history, eps, keys)
     gain = jnp.ones(K, jnp.float32) if key_gain is None else key_gain
-    part = jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)
+    queries = jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)
+    part = jax.ShapeDtypeStruct((B, constants["KEYS"], K, d), qkv.dtype)
     query, key, value = jax_triton.triton_call(
         *(qkv, scale_q, scale_k, *rope, gain),
         kernel=norm_rope_body,
         name="helios_norm_rope",
-        out_shape=[part, part, part],
+        out_shape=[queries, part, part],
         grid=grid,
         num_warps=max(1, constants["HEADS"] * d * qkv.dtype.itemsize // (16 * 32)),
         compute_capability=triton_capability(),

@@ -93,6 +93,15 @@ def test_rotation_is_float32_between_two_roundings():
         assert np.all(error <= np.abs(exact) * 2**-8 + 1e-6)
 
 
+def test_tokens_behind_the_keys_have_queries_only():
+    """What is left out changes nothing of what is there."""
+    arrays = inputs(jnp.bfloat16)
+    query, key, value = norm_rope(*arrays, history=2, eps=EPS)
+    found = norm_rope(*arrays, history=2, eps=EPS, keys=4)
+    for ours, theirs in zip(found, (query, key[:, :4], value[:, :4]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("history", [0, 4])
 def test_gain_is_of_history_only(history):
     """Keys are rounded before they are multiplied, and again after; others are what they are
@@ -108,9 +117,10 @@ def test_gain_is_of_history_only(history):
 
 
 MOSAIC_CASES = {
-    "amplified": (inputs(jnp.bfloat16, tokens=4, heads=8), 3),
-    "no history": (inputs(jnp.float16, tokens=2, heads=8, channels=64), 0),
-    "no gain": (inputs(jnp.bfloat16, tokens=3, gain=False), 2),  # a prime: a token a block
+    "amplified": (inputs(jnp.bfloat16, tokens=4, heads=8), 3, 4),
+    "no history": (inputs(jnp.float16, tokens=2, heads=8, channels=64), 0, 2),
+    "no gain": (inputs(jnp.bfloat16, tokens=3, gain=False), 2, 3),  # a prime: a token a block
+    "fewer keys": (inputs(jnp.bfloat16, tokens=6, heads=8), 3, 4),
 }
 
 
@@ -120,9 +130,10 @@ def test_mosaic_kernel_is_the_plain_version(case, monkeypatch):
     ending inside one.
     """
     monkeypatch.setattr(pallas, "MAX_TOKENS", 2)
-    arrays, history = MOSAIC_CASES[case]
-    ours = pallas.norm_rope(*arrays, history=history, eps=EPS, interpret=INTERPRET)
-    assert_rounded_alike(ours, reference.norm_rope(*arrays, history=history, eps=EPS))
+    arrays, history, keys = MOSAIC_CASES[case]
+    static = dict(history=history, eps=EPS, keys=keys)
+    ours = pallas.norm_rope(*arrays, **static, interpret=INTERPRET)
+    assert_rounded_alike(ours, reference.norm_rope(*arrays, **static))
 
 
 def test_gradient_is_the_plain_versions(monkeypatch):
@@ -156,19 +167,21 @@ def test_triton_kernel_is_the_plain_version():
     from helios_jax.kernels.norm_rope.triton import launch
 
     cases = [
-        (inputs(jnp.float32), 4),
-        (inputs(jnp.float16, heads=20), 4),
-        (inputs(jnp.float16, heads=3, channels=16), 0),
+        (inputs(jnp.float32), 4, 6),
+        (inputs(jnp.float16, heads=20), 4, 6),
+        (inputs(jnp.float16, heads=3, channels=16), 0, 6),
+        (inputs(jnp.float32), 2, 5),
     ]
     launches = []
-    for arrays, history in cases:
-        grid, constants = launch(arrays[0], history, EPS)
-        results = [arrays[0][:, :, part] * 0 for part in range(3)]
+    for arrays, history, keys in cases:
+        grid, constants = launch(arrays[0], history, EPS, keys)
+        results = [arrays[0][:, :tokens, 0] * 0 for tokens in (6, keys, keys)]
         arrays = tuple(np.asarray(array) for array in jax.tree.leaves((arrays, results)))
         body = "helios_jax.kernels.norm_rope.triton:norm_rope_body"
         launches.append(Launch(body, grid, arrays, constants))
-    for (arrays, history), after in zip(cases, interpret(*launches), strict=True):
-        assert_rounded_alike(after[6:], reference.norm_rope(*arrays, history=history, eps=EPS))
+    for (arrays, history, keys), after in zip(cases, interpret(*launches), strict=True):
+        theirs = reference.norm_rope(*arrays, history=history, eps=EPS, keys=keys)
+        assert_rounded_alike(after[6:], theirs)
 
 
 @pytest.mark.parametrize(

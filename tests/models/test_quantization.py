@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helios_jax.checkpoint.params import blocks_in_host_memory, random_params
+from helios_jax.models.layer_stack import separate_layers
 from helios_jax.models.layers import Projection
 from helios_jax.models.quantization import QUANTIZED, quantize_transformer, round_to_8_bits
 from helios_jax.models.transformer import HeliosTransformer
@@ -99,3 +100,14 @@ def test_blocks_in_host_memory_are_quantized_there():
     found = quantize_transformer(blocks_in_host_memory(params), "int8")
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert found["blocks"]["ffn"]["up"]["kernel"].sharding.memory_kind == "pinned_host"
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_separate_blocks_are_quantized_layer_by_layer(name):
+    """To the numbers of the stack."""
+    params = random_params(TOY, 0, jnp.float32)["transformer"]
+    separate = {**params, "blocks": separate_layers(params["blocks"])}
+    found = quantize_transformer(separate, name)
+    stacked = quantize_transformer(params, name)
+    expected = {**stacked, "blocks": separate_layers(stacked["blocks"])}
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

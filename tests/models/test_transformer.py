@@ -17,8 +17,9 @@ import pytest
 from helios_jax.checkpoint.params import blocks_in_host_memory
 from helios_jax.config import TransformerConfig
 from helios_jax.kernels.residual_norm import gated_residual, modulated_layer_norm
+from helios_jax.models import transformer
 from helios_jax.models.block import Block, TextCache
-from helios_jax.models.layer_stack import layer_params
+from helios_jax.models.layer_stack import layer_params, separate_layers
 from helios_jax.models.rope import rope_table
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.types import FrameIndices, History
@@ -315,3 +316,53 @@ def test_blocks_one_by_one_are_those_of_the_loop(params):
 
     assert loops(looped) == 2
     assert loops(one_by_one) == 1  # that of the keys and values of the text
+
+
+@pytest.mark.parametrize("remat", [None, "blocks"])
+def test_separate_blocks_are_those_of_the_stack(params, remat):
+    """One array a layer: keys and values, velocity and tokens after a block are those of the loop;
+    the program takes no layer out of an array.
+    """
+    model = HeliosTransformer(dataclasses.replace(CONFIG, remat=remat))
+
+    @quick_jit
+    def denoise(params):
+        variables = {"params": params}
+        time = model.apply(variables, TIMESTEPS, method="embed_time")
+        text = model.apply(variables, TEXT, method="embed_text")
+        history = model.apply(variables, HISTORY, INDICES, method="embed_history")
+        parts = (LATENTS, time, text, history, INDICES.noisy)
+        velocity, [tokens] = model.apply(variables, *parts, (1,), method="denoise")
+        return velocity, tokens, jnp.stack(tuple(text.key)), jnp.stack(tuple(text.value))
+
+    separate = {**params, "blocks": separate_layers(params["blocks"])}
+    for ours, theirs in zip(denoise(separate), denoise(params), strict=True):
+        assert deviation(ours, theirs) <= ROUNDING
+    assert "dynamic_slice" not in str(denoise.trace(separate).jaxpr)
+    assert "dynamic_slice" in str(denoise.trace(params).jaxpr)
+
+
+def test_tokens_that_fill_rows_change_nothing(params, monkeypatch):
+    """45 noisy tokens made 48, as for a GPU: the same velocity, gradient and tokens of a hook."""
+
+    @quick_jit
+    def outcome(params):
+        def total(params):
+            variables = {"params": params}
+            time = MODEL.apply(variables, TIMESTEPS, method="embed_time")
+            text = MODEL.apply(variables, TEXT, method="embed_text")
+            history = MODEL.apply(variables, HISTORY, INDICES, method="embed_history")
+            parts = (LATENTS, time, text, history, INDICES.noisy)
+            velocity, [tokens] = MODEL.apply(variables, *parts, (1,), method="denoise")
+            return jnp.sum(jnp.sin(velocity)) + jnp.sum(jnp.sin(tokens)), (velocity, tokens)
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    (_, plain), gradient = outcome(params)
+    monkeypatch.setitem(transformer.ROW_MULTIPLE, "cpu", 8)
+    jax.clear_caches()
+    (_, filled), gradient_filled = outcome(params)
+    for ours, theirs in zip(filled, plain, strict=True):
+        assert deviation(ours, theirs) <= ROUNDING
+    for ours, theirs in zip(*map(jax.tree.leaves, (gradient_filled, gradient)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
