@@ -43,7 +43,8 @@ class TransformerConfig(Checked):
         "offload": as "blocks", with the inputs in host memory.
       unroll: compile the blocks one by one instead of a loop over them. It takes longer to compile,
         and spares a small model on a CPU the copies at the loop's border.
-      kernels: implementation of the fused operations; None takes the best that serves.
+      kernels: implementation of the fused operations; None or "auto" takes the best that serves and
+        that ``helios-jax doctor`` has not found wrong on this device.
       attention: implementation of attention; None takes the best that serves.
       round_activations: with 8-bit weights, whether activations are rounded to 8 bits too.
     """
@@ -68,7 +69,7 @@ class TransformerConfig(Checked):
     history_scale_mode: Literal["per_head", "scalar"] = "per_head"
     remat: Literal["blocks", "products", "offload"] | None = None
     unroll: bool = False
-    kernels: Literal["triton", "pallas", "xla"] | None = None
+    kernels: Literal["triton", "pallas", "xla", "auto"] | None = None
     attention: str | None = None
     round_activations: bool = False
 

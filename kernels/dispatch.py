@@ -11,7 +11,15 @@ import jax
 
 from helios_jax.errors import HeliosError
 
+from . import verdicts
+
 log = logging.getLogger("helios_jax.kernels")
+
+AUTO = "auto"
+"""In place of an implementation's name: the best that serves."""
+
+LAST_RESORT = "xla"
+"""The implementation that every operation has, plain JAX."""
 
 
 class UnsupportedError(HeliosError, ValueError):
@@ -108,7 +116,7 @@ def check_name(
     operation: str, implementations: Mapping[str, Implementation], name: str | None
 ) -> None:
     """Raise :class:`UnsupportedError` unless ``name`` is None or one of the implementations."""
-    if name is not None and name not in implementations:
+    if name not in (None, AUTO) and name not in implementations:
         known = ", ".join(implementations)
         raise UnsupportedError(f"{operation} has no implementation {name!r}; there are {known}")
 
@@ -125,7 +133,8 @@ def dispatch(
     Args:
       operation: its name, for messages.
       implementations: best first; the last one, "xla", serves everything.
-      named: a key of ``implementations``, or None.
+      named: a key of ``implementations``; None or "auto" for the first that does not refuse, and
+        that no check found wrong on this device (see :mod:`.verdicts`).
       *args, **kwargs: of the operation.
 
     Raises:
@@ -133,12 +142,14 @@ def dispatch(
     """
     check_name(operation, implementations, named)
     device = target()
-    if named is not None:
+    if named not in (None, AUTO):
         if reason := implementations[named].refuses(device, *args, **kwargs):
             raise UnsupportedError(f"{operation}: {named} cannot serve: {reason}")
         return implementations[named].run(*args, **kwargs)
     for name, implementation in implementations.items():
         reason = implementation.refuses(device, *args, **kwargs)
+        if reason is None and name != LAST_RESORT:
+            reason = verdicts.against(device.kind, operation, name)
         if reason is None:
             return implementation.run(*args, **kwargs)
         if device.platform == "cuda":

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 COMMANDS = {
+    "doctor": "what this machine has, whether its kernels are right, and what fits",
     "sample": "make videos from prompts, an image or a video",
     "train": "train or distil a model by a recipe",
     "convert": "PyTorch checkpoints to helios-jax checkpoints, and back",
