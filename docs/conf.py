@@ -3,6 +3,7 @@
 pip install -e '.[docs]' && sphinx-build -W -b html docs docs/_build
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -11,6 +12,11 @@ import helios_jax
 from helios_jax.commands import COMMANDS
 from helios_jax.commands.cli import help_text
 from helios_jax.commands.flag_lists import find_command, subcommands
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from messages import as_page  # noqa: E402  beside this file
 
 project = "helios-jax"
 author = "The helios-jax developers"
@@ -31,8 +37,6 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 suppress_warnings = ["myst.xref_missing"]  # links to results and sources, which are not pages
 
-HERE = Path(__file__).parent
-
 
 def write_commands() -> None:
     """Write ``reference/commands.md``: the help text of every command."""
@@ -49,4 +53,10 @@ def write_commands() -> None:
     (folder / "commands.md").write_text("\n".join(parts))
 
 
+def write_messages() -> None:
+    """Write ``reference/messages.md``: what the errors of the library say."""
+    (HERE / "reference" / "messages.md").write_text(as_page(), encoding="utf-8")
+
+
 write_commands()
+write_messages()
