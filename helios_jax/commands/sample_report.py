@@ -94,13 +94,13 @@ def show_plan(request: Request, options: flags.FlagValues, placement: Placement)
     """
     gpu = TARGETS[options.plan]
     dtype = options.dtype or "bfloat16"
-    with Progress("compiling") as progress:
+    with Progress(f"compiling for {gpu.name}") as progress:
         plan = plan_request(
             request,
             options.plan,
             dtype,
             placement=placement,
-            progress=progress.describe,
+            progress=progress.note,
         )
     rate = predicted_rate(request, plan)
     share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75))

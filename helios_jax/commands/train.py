@@ -122,8 +122,8 @@ def show_plan(config: TrainConfig, target: str, as_json: bool) -> None:
         )
     gpu = TARGETS[target]
     sample = config.model.sample
-    with Progress("compiling") as progress:
-        plan = plan_step(config, target, progress.describe)
+    with Progress(f"compiling for {gpu.name}") as progress:
+        plan = plan_step(config, target, progress.note)
     mfu = predicted_mfu(config, plan, target)
     verdict = f"{plan.peak / GIB:.2f} GiB at once, of {gpu.memory / GIB:.2f} GiB"
     fits = plan.peak <= 0.98 * gpu.memory

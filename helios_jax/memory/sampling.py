@@ -81,7 +81,7 @@ def plan_request(
     args = (request, np.dtype(dtype).name, np.dtype(vae_dtype).name, placement)
     try:
         for name, memory in program_memory(request_programs, args, target):
-            progress(f"compiled {name} for {target} in {memory.seconds:.0f} s")
+            progress(f"compiled {name} in {memory.seconds:.0f} s")
             if name == "text encoder" and not placement.text_encoder:
                 before[name] = memory.arguments + memory.working
             else:

@@ -36,7 +36,7 @@ def plan_step(
     except CompilerAbsentError as error:
         advice = "pip install -e '.[plan]' for what the compiler says"
         return estimate._replace(source=f"{estimate.source} ({error}: {advice})")
-    progress(f"compiled the step for {target} in {memory.seconds:.0f} s")
+    progress(f"compiled the step in {memory.seconds:.0f} s")
     host = dict(estimate.host)
     if memory.host:
         host["activations that wait there"] = memory.host

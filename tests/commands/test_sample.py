@@ -208,12 +208,12 @@ def test_after_a_warmup_no_video_compiles(toy_checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_plan_says_what_is_needed_and_makes_nothing(tmp_path):
-    """No prompt, no checkpoint and no GPU are needed; stderr stays clean."""
+    """No prompt, no checkpoint and no GPU are needed; stderr says no more than how far it is."""
     result = sample(TINY, "--plan", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "1 video(s) of 192x128, bfloat16, on NVIDIA H100" in result.stdout
     assert re.search(r"^it fits: 0\.\d\d GiB at once, of 79.10 GiB", result.stdout, re.MULTILINE)
-    assert result.stderr == ""
+    assert all(line.startswith("compiling") for line in result.stderr.splitlines())
     assert not any(tmp_path.iterdir())
 
 
@@ -224,7 +224,8 @@ def test_plan_of_what_does_not_fit_is_refused(tmp_path):
     assert result.returncode == 2
     assert "device memory" in result.stdout
     assert re.fullmatch(
-        r"sample\.py: it does not fit: \S+ GiB at once, of 140\.40 GiB, .*\n", result.stderr
+        r"sample\.py: it does not fit: \S+ GiB at once, of 140\.40 GiB, .*",
+        result.stderr.splitlines()[-1],
     )
 
 
