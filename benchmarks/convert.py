@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -98,8 +99,11 @@ def make_folder(folder: Path, config: HeliosConfig) -> dict[str, int]:
 
 
 def convert(*arguments: str) -> dict[str, float]:
-    """Run the script; seconds and peak resident bytes of its process."""
+    """Run the script; seconds on the clock and of processors, and peak resident bytes of its
+    process.
+    """
     start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments],
         cwd=ROOT,
@@ -108,7 +112,14 @@ def convert(*arguments: str) -> dict[str, float]:
         text=True,
     )
     seconds = time.perf_counter() - start
-    return {"seconds": round(seconds, 1), "peak_bytes": int(done.stdout.split()[-1]) * 1024}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(used, 1),
+        "load_average": round(os.getloadavg()[0], 1),
+        "peak_bytes": int(done.stdout.split()[-1]) * 1024,
+    }
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -156,6 +167,9 @@ def conditions() -> dict[str, str]:
         "page cache",
         "seconds": "whole process, imports, strict check, digests and sync to disk included; the "
         "source was written just before",
+        "cpu_seconds": "of the same process, user and system: what other work on the machine does "
+        "not change much",
+        "load_average": "of the machine's last minute, when the process ended",
     }
 
 
@@ -165,7 +179,7 @@ def main(_: list[str]) -> None:
         results = measure(Path(work))
     print(
         f"{'case':24}{'direction':16}{'tensors':>8}{'GB':>7}{'largest GB':>12}"
-        f"{'seconds':>9}{'MB/s':>7}{'peak GB':>9}{'bound GB':>10}"
+        f"{'seconds':>9}{'CPU s':>7}{'MB/s':>7}{'peak GB':>9}{'bound GB':>10}"
     )
     for row in results:
         rate = row["bytes"] / row["seconds"] / 1e6
@@ -173,7 +187,7 @@ def main(_: list[str]) -> None:
         print(
             f"{row['case']:24}{row['direction']:16}{row['tensors']:8}"
             f"{gigabytes['bytes']:7.2f}{gigabytes['largest_tensor']:12.2f}"
-            f"{row['seconds']:9.1f}{rate:7.0f}"
+            f"{row['seconds']:9.1f}{row['cpu_seconds']:7.1f}{rate:7.0f}"
             f"{gigabytes['peak_bytes']:9.2f}{row['bound_bytes'] / 1e9:10.2f}"
         )
     report = json.dumps(

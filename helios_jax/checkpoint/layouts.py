@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from helios_jax.checkpoint import kinds
+from helios_jax.checkpoint.adapter_files import KNOWN_FILES, PEFT_CONFIG
 from helios_jax.checkpoint.files import DIGESTS
 from helios_jax.checkpoint.original import WAN_FILES, is_original
 from helios_jax.checkpoint.pipeline_index import PIPELINE
@@ -20,7 +21,7 @@ def layout_of(path: Path) -> str:
         return "pipeline"
     if is_original(path):
         return "original"
-    if (path / "adapter_config.json").exists() or list(path.glob("*lora*.safetensors")):
+    if (path / PEFT_CONFIG).exists() or any((path / name).exists() for name in KNOWN_FILES):
         return "adapter"
     return "component" if (path / "config.json").exists() else "other"
 

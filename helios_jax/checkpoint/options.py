@@ -111,6 +111,20 @@ Transformers writes some sixty.
 """
 
 
+ORIGINAL_OPTIONS = (
+    Option("model_type"),  # named by its kind where it is read
+    *map(Option, ("dim", "num_heads", "ffn_dim", "freq_dim", "num_layers", "eps", "text_dim")),
+    *map(Option, ("in_dim", "out_dim", "text_len")),
+    Option("patch_size", ([1, 2, 2],), "cuts other patches"),
+    Option("window_size", ([-1, -1],), "limits attention to a window"),
+    Option("qk_norm", (True,), "leaves out the norms of queries and keys"),
+    Option("cross_attn_norm", (True,), "leaves out the norm before cross-attention"),
+    Option("inject_sample_info", (False, None), "adds the frame rate to the time embedding"),
+    Option("num_frame_per_block", (1, None), "makes the attention causal, block by block"),
+)
+"""Keys of an original Wan's ``config.json``: those that are read, and options."""
+
+
 def check_option(path: Path, section: type, key: str, value: Any) -> None:
     """Refuse an option that is no field of ours if it may change the model.
 
@@ -122,9 +136,19 @@ def check_option(path: Path, section: type, key: str, value: Any) -> None:
             f"{path}: {key} says that the weights are quantised, which is not read: take the "
             "release in bfloat16 or float32"
         )
-    if key.startswith("_") or section not in OPTIONS:
+    if section in OPTIONS:
+        check_known(path, OPTIONS[section], key, value)
+
+
+def check_known(path: Path, options: tuple[Option, ...], key: str, value: Any) -> None:
+    """Refuse what is switched on and in no table, or at a value at which it does something.
+
+    Raises:
+      CheckpointError: as :func:`check_option`.
+    """
+    if key.startswith("_"):
         return
-    known = {option.name: option for option in OPTIONS[section]}
+    known = {option.name: option for option in options}
     if key not in known:
         if value:
             raise CheckpointError(

@@ -11,6 +11,7 @@ from helios_jax.checkpoint import kinds, wan
 from helios_jax.checkpoint.diffusers_config import checked
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import read_json
+from helios_jax.checkpoint.options import ORIGINAL_OPTIONS, check_known
 from helios_jax.checkpoint.pth import read_pth
 from helios_jax.checkpoint.safetensors_files import TorchTensor
 from helios_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig, from_dict
@@ -49,6 +50,11 @@ def original_transformer_folder(folder: Path, chosen: str | None) -> Path:
             f"{folder} is Wan 2.2 TI2V-5B, whose VAE ({VAE_OF_48_CHANNELS}) has 48 channels where "
             f"Helios' has 16. {kinds.ADVICE}"
         )
+    if unread := sorted({file.name for file in folder.glob("*.pth")} - {*WAN_FILES.values()}):
+        raise CheckpointError(
+            f"{folder} has weights that are not read: {', '.join(unread)}; an image-to-video Wan "
+            f"has an image encoder there. {kinds.ADVICE}"
+        )
     experts = [name for name in EXPERTS if (folder / name).is_dir()]
     if chosen in experts:
         return folder / chosen
@@ -72,6 +78,8 @@ def original_transformer_config(path: Path) -> TransformerConfig:
         raise CheckpointError(
             f"{path}: model_type={stated!r}{f', {kind}' if kind else ''}. {kinds.ADVICE}"
         )
+    for key, value in values.items():
+        check_known(path, ORIGINAL_OPTIONS, key, value)
     try:
         fields = {name: values[name] for name in ("freq_dim", "ffn_dim", "num_layers", "eps")}
         fields |= {"in_channels": values["in_dim"], "out_channels": values["out_dim"]}

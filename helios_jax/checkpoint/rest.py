@@ -90,6 +90,17 @@ def transformer_config_beside(path: Path) -> TransformerConfig | None:
     return None
 
 
+def sampling_of(path: Path) -> tuple[SchedulerConfig, SampleConfig] | None:
+    """How a Diffusers folder of Helios says that it is sampled; None for any other place."""
+    if layout_of(path) != "pipeline":
+        return None
+    index = read_index(path)
+    if index.get("_class_name") not in HELIOS:
+        return None
+    scheduler = read_scheduler(path / "scheduler/scheduler_config.json")
+    return scheduler, sample_defaults(scheduler, index)
+
+
 def wan_sampling() -> tuple[SchedulerConfig, SampleConfig]:
     """How a model that starts from Wan is sampled: as Helios-Base."""
     return BASE_SCHEDULER, sample_defaults(BASE_SCHEDULER, {})
@@ -101,17 +112,14 @@ def _rest_of_pipeline(folder: Path) -> Rest:
             f"{folder} has no {', '.join(absent)}: give the folder of a whole pipeline, or the "
             "rest of it with --rest"
         )
-    index = read_index(folder)
-    scheduler = None
-    if index.get("_class_name") in HELIOS:
-        scheduler = read_scheduler(folder / "scheduler/scheduler_config.json")
+    scheduler, sample = sampling_of(folder) or (None, None)
     return Rest(
         vae=read_vae(folder / "vae/config.json"),
         text_encoder=read_text_encoder(folder / "text_encoder/config.json"),
         tensors={component: read_folder(folder / component) for component in REST},
         tokenizer=folder / TOKENIZER,
         scheduler=scheduler,
-        sample=sample_defaults(scheduler, index) if scheduler else None,
+        sample=sample,
     )
 
 

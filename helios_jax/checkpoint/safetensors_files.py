@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -165,7 +166,7 @@ def read_folder(folder: Path) -> dict[str, TorchTensor]:
         for index in indices:
             files += [folder / name for name in sorted(set(_weight_map(index).values()))]
     else:
-        files = sorted(folder.glob("*.safetensors"))
+        files = _numbered(sorted(folder.glob("*.safetensors")))
     if not files:
         others = sorted(file.name for file in folder.glob("*.bin")) + [
             file.name for file in sorted(folder.glob("*.gguf"))
@@ -263,6 +264,17 @@ def write_file(
                     del piece, values
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _numbered(files: list[Path]) -> list[Path]:
+    """Files, and those that are not there of what are parts of several by their names."""
+    wanted = set(files)
+    for file in files:
+        if match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})\.safetensors", file.name):
+            stem, count = match.groups()
+            for number in range(1, int(count) + 1):
+                wanted.add(file.with_name(f"{stem}-{number:05d}-of-{count}.safetensors"))
+    return sorted(wanted)
 
 
 class _DamagedHeaderError(CheckpointError):

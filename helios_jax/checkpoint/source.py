@@ -22,6 +22,7 @@ from helios_jax.checkpoint.places import resolve
 from helios_jax.checkpoint.rest import (
     Rest,
     read_rest,
+    sampling_of,
     transformer_config_beside,
     wan_sampling,
 )
@@ -160,7 +161,11 @@ def _read(place: Path, selection: Selection, init_from_wan: bool) -> Source:
     tensors["text_encoder"] = _without_tied_copy(beside, tensors["text_encoder"])
     _check(place, {"transformer": tensors["transformer"]}, config)
     _check(beside, {name: tensors[name] for name in rest.tensors}, config)
-    return Source(config, tensors, tied, rest.tokenizer, transformer.notes)
+    notes = transformer.notes
+    if not transformer.is_wan and sampling_of(place) is None:
+        steps = "+".join(map(str, config.sample.steps))
+        notes += (f"it is sampled as {beside} is: {config.scheduler.solver}, {steps} steps",)
+    return Source(config, tensors, tied, rest.tokenizer, notes)
 
 
 def _check_flag(place: Path, init_from_wan: bool, transformer: Transformer) -> None:
@@ -176,11 +181,15 @@ def _noun(place: Path) -> str:
 
 
 def _config(place: Path, beside: Path, transformer: Transformer, rest: Rest) -> HeliosConfig:
-    """The whole configuration; what starts from Wan is sampled as Helios-Base."""
+    """The whole configuration; what starts from Wan is sampled as Helios-Base, and a Helios as its
+    own folder says, else as the rest's.
+    """
     scheduler = rest.scheduler
     sample = rest.sample
     if transformer.is_wan:
         scheduler, sample = wan_sampling()
+    elif own := sampling_of(place):
+        scheduler, sample = own
     if scheduler is None or sample is None:
         raise CheckpointError(
             f"{beside} is Wan's and does not say how a Helios is sampled: give as --rest a Helios "

@@ -66,6 +66,14 @@ def original_of_type(kind: str):
     return Selection(folder)
 
 
+def original_with(file: str = "", **options):
+    folder = wan_original("Wan2.1-T2V-1.3B")
+    write_json(folder / "config.json", **options)
+    if file:
+        torch.save(wan_state(), folder / file)
+    return Selection(folder)
+
+
 def causal(key: str):
     torch.save({key: {f"model.{name}": value for name, value in wan_state().items()}}, "dmd.pt")
     return Selection("dmd.pt", None, wan("Wan2.1-T2V-1.3B-Diffusers"))
@@ -172,6 +180,12 @@ REFUSED = (
            call(of_class, "WanImageToVideoPipeline"), init_from_wan=True),
     Layout("Wan I2V, original", "model_type: i2v", call(original_of_type, "i2v"),
            init_from_wan=True),
+    Layout("Wan I2V, original, without its type", "models_clip_open-clip-xlm-roberta.pth",
+           call(original_with, "models_clip_open-clip-xlm-roberta.pth"), init_from_wan=True),
+    Layout("a Wan with local attention", "window_size: [5, 5]",
+           call(original_with, window_size=[5, 5]), init_from_wan=True),
+    Layout("a Wan with an option that nobody knows", "num_experts: 4",
+           call(original_with, num_experts=4), init_from_wan=True),
     Layout("Wan I2V in one file", "blocks.0.cross_attn.k_img.weight",
            call(with_tensor, "blocks.0.cross_attn.k_img.weight"), init_from_wan=True),
     Layout("Wan 2.2 I2V in one file", "patch_embedding.weight of 36 channels",

@@ -147,12 +147,32 @@ def test_a_lone_transformer_folder_needs_the_rest(released, converted, tmp_path)
         from_torch(Selection(alone, "transformer_ode", converted), tmp_path / "again")
 
 
+def test_a_pipeline_completed_by_another_is_sampled_as_it_says_itself(copy, converted, tmp_path):
+    save_pipeline(tmp_path / "base", "base")
+    shutil.rmtree(copy / "text_encoder")
+    summary = converts_to(tmp_path, converted, copy, None, tmp_path / "base")
+    assert load_config(tmp_path / "out").scheduler == load_config(converted).scheduler
+    assert summary.notes == ()
+
+
+def test_a_shard_that_no_index_names_is_missed(copy, tmp_path):
+    folder = copy / "transformer"
+    shutil.rmtree(folder)
+    transformer().save_pretrained(folder, max_shard_size="50KB")
+    next(folder.glob("*.index.json")).unlink()
+    lost = sorted(folder.glob("*.safetensors"))[-2]
+    lost.unlink()
+    with pytest.raises(CheckpointError, match=f"lacks 1 of . shards: {lost.name}"):
+        from_torch(copy, tmp_path / "out")
+
+
 def test_what_is_not_the_transformers_in_one_file_is_said(released, converted, tmp_path):
     def add(tensors):
         tensors["vae.decoder.conv1.weight"] = torch.zeros(2)
 
     file = single_file(released, tmp_path / "one.safetensors", "model.diffusion_model.", add)
-    (note,) = converts_to(tmp_path, converted, file, None, released).notes
+    note, sampling = converts_to(tmp_path, converted, file, None, released).notes
+    assert sampling == f"it is sampled as {released} is: dmd, 2+2+2 steps"
     assert note == "left out: vae (1 in all), which are not the transformer's"
 
 
@@ -181,7 +201,7 @@ def test_float8_is_dequantised_and_said(released, tmp_path, scale, marks, rows):
         tensors |= {f"diffusion_model.{mark}": value for mark, value in marks.items()}
 
     file = single_file(released, tmp_path / "one.safetensors", "diffusion_model.", pack)
-    (note,) = from_torch(Selection(file, None, released), tmp_path / "out").notes
+    note, _ = from_torch(Selection(file, None, released), tmp_path / "out").notes
     assert note == "float8 weights (1 in all) are dequantised to float32"
     kernel = load_params(tmp_path / "out", "transformer")["blocks"]["ffn"]["up"]["kernel"]
     np.testing.assert_array_equal(kernel[1], expected.T)
