@@ -109,7 +109,7 @@ from helios_jax.sampling.loading import default_dtype
 from helios_jax.sampling.loop import ChunkRecord, StreamFields
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.prompts import to_schedule
-from helios_jax.sampling.request import request_for_prompt
+from helios_jax.sampling.request import Request, request_for_prompt
 from helios_jax.sampling.statistics import chunk_rows, load_statistics
 from helios_jax.sampling.timing import Stopwatch
 from helios_jax.sampling.writing import StreamWriter
@@ -138,6 +138,7 @@ def sample(options: flags.FlagValues) -> None:
     if options.plan is not None:
         fields = read_fields(options, read_adapters(options, config))
         _, request = request_for_prompt(config, "plan", fields)
+        announce_adapters(options, request, print)
         show_plan(request, options, placement(options))
         return
     use_compile_cache(options.compile_cache)
@@ -202,13 +203,18 @@ def announce(options: flags.FlagValues, videos: list[Video], say: Say) -> None:
     announce_video(request, count, options.fps or request.config.sample.fps, say)
     if path := checkpoint_path(options):
         announce_sampler(request, checkpoint.load_config(path), say)
+    announce_adapters(options, request, say)
+    announce_memory(request, options.dtype or default_dtype(), placement(options), say)
+    if options.negative_prompt and not request.plan.guided:
+        say("--negative_prompt has no effect: guidance_scale is 1")
+
+
+def announce_adapters(options: flags.FlagValues, request: Request, say: Say) -> None:
+    """Say which adapters are merged, and what may have been trained with them and is not."""
     if request.adapters:
         say(f"adapters, merged in this order: {', '.join(request.adapters)}")
     if remark := partial_remark(read_lora(options), None):
         complain(remark)
-    announce_memory(request, options.dtype or default_dtype(), placement(options), say)
-    if options.negative_prompt and not request.plan.guided:
-        say("--negative_prompt has no effect: guidance_scale is 1")
 
 
 def load(

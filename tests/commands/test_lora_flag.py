@@ -100,8 +100,9 @@ def test_a_video_is_resumed_with_the_adapters_it_was_begun_with(here, capsys):
 def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_made(here, capsys):
     arguments = ["sample", "--checkpoint=toy", PROMPT, "--out=b.mp4"]
     for given, said in (("none.safetensors", "is not there"), ("toy", "has no adapter")):
-        assert sample.main([*arguments, f"--lora={given}"]) == 2
-        assert said in capsys.readouterr().err
+        for more in ([], ["--plan"]):
+            assert sample.main([*arguments, *more, f"--lora={given}"]) == 2
+            assert said in capsys.readouterr().err
     assert not (here / "b.mp4").exists()
 
 
