@@ -18,7 +18,8 @@ interrupted run leaves the rows it has. How a row is timed:
   convolution     of the VAE; operations are those of the plain form
   block, forward  bfloat16, batch 1, history and text prepared, as the sampler calls them;
                   operations are those of PyTorch, which prepares nothing
-  vae             one chunk of latents to 8-bit frames
+  forward of stacked blocks   the same as a loop over one array for all blocks, which copies them
+  vae             one chunk of latents to 8-bit frames, by the form of its convolutions
   chunk           seconds between the frames of two chunks in host memory, median of chunks 2 to 8;
                   transformer, VAE and copy inside
   request         prompt to the last frame, everything compiled; `first frames` is the wait for the
@@ -58,10 +59,12 @@ from helios_jax.models.convolution import (
     tap_by_tap,
     upsample_convolve,
 )
-from helios_jax.models.layer_stack import layer_params
+from helios_jax.models.layer_stack import layer_params, separate_layers
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.sampling.chunk import ChunkPlan, embed_chunk_history
+from helios_jax.sampling.decoding import CONVOLUTION, decode
+from helios_jax.sampling.loading import separates_blocks
 from helios_jax.sampling.pipeline import HeliosPipeline
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +136,8 @@ def random_like(tree: Any, seed: int = 0) -> Any:
         return (0.02 * jax.random.normal(key, shape, jnp.bfloat16)).astype(dtype)
 
     def make(number, path, leaf):
-        if jax.tree_util.keystr(path[-1:], simple=True) in ("scale", "gamma", "history_key_scale"):
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        if names and names[-1] in ("scale", "gamma", "history_key_scale"):
             return jnp.ones(leaf.shape, leaf.dtype)
         return draw(jax.random.fold_in(jax.random.key(seed), number), leaf.shape, leaf.dtype)
 
@@ -331,11 +335,23 @@ def model_rows(size: Size) -> Iterator[Row]:
             ("TFLOP/s", operations),
             "matmul",
         )
-    yield Row("vae decode of a chunk", parts.decode)
+    stage = len(size.noisy) - 1
+    tokens = size.history + size.noisy[-1]
+    yield Row(
+        f"forward of stacked blocks, {tokens} tokens",
+        functools.partial(parts.forward, stage, stacked=True),
+        ("TFLOP/s", forward_operations(size, size.noisy[-1], rows)),
+        "matmul",
+    )
+    yield Row("vae decode of a chunk", functools.partial(parts.decode, CONVOLUTION))
+    other = "frames_as_channels"
+    yield Row(f"vae decode of a chunk, {other}", functools.partial(parts.decode, other))
     frames = 1 + config.vae.temporal_factor * (config.sample.latent_frames_per_chunk - 1)
     for steps in ((1, 1, 1), (2, 2, 2)):
         make = functools.partial(parts.video, between_chunks, steps, 8 * frames)
         yield Row(f"chunk {'-'.join(map(str, steps))}", make, ("frames/s", frames))
+    make = functools.partial(parts.video, between_chunks, (2, 2, 2), 8 * frames, quantized=True)
+    yield Row("chunk 2-2-2, fp8 weights and activations", make, ("frames/s", frames))
     first = (
         "first chunk amplified"
         if config.sample.amplify_first_chunk
@@ -372,7 +388,11 @@ class Parts:
     @functools.cached_property
     def pipeline(self) -> HeliosPipeline:
         config = self.size.config
-        params = random_like(abstract_params(config, jnp.bfloat16, jnp.bfloat16))
+        abstract = abstract_params(config, jnp.bfloat16, jnp.bfloat16)
+        if separates_blocks():
+            blocks = separate_layers(abstract["transformer"]["blocks"])
+            abstract["transformer"] = {**abstract["transformer"], "blocks": blocks}
+        params = random_like(abstract)
         words = [
             "a red ball rolls over green grass",
             "the quick brown fox jumps over the lazy dog",
@@ -439,28 +459,39 @@ class Parts:
         )
         return queued(run, lambda: [(middle, x, modulation, Rope(*angles), cache)], 10)
 
-    def forward(self, stage: int) -> Callable[[], float]:
+    def forward(self, stage: int, stacked: bool = False) -> Callable[[], float]:
+        """One forward; with ``stacked``, of weights in one array for all blocks, as a loop."""
         B, T, H, W, C = self.latent_shape
         latents = random_like(
             array(B, T, H // 2 ** (2 - stage), W // 2 ** (2 - stage), C, dtype=jnp.float32)
         )
-        return queued(
-            self.denoise, lambda: [(self.params, latents, self.time, self.text, self.history)], 2
-        )
+        params, text = self.params, self.text
+        if stacked:
+            abstract = abstract_params(self.size.config, jnp.bfloat16, jnp.bfloat16)
+            params = random_like(abstract["transformer"])
+            text = TextCache(jnp.stack(list(text.key)), jnp.stack(list(text.value)), text.bias)
+        return queued(self.denoise, lambda: [(params, latents, self.time, text, self.history)], 2)
 
-    def decode(self) -> Callable[[], float]:
-        return queued(
-            self.pipeline.decode,
-            functools.partial(drawn, (array(*self.latent_shape, dtype=jnp.float32),)),
-            2,
-        )
+    def decode(self, form: str) -> Callable[[], float]:
+        """The VAE with its convolutions computed in this form."""
+        vae = self.pipeline.vae.clone(convolution=form)
+        run = functools.partial(decode, vae, self.pipeline.params["vae"])
+        draw = functools.partial(drawn, (array(*self.latent_shape, dtype=jnp.float32),))
+        return queued(lambda latents: run(latents, "uint8"), draw, 2)
 
     def video(
-        self, timed: Callable[..., Any], steps: tuple[int, ...], num_frames: int
+        self,
+        timed: Callable[..., Any],
+        steps: tuple[int, ...],
+        num_frames: int,
+        quantized: bool = False,
     ) -> Callable[[], float | list[float]]:
         """A function that returns what ``timed`` measures of a video as it streams."""
+        pipeline = self.pipeline
+        if quantized:
+            pipeline = pipeline.quantized("fp8", round_activations=True)
         stream = functools.partial(
-            self.pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1
+            pipeline.stream, PROMPT, steps=steps, guidance_scale=1.0, lookahead=1
         )
         return functools.partial(timed, functools.partial(stream, num_frames=num_frames))
 

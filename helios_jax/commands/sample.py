@@ -71,6 +71,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -159,12 +160,12 @@ def sample(options: flags.FlagValues) -> None:
         announce(options, videos, say)
         began = time.perf_counter()
         sheet = Sheet() if options.contact_sheet else None
-        with Stopwatch() as stopwatch, count_programs() as programs:
+        with Stopwatch(times_stages(options)) as stopwatch, count_programs() as programs:
             with stopwatch("load"):
                 pipeline = load(options, config, videos, say)
             if options.warmup:
                 with stopwatch("warm-up"):
-                    warm_up(pipeline, videos)
+                    warm_up(pipeline, videos, stopwatch.by_stage)
             make_videos(pipeline, videos, writers, stopwatch, options.out, sheet)
         seconds = time.perf_counter() - began
     report(stopwatch, seconds, sum(map(frames_to_make, videos)), programs, say)
@@ -262,7 +263,12 @@ def all_prompts(videos: list[Video]) -> list[str]:
     return texts
 
 
-def warm_up(pipeline: HeliosPipeline, videos: list[Video]) -> None:
+def times_stages(options: flags.FlagValues) -> bool:
+    """Whether every stage is waited for, so that it can be timed."""
+    return jax.default_backend() == "cpu" if options.times is None else options.times
+
+
+def warm_up(pipeline: HeliosPipeline, videos: list[Video], by_stage: bool) -> None:
     """Compile and run everything once, for prompts of every length, and count the programs as they
     come.
     """
@@ -284,7 +290,7 @@ def warm_up(pipeline: HeliosPipeline, videos: list[Video]) -> None:
             video=video.video,
             output=StreamWriter(video.files, video.request).output,
             on_chunk=measure,
-            stopwatch=own,
+            stopwatch=own if by_stage else None,
         )
 
 
@@ -352,7 +358,9 @@ def make_video(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(writer)
-        run = StreamFields(output=writer.output, on_chunk=write, stopwatch=stopwatch)
+        run = StreamFields(output=writer.output, on_chunk=write, lookahead=1)
+        if stopwatch.by_stage:
+            run |= StreamFields(stopwatch=stopwatch, lookahead=0)
         if video.start:
             frames = video.request.num_frames
             chunks = pipeline.resume(video.start, num_frames=frames, **run)

@@ -73,6 +73,13 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
     for name, help in SWITCHES.items():
         flags.DEFINE_bool(name, False, help, flag_values=options)
     flags.DEFINE_bool(
+        "times",
+        None,
+        "Say where the time went, stage by stage. The device then waits after each; by default "
+        "only a CPU does, and elsewhere a chunk begins before the one before it is written.",
+        flag_values=options,
+    )
+    flags.DEFINE_bool(
         "verify", True, "Compare the checkpoint's files with their digests.", flag_values=options
     )
     flags.DEFINE_string(

@@ -25,9 +25,12 @@ class Stopwatch:
     Attributes:
       seconds: by part; "stage k" are the transformer's pyramid stages.
       running: whether it is entered.
+      by_stage: whether the parts of a chunk are wanted; a command that does not want them keeps the
+        stopwatch to itself, so that nothing waits.
     """
 
-    def __init__(self):
+    def __init__(self, by_stage: bool = True):
+        self.by_stage = by_stage
         self.seconds: dict[str, float] = defaultdict(float)
         self.running = False
         self._compilations: list[tuple[float, float]] = []

@@ -57,6 +57,24 @@ def toy_checkpoint(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_without_times_nothing_waits_and_the_video_is_the_same(toy_checkpoint, tmp_path):
+    """A chunk is one program and begins before the one before it is written, as on a GPU; what is
+    made of it is the same, and no stage is told.
+    """
+    flags = (PROMPT, f"--checkpoint={toy_checkpoint}", "--num_frames=66")
+    made = []
+    for name, times in (("plain", "--times"), ("fast", "--notimes")):
+        latents = f"{name}.safetensors"
+        result = sample(*flags, f"--out={latents}", times, folder=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert ("stage 0" in result.stdout) == (times == "--times")
+        assert "compile" in result.stdout
+        made.append(load_latents(str(tmp_path / latents), True)[0])
+    assert made[0].shape[1] == 18
+    np.testing.assert_allclose(made[0], made[1], atol=1e-4)
+
+
+@pytest.mark.slow
 def test_every_prompt_of_a_file_becomes_a_batch_of_videos(toy_checkpoint, tmp_path):
     """Two prompts, two seeds each: four folders of exactly the frames asked for, a plan before and
     a table of times after.
