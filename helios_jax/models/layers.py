@@ -33,15 +33,17 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch_and_inputs"]) -> Float[Array, "*batch_and_features"]:
-        contracted = x.shape[x.ndim - self.inputs :]
-        kernel = self.param(
-            "kernel", _lecun_normal(self.inputs), (*contracted, *self.features), self.param_dtype
-        )
+        is_quantized = self.has_variable("params", "kernel_scale")
+        if is_quantized:
+            kernel = self.get_variable("params", "kernel")
+        else:
+            shape = (*x.shape[x.ndim - self.inputs :], *self.features)
+            kernel = self.param("kernel", _lecun_normal(self.inputs), shape, self.param_dtype)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype)
             bias = bias.astype(self.dtype)
-        if self.has_variable("params", "kernel_scale"):
+        if is_quantized:
             scale = self.get_variable("params", "kernel_scale")
             y = quantized_matmul(
                 x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations

@@ -11,7 +11,12 @@ import pytest
 from helios_jax.checkpoint.params import blocks_in_host_memory, random_params
 from helios_jax.models.layer_stack import separate_layers
 from helios_jax.models.layers import Projection
-from helios_jax.models.quantization import QUANTIZED, quantize_transformer, round_to_8_bits
+from helios_jax.models.quantization import (
+    QUANTIZED,
+    outputs_first,
+    quantize_transformer,
+    round_to_8_bits,
+)
 from helios_jax.models.transformer import HeliosTransformer
 
 from ..sampling.conftest import TOY
@@ -61,7 +66,8 @@ def test_projection_with_a_quantized_kernel(
     bias = jnp.ones(features)
     rounded, scale = round_to_8_bits(kernel, tuple(range(inputs)), dtype)
     projection = Projection(features, inputs, round_activations=round_activations)
-    y = projection.apply({"params": {"kernel": rounded, "kernel_scale": scale, "bias": bias}}, x)
+    stored = outputs_first(rounded, inputs)
+    y = projection.apply({"params": {"kernel": stored, "kernel_scale": scale, "bias": bias}}, x)
     exact = jnp.tensordot(x, rounded.astype(jnp.float32) * scale[*[None] * inputs], inputs) + 1
     error = jnp.abs(y - exact).max(range(1, y.ndim)) / jnp.abs(exact).max(range(1, y.ndim))
     assert error.max() <= (3 * relative if round_activations else 1e-5)
@@ -111,3 +117,13 @@ def test_separate_blocks_are_quantized_layer_by_layer(name):
     stacked = quantize_transformer(params, name)
     expected = {**stacked, "blocks": separate_layers(stacked["blocks"])}
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_float8_kernel_is_stored_with_its_outputs_first():
+    """So that a GPU's product of eight bits finds the contracted axis last; int8 is as it was."""
+    params = random_params(TOY, 0, jnp.float32)["transformer"]
+    layers, width, *heads = params["blocks"]["attn2"]["q"]["kernel"].shape
+    for name, shape in (("fp8", (layers, *heads, width)), ("int8", (layers, width, *heads))):
+        found = quantize_transformer(params, name)["blocks"]["attn2"]["q"]
+        assert found["kernel"].shape == shape
+        assert found["kernel_scale"].shape == (layers, *heads)
