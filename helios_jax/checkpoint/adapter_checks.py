@@ -22,6 +22,7 @@ def show_keys(keys: Iterable[str] | Mapping[str, str]) -> str:
     first = []
     for key, remark in list(remarks.items())[:3]:
         name = key if len(key) <= MAX_KEY else f"{key[:MAX_KEY]}..."
+        name = name if name.isprintable() else ascii(name)[1:-1]
         first.append(f"{name}{remark if isinstance(remark, str) else ''}")
     more = f", and {len(remarks) - 3} more" if len(remarks) > 3 else ""
     return f"{', '.join(first)}{more}"

@@ -269,10 +269,19 @@ def _read_pickle(file: Path) -> tuple[dict[str, TorchTensor], dict[str, Any]]:
 
 
 def _holds_tensors(part: Any) -> bool:
-    """Whether a value is a tensor, or a dictionary that has one somewhere."""
-    if isinstance(part, dict):
-        return any(_holds_tensors(value) for value in part.values())
-    return isinstance(part, View)
+    """Whether a value is a tensor, or a dictionary that has one somewhere; a damaged file may hold
+    dictionaries that hold themselves.
+    """
+    waiting = [part]
+    seen = set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, View):
+            return True
+        if isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values()
+    return False
 
 
 def _metadata_settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def partial_remark(
         beside = sorted(find_adapter_file(file.path).parent.glob(f"{PARTIAL}.*"))
         if beside:
             return (
-                f"{beside[0]} lies beside {file.path} and is not merged: the history patches stay "
-                f"the base's. If it was trained with the adapter, convert with --partial "
-                f"{beside[0]}"
+                f"{beside[0]} lies beside {file.path} and is not merged: what was trained whole, "
+                "such as the history patches, stays the base's. Convert with --partial "
+                f"{beside[0]} to take it"
             )
     if any(_PATCH.match(name) for name in _changed([read_adapter(file) for file in adapters])):
         return None

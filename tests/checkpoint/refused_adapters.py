@@ -37,7 +37,7 @@ class Refused(NamedTuple):
 
 def keys(kind: str, *names: str, shape: tuple[int, ...] = (4, 24)) -> Refused:
     """A file of tensors of one shape."""
-    return Refused(kind, names[0], file_of({name: torch.zeros(shape) for name in names}))
+    return Refused(kind, names[0].replace("\n", r"\n"), file_of({name: torch.zeros(shape) for name in names}))
 
 
 def pair(prefix: str, down: tuple[int, ...], up: tuple[int, ...]) -> Tensors:
@@ -111,12 +111,6 @@ def whole_model(folder: Path) -> str:
     return "transformer"
 
 
-def cut_short(folder: Path) -> str:
-    name = file_of(plain())(folder)
-    (folder / name).write_bytes((folder / name).read_bytes()[:-100])
-    return name
-
-
 def bytes_file(name: str, content: bytes) -> Callable[[Path], str]:
     def write(folder: Path) -> str:
         (folder / name).write_bytes(content)
@@ -127,6 +121,13 @@ def bytes_file(name: str, content: bytes) -> Callable[[Path], str]:
 
 def code(folder: Path) -> str:
     torch.save({"lora": print}, folder / "adapter.pt")
+    return "adapter.pt"
+
+
+def in_itself(folder: Path) -> str:
+    state: dict = {"step": 1}
+    state["state"] = state
+    torch.save(state, folder / "adapter.pt")
     return "adapter.pt"
 
 
@@ -149,6 +150,8 @@ def bad_metadata(folder: Path) -> str:
 
 
 B = "diffusion_model.blocks.0.self_attn.q"
+HEADER = b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'
+CUT_SHORT = len(HEADER).to_bytes(8, "little") + HEADER + bytes(7)
 REFUSED = [
     keys("DoRA", f"{B}.dora_scale", f"{B}.lora_down.weight", f"{B}.lora_up.weight"),
     keys("DoRA of PEFT", f"base_model.model.{Q}.lora_magnitude_vector"),
@@ -219,9 +222,11 @@ REFUSED = [
     ),
     Refused("a whole transformer", "transformer/", whole_model),
     Refused("no tensors", "adapter.safetensors {}", file_of({})),
-    Refused("cut short", "adapter.safetensors", cut_short),
+    Refused("cut short", "adapter.safetensors", bytes_file("adapter.safetensors", CUT_SHORT)),
     Refused("before PyTorch 1.6", "adapter.pt", bytes_file("adapter.pt", b"\x80\x02.")),
     Refused("a pickle that runs code", "adapter.pt {'lora': print}", code),
+    Refused("a dictionary in itself", "adapter.pt {'state': {...}}", in_itself),
+    keys("a name of two lines", "blocks.0\nattn1.to_q.lora_A.weight"),
     Refused("settings that are no JSON", "lora_adapter_metadata [", bad_metadata),
     Refused("no such file", "paint.safetensors", lambda folder: "paint.safetensors"),
     Refused("an empty folder", ".", lambda folder: "."),
