@@ -37,7 +37,9 @@ class Refused(NamedTuple):
 
 def keys(kind: str, *names: str, shape: tuple[int, ...] = (4, 24)) -> Refused:
     """A file of tensors of one shape."""
-    return Refused(kind, names[0].replace("\n", r"\n"), file_of({name: torch.zeros(shape) for name in names}))
+    return Refused(
+        kind, names[0].replace("\n", r"\n"), file_of({name: torch.zeros(shape) for name in names})
+    )
 
 
 def pair(prefix: str, down: tuple[int, ...], up: tuple[int, ...]) -> Tensors:
