@@ -16,7 +16,9 @@ from helios_jax.commands.flag_lists import find_command, subcommands
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from messages import as_page  # noqa: E402  beside this file
+from figures import write_figures  # noqa: E402  beside this file
+from messages import as_page  # noqa: E402
+from notebook_pages import write_pages  # noqa: E402
 
 project = "helios-jax"
 author = "The helios-jax developers"
@@ -28,6 +30,8 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "sphinx_book_theme"
 html_title = "helios-jax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"show_navbar_depth": 2, "navbar_persistent": []}
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
@@ -60,3 +64,5 @@ def write_messages() -> None:
 
 write_commands()
 write_messages()
+write_figures(HERE / "figures")
+write_pages(HERE / "notebooks", HERE / "tutorials")

@@ -5,7 +5,7 @@ troubleshooting with them.
 """
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +29,18 @@ class Message(NamedTuple):
     file: str
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def sources() -> list[tuple[str, ast.Module]]:
     """Every file of the library, by its path below it; the kernels lie behind a link."""
     paths = sorted(LIBRARY.rglob("*.py")) + sorted((LIBRARY / "kernels").rglob("*.py"))
+    found = []
     for path in paths:
-        yield path.relative_to(LIBRARY).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found.append((path.relative_to(LIBRARY).as_posix(), tree))
+    return found
 
 
+@functools.cache
 def error_classes() -> dict[str, str]:
     """Every subclass of the base error, with the first paragraph of its docstring."""
     found = {BASE: ""}

@@ -1,6 +1,7 @@
 """README, docs and help texts: what they tell people to type works, what they quote is there."""
 
 import ast
+import functools
 import importlib.util
 import itertools
 import os
@@ -106,6 +107,7 @@ def test_links_lead_to_files_that_are_there(page):
             assert (page.parent / link).exists(), link
 
 
+@functools.cache
 def collected():
     """The module that collects messages."""
     spec = importlib.util.spec_from_file_location("messages", DOCS / "messages.py")
