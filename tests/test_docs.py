@@ -103,7 +103,8 @@ def test_help_is_printed_with_status_0(name, capsys):
 def test_links_lead_to_files_that_are_there(page):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        if not re.match(r"https?:|mailto:", link) and not link.startswith("reference/"):
+        made = link.startswith(("reference/", "figures/"))  # when the site is built
+        if not re.match(r"https?:|mailto:", link) and not made:
             assert (page.parent / link).exists(), link
 
 

@@ -55,7 +55,11 @@ def page(request, browser, server):
     context = browser.new_context(color_scheme=scheme, viewport=size, bypass_csp=True)
     page = context.new_page()
     errors = []
-    page.on("pageerror", errors.append)
+
+    def note(error):
+        errors.append(error)
+
+    page.on("pageerror", note)
     page.goto(server.url)
     page.wait_for_selector("#examples button")
     yield page
