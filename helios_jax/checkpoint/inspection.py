@@ -13,7 +13,7 @@ from helios_jax.checkpoint.describe import LAYOUTS, Description, Part, describe,
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.pipeline_index import STARTING_POINTS
 from helios_jax.checkpoint.places import resolve
-from helios_jax.checkpoint.source import Selection, read_source
+from helios_jax.checkpoint.source import Selection, TransformerAloneError, read_source
 
 CONVERT = "helios-jax convert"
 FROM = "FROM"
@@ -123,10 +123,11 @@ def _of_weights(found: Description, path: Path, quoted: str, selection: Selectio
         words += ["--rest", shlex.quote(str(selection.rest or FROM))]
     try:
         read_source(selection, init_from_wan=is_wan)
+    except TransformerAloneError:
+        pass  # the command says where the rest goes
     except CheckpointError as error:
-        if not (needs_rest and "is a transformer alone" in str(error)):
-            commands = _choices(found, words, path)
-            return Inspection(found, f"nothing as it is: {_reason(error, found)}", commands)
+        commands = _choices(found, words, path)
+        return Inspection(found, f"nothing as it is: {_reason(error, found)}", commands)
     made = "a Helios to start training from" if is_wan else f"a checkpoint of {found.model}"
     if needs_rest:
         made += f", with VAE, text encoder and tokenizer {FROM} another source or checkpoint"

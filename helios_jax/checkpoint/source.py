@@ -70,6 +70,10 @@ CAUSES = (
 """Which kind of difference, in which names, points to what; the first that matches is reported."""
 
 
+class TransformerAloneError(CheckpointError):
+    """A transformer without the rest that it runs with."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Selection:
     """Which weights to read.
@@ -123,12 +127,14 @@ def read_source(
     Raises:
       CheckpointError: if they are neither, or incomplete, or hold more than would be read; the
         message ends with what they are.
+      TransformerAloneError: if all that is missing is the rest.
     """
     place = resolve(selection.source)
     try:
         found = _read(place, selection, init_from_wan)
     except CheckpointError as error:
-        raise CheckpointError(f"{error} [{describe(place, selection.transformer)}]") from error
+        known = describe(place, selection.transformer)
+        raise type(error)(f"{error} [{known}]") from error
     if not (adapters or partial):
         return found
     tensors = dict(found.tensors)
@@ -146,7 +152,7 @@ def _read(place: Path, selection: Selection, init_from_wan: bool) -> Source:
     transformer = read_transformer(place, selection.transformer, like)
     _check_flag(place, init_from_wan, transformer)
     if alone:
-        raise CheckpointError(
+        raise TransformerAloneError(
             f"{place} is a transformer alone: pass --rest FROM, with a folder that has its VAE, "
             "text encoder and tokenizer (a Diffusers folder, an original Wan 2.1 folder or a "
             "helios-jax checkpoint)"
