@@ -8,6 +8,7 @@ chip's peak that the step's own operations are.
 """
 
 import dataclasses
+import functools
 import json
 import runpy
 import statistics
@@ -15,9 +16,11 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import app, flags
 
-from helios_jax.config import HeliosConfig
+from helios_jax.config import HeliosConfig, SampleConfig
 from helios_jax.fields import from_dict
 from helios_jax.memory.training import step_program
 from helios_jax.training.config import TrainConfig
@@ -39,15 +42,37 @@ def recipe() -> TrainConfig:
     if SIZE.value == "full":
         return config
     read = runpy.run_path(str(ROOT / "configs/tiny.py"))["get_config"]
-    return dataclasses.replace(config, model=from_dict(HeliosConfig, read()))
+    tiny = from_dict(HeliosConfig, read())
+    blocks = dataclasses.replace(tiny.transformer, num_layers=2)
+    model = dataclasses.replace(
+        tiny, transformer=blocks, scheduler=config.model.scheduler, sample=small(tiny)
+    )
+    return dataclasses.replace(config, model=model)
+
+
+def small(config: HeliosConfig) -> SampleConfig:
+    """The least video."""
+    return dataclasses.replace(config.sample, height=64, width=64)
+
+
+def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Small random numbers for what is not whole, else zeros, made on the device."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+    if SIZE.value == "toy":
+        return jax.device_put(np.full(leaf.shape, 0.01, leaf.dtype))  # nothing to compile
+    return _normal(leaf.shape, leaf.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _normal(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return (0.02 * jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)).astype(dtype)
 
 
 def main(_) -> None:
-    from gpu import random_like  # the script beside this one
-
     config = recipe()
     program = step_program(config)
-    state, frozen, batch = random_like(program.args)
+    state, frozen, batch = jax.tree.map(draw, program.args)
     began = time.perf_counter()
     state, metrics = program.function(state, frozen, batch)
     jax.block_until_ready(metrics)
