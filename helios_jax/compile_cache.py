@@ -8,6 +8,7 @@ Importing the library changes nothing; scripts call :func:`use_compile_cache`.
 
 import contextlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -40,6 +41,8 @@ def use_compile_cache(directory: str | None = None) -> None:
     # XLA's own caches would lie in this folder, and JAX 0.10 counts their path among the flags of
     # a program: after the folder is moved, nothing in it would be found.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    # A full disk only means that the next process compiles again; JAX has a line for each program.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     # Keep small programs too: they are many, and each takes a GPU's compiler 0.1 s.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

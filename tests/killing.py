@@ -3,9 +3,11 @@
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -28,17 +30,20 @@ def start(function: Callable[..., Any], *arguments: Any) -> multiprocessing.proc
 
 
 def start_command(argv: Sequence[str], log: Path) -> multiprocessing.process.BaseProcess:
-    """A process that runs ``helios-jax ARGV``, with all that it says in a file."""
+    """A process that runs ``helios-jax ARGV``; what it says as error is in the file ``log``."""
     return start(run_command, list(argv), log)
 
 
-def run_command(argv: list[str], log: Path) -> None:
-    """The body of such a process."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+def run_command(argv: list[str], log: Path, file_bytes: int = 0) -> None:
+    """The body of such a process, which can write no file of more than ``file_bytes``, if given."""
+    for stream, path in ((1, log.with_suffix(".out")), (2, log)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    if file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     command = importlib.import_module(f"helios_jax.commands.{argv[0].replace('-', '_')}")
-    sys.exit(command.main([f"helios-jax {argv[0]}", *argv[1:]]))
+    status = command.main([f"helios-jax {argv[0]}", *argv[1:]])
+    print(f"{time.process_time():.1f} s of processors")
+    sys.exit(status)
 
 
 def die_at_line(number: int, files: Sequence[str]) -> None:

@@ -64,8 +64,9 @@ def test_good_files_are_read(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, kind):
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, kind, record_property):
     """300 of each kind."""
+    record_property("cases", 300)
     rng = np.random.default_rng(0)
     refused = 0
     for number in range(300):

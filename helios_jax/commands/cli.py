@@ -17,7 +17,7 @@ from typing import TypeAlias
 import absl.logging
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from helios_jax import configs, devices, nano
 from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
@@ -266,21 +266,27 @@ def _parse(
         rest = options(words)
     except HeliosError:
         raise
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:  # those of --config.field=value are not flags.Error
-        unknown = (
-            explain_unknown_field(words) if isinstance(error, KeyError | AttributeError) else ""
+    except Exception as error:  # a recipe is a program, which raises anything
+        raise UsageError(_explain(error, words)) from error
+    if "config" in options and not isinstance(options.config, ConfigDict | None):
+        raise UsageError(
+            f"--config: get_config() of the recipe must return a ConfigDict, not "
+            f"{type(options.config).__name__}"
         )
-        message = unknown or f"{str(error) or type(error).__name__}; see --help"
-        raise UsageError(message) from error
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}: every option has a name, see --help")
+
+
+def _explain(error: Exception, words: list[str]) -> str:
+    """What is wrong with a command line."""
+    if isinstance(error, KeyError | AttributeError):
+        with contextlib.suppress(Exception):  # of a recipe that cannot be run
+            if unknown := explain_unknown_field(words):
+                return unknown
+    message = str(error) or type(error).__name__
+    if not isinstance(error, flags.Error | AttributeError | TypeError | ValueError | OSError):
+        return f"the recipe of --config cannot be used: {type(error).__name__}: {message}"
+    return f"{message}; see --help"
 
 
 @contextlib.contextmanager

@@ -171,6 +171,7 @@ def convert_checkpoint(options: flags.FlagValues) -> None:
             init_from_wan=options.init_from_wan,
             **common,
         )
+        print(f"note: {options.source} has no digests: what was altered there is not noticed")
     for note in summary.notes:
         print(f"note: {note}")
     print(f"wrote {options.out}: {summary}")

@@ -133,7 +133,11 @@ def _define_encoders(options: flags.FlagValues, argv: Sequence[str]) -> None:
     )
     define_config(options, argv, "Without a checkpoint: a recipe whose random weights encode.")
     flags.DEFINE_bool(
-        "verify", True, "Compare the checkpoint's files with their digests.", flag_values=options
+        "verify",
+        True,
+        "Compare the checkpoint's files with their digests, and refuse NaN and infinite values in "
+        "weights.",
+        flag_values=options,
     )
 
 

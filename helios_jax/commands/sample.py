@@ -213,7 +213,7 @@ def announce(options: flags.FlagValues, videos: list[Video], say: Say) -> None:
 def announce_adapters(options: flags.FlagValues, request: Request, say: Say) -> None:
     """Say which adapters are merged, and what may have been trained with them and is not."""
     if request.adapters:
-        say(f"adapters, merged in this order: {', '.join(request.adapters)}")
+        say(f"adapters, merged in this order: {', '.join(request.adapters)}; they have no digests")
     if remark := partial_remark(read_lora(options), None):
         complain(remark)
 
@@ -391,6 +391,7 @@ def frames_to_make(video: Video) -> int:
 def decode_file(options: flags.FlagValues, config: HeliosConfig, say: Say) -> None:
     """Decode saved latents; of the checkpoint, only the VAE is loaded."""
     latents, _ = media.load_latents(options.decode, options.verify)
+    say(f"{options.decode} has no digest: what was altered there is not noticed")
     paths = media.numbered(options.out, len(latents))
     with contextlib.ExitStack() as stack:
         for path in paths:

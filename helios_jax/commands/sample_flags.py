@@ -80,7 +80,11 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=options,
     )
     flags.DEFINE_bool(
-        "verify", True, "Compare the checkpoint's files with their digests.", flag_values=options
+        "verify",
+        True,
+        "Compare the checkpoint's files with their digests, and refuse NaN and infinite values in "
+        "weights, and in the latents of --decode.",
+        flag_values=options,
     )
     flags.DEFINE_string(
         "out",

@@ -124,9 +124,13 @@ def read_fields(options: flags.FlagValues, adapters: tuple[str, ...] = ()) -> di
     """Fields of the request that are given."""
     fields = read_request_flags(options) | {"adapters": adapters}
     if options.drift:
-        mean, *rest = read_numbers(options.drift_thresholds, float, "drift_thresholds")
-        variance = rest[-1] if rest else mean
-        fields["drift"] = DriftControl(mean_threshold=mean, variance_threshold=variance)
+        numbers = read_numbers(options.drift_thresholds, float, "drift_thresholds")
+        if len(numbers) not in (1, 2):
+            raise RequestError(
+                f"--drift_thresholds takes one or two numbers, of mean and variance, not "
+                f"{len(numbers)}"
+            )
+        fields["drift"] = DriftControl(mean_threshold=numbers[0], variance_threshold=numbers[-1])
     return fields
 
 

@@ -282,6 +282,7 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_bool(
         "verify",
         True,
-        "Compare the files of the checkpoint it starts from with their digests.",
+        "Compare the files of the checkpoint it starts from with their digests, and refuse NaN and "
+        "infinite values in weights.",
         flag_values=options,
     )

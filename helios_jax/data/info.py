@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from helios_jax.data.records import Record
 from helios_jax.fields import ConfigError, from_dict
 from helios_jax.locks import lock, remove_partials
 from helios_jax.readers import MIB, ReadError, read_json
+from helios_jax.writers import write_whole, writing
 
 INFO = "dataset.json"
 """Name of the file in the folder of a dataset."""
@@ -77,16 +77,16 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
 
     Raises:
       DataError: if the folder holds another dataset.
+      WriteError: if nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / INFO
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with lock(path, "the dataset", wait_s=10.0):
         remove_partials(path)
         if not path.exists():
-            partial = folder / f".{INFO}.partial-{os.getpid()}"
             text = json.dumps(dataclasses.asdict(info), indent=2) + "\n"
-            partial.write_text(text, encoding="utf-8")
-            partial.rename(path)
+            write_whole(path, text.encode())
     found = read_info(folder)
     if found != info:
         what = found.differences(info) or ["other inputs or settings"]

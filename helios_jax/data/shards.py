@@ -12,6 +12,7 @@ from helios_jax.data.errors import DataError, import_extra
 from helios_jax.data.records import Entry, Record, index_entry, to_bytes, to_entry
 from helios_jax.locks import lock, remove_partials
 from helios_jax.readers import ReadError, read_json_lines
+from helios_jax.writers import WriteError, writing
 
 RECORDS = ".array_record"
 INDEX = ".jsonl"
@@ -21,11 +22,13 @@ SKIPPED = ".skipped.jsonl"
 class ShardWriter:
     """Takes the records of one shard, and names of inputs left out. Made by :func:`open_shard`."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, target: Path):
         array_record = import_extra("array_record.python.array_record_module")
         # One record a group: each is read alone. Latents are close to noise: zstd would save a
         # tenth of the disk, and reading take twice as long.
-        self._writer = array_record.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        self._target = target
+        with self._writing():
+            self._writer = array_record.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         self.entries: list[Entry] = []
         self.skipped: list[dict[str, str]] = []
 
@@ -34,10 +37,12 @@ class ShardWriter:
 
         Raises:
           RecordError: if it cannot be one; nothing is written then.
+          WriteError: if the disk is full.
         """
         blob = to_bytes(record)
         entry = index_entry(record)
-        self._writer.write(blob)
+        with self._writing():
+            self._writer.write(blob)
         self.entries.append(entry)
 
     def skip(self, source: str, kind: str, reason: str) -> None:
@@ -46,7 +51,18 @@ class ShardWriter:
 
     def close(self) -> None:
         """End the file."""
-        self._writer.close()
+        with self._writing():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        """Errors of array_record, which are RuntimeErrors, as those of the system."""
+        try:
+            with writing(self._target):
+                yield
+        except RuntimeError as error:
+            reason = str(error).removeprefix("write() failed: ").partition(";")[0]
+            raise WriteError(f"{self._target} cannot be written: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -68,20 +84,22 @@ def _write_shard(folder: Path, name: str) -> Generator[ShardWriter, None, None]:
         remove_partials(folder / f"{name}{suffix}")
         partial[suffix] = folder / f".{name}{suffix}.partial-{os.getpid()}"
     try:
-        writer = ShardWriter(partial[RECORDS])
+        writer = ShardWriter(partial[RECORDS], folder / f"{name}{RECORDS}")
         try:
             yield writer
         finally:
             writer.close()
-        _write_lines(partial[SKIPPED], writer.skipped)
-        _write_lines(partial[INDEX], map(dataclasses.asdict, writer.entries))
-        for suffix, path in partial.items():  # the index last: from then on the shard is there
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            path.rename(folder / f"{name}{suffix}")
+        with writing(folder / f"{name}{INDEX}"):
+            _write_lines(partial[SKIPPED], writer.skipped)
+            _write_lines(partial[INDEX], map(dataclasses.asdict, writer.entries))
+            for suffix, path in partial.items():  # the index last: from then on the shard is there
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+                path.rename(folder / f"{name}{suffix}")
     finally:
         for path in partial.values():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def has_shard(folder: Path, name: str) -> bool:

@@ -17,7 +17,7 @@ from helios_jax.data.errors import DataError
 from helios_jax.data.loading import Batches, LoaderOptions, endless_batches
 from helios_jax.data.sections import pad_text, section_window
 from helios_jax.types import Float, Int
-from helios_jax.writers import tensor_bytes, write_whole
+from helios_jax.writers import tensor_bytes, tensor_digest, write_whole
 
 SUFFIX = ".trajectory.safetensors"
 # First words of a draw's seed, so that draws of different kinds are independent.
@@ -69,7 +69,7 @@ class TrajectoryBatch(NamedTuple):
 
 
 def save_trajectory(path: Path, trajectory: Trajectory, metadata: dict[str, str]) -> None:
-    """Write a file, which is there, whole, or not at all.
+    """Write a file with its digest, which is there, whole, or not at all.
 
     Raises:
       WriteError: if it cannot be written.
@@ -79,7 +79,8 @@ def save_trajectory(path: Path, trajectory: Trajectory, metadata: dict[str, str]
         for k, stage in enumerate(stages):
             for name, value in stage._asdict().items():
                 tensors[f"{name}/{s}/{k}"] = np.ascontiguousarray(value)
-    write_whole(path, tensor_bytes(tensors, metadata))
+    digest = tensor_digest(tensors, metadata)
+    write_whole(path, tensor_bytes(tensors, {**metadata, "digest": digest}))
 
 
 def check_metadata(path: Path, expected: Mapping[str, str]) -> None:
@@ -111,10 +112,15 @@ def load_trajectory(path: Path) -> Trajectory:
     """The inverse of :func:`save_trajectory`.
 
     Raises:
-      DataError: if it is no such file.
+      DataError: if it is no such file, or altered.
     """
     try:
-        tensors = safetensors.numpy.load(path.read_bytes())
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest = metadata.pop("digest", None)
+        if digest not in (None, tensor_digest(tensors, metadata)):
+            raise ValueError("it is altered: its digest is not that of its content")
         names = [name.split("/") for name in tensors if name.startswith("path/")]
         sections = 1 + max(int(name[1]) for name in names)
         stages = 1 + max(int(name[2]) for name in names)

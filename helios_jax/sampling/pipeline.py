@@ -1,6 +1,7 @@
 """From prompts to video: the user's API."""
 
 import dataclasses
+import difflib
 import functools
 import itertools
 import logging
@@ -46,6 +47,7 @@ from helios_jax.sampling.request import (
     RequestError,
     RequestFields,
     make_request,
+    request_fields,
     request_for_prompt,
 )
 from helios_jax.sampling.state import VideoState
@@ -381,7 +383,7 @@ class HeliosPipeline:
         Raises:
           RequestError: if the state is that of another model, or the video is complete.
         """
-        run = StreamOptions(**options)
+        _, run = _split(options, request=False)
         check_model(state.request.config, self.config, "the state to resume")
         check_adapters(state.request.adapters, self.adapters, "the state to resume")
         request = state.request
@@ -427,7 +429,12 @@ class HeliosPipeline:
     def decode(self, latents: Float[Array, "B T H W C"], output: Output = "uint8") -> Array:
         """The frames of one chunk of latents in model space, on the device; each chunk is a clip of
         its own.
+
+        Raises:
+          RequestError: if there are none.
         """
+        if not latents.size:
+            raise RequestError(f"latents of shape {list(latents.shape)} are empty: nothing to show")
         return decode(self.vae, self.params["vae"], latents, output)
 
     def decode_video(
@@ -440,7 +447,7 @@ class HeliosPipeline:
         """
         T = self.config.sample.latent_frames_per_chunk
         C = self.config.vae.z_dim
-        if latents.shape[1] % T or latents.shape[4] != C:
+        if not latents.size or latents.shape[1] % T or latents.shape[4] != C:
             raise RequestError(
                 f"latents of shape {list(latents.shape)} are not whole chunks: "
                 f"[B, a multiple of {T}, H, W, {C}] is needed"
@@ -513,9 +520,25 @@ class HeliosPipeline:
         )
 
 
-def _split(options: Mapping[str, Any]) -> tuple[RequestFields, StreamOptions]:
-    """Fields of the request, and how the stream runs."""
-    names = {field.name for field in dataclasses.fields(StreamOptions)}
-    run = {name: value for name, value in options.items() if name in names}
-    fields = {name: value for name, value in options.items() if name not in names}
+def _split(options: Mapping[str, Any], request: bool = True) -> tuple[RequestFields, StreamOptions]:
+    """Fields of the request, and how the stream runs.
+
+    Args:
+      options: by name.
+      request: whether fields of the request may be among them.
+
+    Raises:
+      RequestError: naming an option that there is not.
+    """
+    stream = {field.name for field in dataclasses.fields(StreamOptions)}
+    names = stream | {field.name for field in request_fields() if request}
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            advice = f"did you mean {near[0]}? " if near else ""
+            raise RequestError(
+                f"there is no option {name}; {advice}known here: {', '.join(sorted(names))}"
+            )
+    run = {name: value for name, value in options.items() if name in stream}
+    fields = {name: value for name, value in options.items() if name not in stream}
     return RequestFields(**fields), StreamOptions(**run)

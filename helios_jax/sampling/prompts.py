@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 from helios_jax.readers import ReadError, read_csv, read_json, read_yaml
 from helios_jax.sampling.fields import RequestError
 
+MAX_CHUNKS = 1_000_000
+"""Of a schedule: two weeks of video."""
+
 MAX_CHARACTERS = 100_000
 """Of a prompt; the text encoder reads a few thousand of them."""
 
@@ -82,6 +85,8 @@ class PromptSchedule(NamedTuple):
             starts.append(starts[-1] + chunks)
         if not entries:
             raise RequestError("the prompt schedule is empty")
+        if starts[-1] > MAX_CHUNKS:
+            raise RequestError(f"the schedule has {starts[-1]:,} chunks, more than {MAX_CHUNKS:,}")
         changes = [PromptChange(0, (entries[0].prompt,))]
         changes += [
             PromptChange(start + reference, (entry.prompt,), entry.blend)
@@ -137,6 +142,8 @@ def to_schedule(prompt: Prompt, batch: int | None) -> PromptSchedule:
         not as those of a file.
     """
     if not isinstance(prompt, PromptSchedule):
+        if not isinstance(prompt, str | Sequence):
+            raise RequestError(f"the prompt must be text, not {type(prompt).__name__}")
         entries: list[Any] = [prompt] if isinstance(prompt, str) else list(prompt)
         if not any(isinstance(entry, Mapping | PromptEntry) for entry in entries):
             return PromptSchedule((PromptChange(0, spread(entries, batch)),))
@@ -154,7 +161,12 @@ def spread(prompt: str | Sequence[str], batch: int | None) -> tuple[str, ...]:
     Raises:
       RequestError: if a prompt is empty, or there are several, but not ``batch``.
     """
+    if not isinstance(prompt, str | Sequence):
+        raise RequestError(f"the prompt must be text, not {type(prompt).__name__}")
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    for text in prompts:
+        if not isinstance(text, str):
+            raise RequestError(f"a prompt must be text, not {type(text).__name__}")
     if not prompts or not all(text.strip() for text in prompts):
         raise RequestError("the prompt is empty")
     longest = max(map(len, prompts))

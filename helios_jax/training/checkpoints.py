@@ -11,10 +11,12 @@ taken before Orbax sees them: one for each part of a leaf that the devices hold,
 process digests what it has.
 """
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+import shutil
+from collections.abc import Callable, Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,8 @@ from jax.experimental import multihost_utils
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.sharded_digests import altered_leaves, digests, named_leaves, sha256
 from helios_jax.config import ABSENT, Difference, differences
+from helios_jax.training.disk import check_room, saving, without_tracebacks
+from helios_jax.writers import WriteError
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,10 @@ class Checkpoints:
         )
         self._saved: int | None = None
         self._read_only = read_only
+        self._failed = False
+        self._hook = contextlib.ExitStack()
+        if not read_only:
+            self._hook.enter_context(without_tracebacks())
 
     def save(self, step: int, state: Any, data_state: Any = None) -> None:
         """Copy and digest the state, then write it in the background; the state may be donated as
@@ -105,6 +113,9 @@ class Checkpoints:
           step: steps taken.
           state: any tree of arrays, on any mesh, and plain numbers.
           data_state: where the data iterator stands, as JSON; the same in all processes.
+
+        Raises:
+          WriteError: if this step, or the one before it, cannot be written.
         """
         if self._read_only:
             raise ValueError(f"{self.folder} was opened to be read only")
@@ -121,22 +132,55 @@ class Checkpoints:
             "data_state": data_state,
         }
         meta = {"sha256": sha256(_canonical(content)), "content": content}
-        self._set_aside(step)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves), meta=ocp.args.JsonSave(meta)
         )
-        self._manager.save(step, args=arguments, force=True)
+        with self._writing():
+            self._set_aside(step)
+            check_room(self.folder, leaves)
+            self._manager.save(step, args=arguments, force=True)
         self._saved = step
 
     def wait(self) -> None:
         """Wait until what was saved is on disk; an error of the writing is raised here, or by the
         next save.
+
+        Raises:
+          WriteError: if it cannot be written.
         """
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and end the background threads."""
-        self._manager.close()
+        """Wait, and end the background threads.
+
+        Raises:
+          WriteError: as :meth:`wait`, where that has not said it.
+        """
+        if not self._failed:
+            with self._hook, self._writing():
+                self._manager.close()
+            return
+        # What failed once fails again, and its threads have more to say until the process ends.
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._remove_unfinished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        """Errors of the disk in one line; what an unfinished step has written is removed."""
+        try:
+            with saving(self.folder):
+                yield
+        except WriteError:
+            self._failed = True
+            self._remove_unfinished()
+            raise
+
+    def _remove_unfinished(self) -> None:
+        if jax.process_index() == 0:
+            for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
 
     def check(self) -> None:
         """Compare the signature with that of the newest step that can be read, before anything

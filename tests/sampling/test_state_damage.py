@@ -186,8 +186,9 @@ def test_a_state_without_a_digest_is_read_with_a_line(saved, tmp_path, caplog):
         assert "its metadata are" in refusal(tmp_path / "state")
 
 
-def test_every_flipped_bit_and_every_cut_is_found(saved, tmp_path):
+def test_every_flipped_bit_and_every_cut_is_found(saved, tmp_path, record_property):
     """600 of each, anywhere in the file; what is read all the same says the same."""
+    record_property("cases", 1200)
     content = saved.read_bytes()
     rng = np.random.default_rng(0)
     path = tmp_path / "state"
@@ -201,10 +202,11 @@ def test_every_flipped_bit_and_every_cut_is_found(saved, tmp_path):
         assert refusal(path), length
 
 
-def test_damaged_descriptions_are_refused(saved, tmp_path):
+def test_damaged_descriptions_are_refused(saved, tmp_path, record_property):
     """300 scraps in the JSON, unsigned and signed."""
     arrays, metadata, _ = read(saved)
     rng = np.random.default_rng(1)
+    record_property("cases", 300)
     refused = 0
     for number in range(300):
         text = damaged(metadata["state"].encode(), rng).decode(errors="replace")

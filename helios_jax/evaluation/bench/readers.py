@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.opencv import require_opencv
-from helios_jax.media.ffmpeg import find_ffmpeg
+from helios_jax.media.ffmpeg import READ_ONE_FILE, find_ffmpeg
 
 WIDTH = 640
 """Columns to which videos are brought."""
@@ -123,7 +123,8 @@ def describe(path: str | os.PathLike) -> str:
         raise BenchError(f"{path}: is a folder, and this metric reads video files: encode it first")
     if not os.path.isfile(path):
         raise BenchError(f"{path}: is not a file")
-    command = [find_ffmpeg(path), "-hide_banner", "-nostdin", "-i", f"file:{os.path.abspath(path)}"]
+    source = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}"]
+    command = [find_ffmpeg(path), "-hide_banner", "-nostdin", *source]
     log = subprocess.run(command, capture_output=True).stderr.decode(errors="replace")
     stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)
     if stream is None:
@@ -137,7 +138,8 @@ def _yuv_frames(
 ) -> Iterator[bytes]:
     """The planes Y, U and V of each frame, 4:2:0, as bytes."""
     scale = f"format=yuv420p,scale={width}:{height}:flags=fast_bilinear"
-    source = ["-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0", "-vf", scale]
+    file = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}"]
+    source = [*file, "-map", "0:V:0", "-vf", scale]
     limit = [] if most is None else ["-frames:v", str(most)]
     output = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"]
     command = [find_ffmpeg(path), "-v", "error", "-nostdin", *source, *limit, *output]
