@@ -19,6 +19,8 @@ TITLES = {
     WORLD: "as captioned",
 }
 ABOUT_WORLD = "share of a scene's attributes that the world's judge finds as the caption says"
+SMALL = 320
+"""Columns of a video below which enlarging it to 640 takes the texture that motion is seen by."""
 CURVES = {
     WORLD: "as captioned, share",
     "aesthetic": "aesthetic",
@@ -215,6 +217,14 @@ def notes_on(models: Sequence[Summary]) -> list[str]:
             "Motion amplitude averages signed flow, so that opposite motions cancel; "
             "mean flow length does not."
         )
+        rows = itertools.chain.from_iterable(model.free for model in models)
+        small = sorted({f"{row['width']}x{row['height']}" for row in rows if row["width"] < SMALL})
+        if small:
+            notes.append(
+                f"Videos of {', '.join(small)} pixels were enlarged to 640 columns for it, as the "
+                "original does: in pictures that soft it sees next to no motion. The measures "
+                "without weights are of the videos' own size."
+            )
     if "semantic" in there:
         notes.append("Semantic compares a video with the first 30 words of its prompt at most.")
     results = itertools.chain.from_iterable(model.results.values() for model in models)

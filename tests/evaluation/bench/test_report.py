@@ -85,6 +85,13 @@ def test_the_published_means_give_the_published_total(models):
     assert models[1].total.missing == ("naturalness", "drifting_naturalness")
 
 
+def test_a_reader_is_told_that_motion_was_looked_for_in_enlarged_pictures(models):
+    told = "Videos of 32x24 pixels were enlarged to 640 columns"
+    assert told in html_report(models)
+    assert told in markdown_report(models, "Two")
+    assert told not in html_report(models[1:])
+
+
 def test_the_page_is_whole_and_needs_nothing_from_outside(models):
     page = html_report(models)
     parts = Parts(page)
