@@ -91,6 +91,8 @@ def markdown_report(models: Sequence[Summary], title: str = "HeliosBench", note:
     lines += ["## Conditions", ""]
     for model in models:
         lines += [f"* **{model.name}**: {conditions_text(model)}"]
+    if notes := notes_on(models):
+        lines += ["", *(f"* {note}" for note in notes)]
     lines += ["", footer(models)]
     return "\n".join(lines) + "\n"
 
