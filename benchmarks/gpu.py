@@ -52,7 +52,7 @@ from helios_jax.diffusion.history import frame_indices, start_history
 from helios_jax.fields import from_dict
 from helios_jax.kernels import attention as attention_kernel
 from helios_jax.kernels import norm_rope, residual_norm
-from helios_jax.models.block import Block, Rope, TextCache
+from helios_jax.models.block import Block, Rope, Segments, TextCache
 from helios_jax.models.convolution import (
     conv3d,
     convolve,
@@ -234,7 +234,7 @@ def kernel_rows(size: Size) -> Iterator[Row]:
         ),
         "q, k norm + rotary": (
             functools.partial(norm_rope.norm_rope, history=h, eps=1e-6),
-            (array(1, N, 3, K, d), row, row, (angles, angles)),
+            (array(1, N, 3, K, d), (row, row), (angles, angles)),
         ),
     }
     for name, (fn, shapes) in operations.items():
@@ -455,7 +455,7 @@ class Parts:
         )
         run = jax.jit(
             lambda params, x, *rest: block.apply(
-                {"params": params}, x, *rest, history=self.size.history
+                {"params": params}, x, *rest, segments=Segments(self.size.history)
             )
         )
         return queued(run, lambda: [(middle, x, modulation, Rope(*angles), cache)], 10)

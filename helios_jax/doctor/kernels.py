@@ -69,7 +69,7 @@ def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
     return [
         Case("attention", ATTENTION, (query, key, value, None), {}),
         Case("attention", ATTENTION, (query, text, value[:, : tokens // 2], bias), {}),
-        Case("norm_rope", NORM_ROPE, (qkv, weight, weight, rope, None), both),
+        Case("norm_rope", NORM_ROPE, (qkv, (weight, weight), rope, None), both),
         Case("layer_norm", LAYER_NORM, (x, weight, weight), norm),
         Case("rms_norm", RMS_NORM, (x, weight), norm),
         Case("modulated_layer_norm", MODULATED_LAYER_NORM, (x, shift, scale), both),

@@ -1,8 +1,8 @@
 """One block of the Helios transformer: self-attention of history and noisy tokens, cross-attention
 of the noisy ones to the text, feed-forward.
 
-A sequence is ``history`` history tokens, a static number, then the noisy ones. What differs between
-the two segments, as their modulation, has one row for each.
+A sequence is a static number of history tokens, then the noisy ones (:class:`Segments`). What
+differs between the two, as their modulation, has one row for each.
 """
 
 import functools
@@ -48,6 +48,22 @@ class Rope(NamedTuple):
     sin: Float[Array, "N pairs"]
 
 
+class Segments(NamedTuple):
+    """How a sequence of tokens is divided, and for which of them a block computes its result.
+
+    Attributes:
+      history: number of history tokens; they come first.
+      spare: number of last tokens that fill the rows of matrix products and are attended to by
+        nobody.
+      noisy_only: compute the result for noisy tokens alone and spend nothing on the others, as in
+        the last block, whose history nobody reads.
+    """
+
+    history: int
+    spare: int = 0
+    noisy_only: bool = False
+
+
 class SelfAttention(nn.Module):
     """Full bidirectional attention over history and noisy tokens, RMS norm and rotary embedding on
     queries and keys.
@@ -76,20 +92,16 @@ class SelfAttention(nn.Module):
         x: Float[Array, "B n_in D"],
         rope: Rope,
         *,
-        history: int,
-        spare: int = 0,
+        segments: Segments,
         history_qkv: Float[Array, "B h 3 K d"] | None = None,
-        noisy_only: bool = False,
     ) -> Float[Array, "B n_out D"]:
         """Attend.
 
         Args:
           x: the sequence, or its noisy tokens only when ``history_qkv`` is given.
           rope: of the whole sequence.
-          history: number of history tokens.
-          spare: number of last tokens that nobody attends to.
+          segments: how the sequence is divided, and for which tokens the result is computed.
           history_qkv: queries, keys and values of the history tokens where they are already known.
-          noisy_only: compute the result for noisy tokens only.
         """
         cfg = self.config
         qkv = self.qkv(x)
@@ -101,18 +113,17 @@ class SelfAttention(nn.Module):
             gain = jnp.broadcast_to(gain, (cfg.num_attention_heads,))
         query, key, value = norm_rope(
             qkv,
-            self.norm_q(),
-            self.norm_k(),
+            (self.norm_q(), self.norm_k()),
             rope,
             gain,
-            history=history,
+            history=segments.history,
             eps=cfg.eps,
-            keys=qkv.shape[1] - spare,
+            keys=qkv.shape[1] - segments.spare,
             implementation=cfg.kernels,
         )
         # The queries of history are computed even if they are not used: the slice of the kernel
         # that would avoid it would be copied at every step, which costs what it saves.
-        query = query[:, history if noisy_only else 0 :]
+        query = query[:, segments.history if segments.noisy_only else 0 :]
         return self.out(attention(query, key, value, implementation=cfg.attention))
 
 
@@ -234,32 +245,27 @@ class Block(nn.Module):
         rope: Rope,
         text: TextCache,
         *,
-        history: int,
-        spare: int = 0,
+        segments: Segments,
         history_qkv: Float[Array, "B h 3 K d"] | None = None,
-        noisy_only: bool = False,
         normed: Float[Array, "B N D"] | None = None,
         following: tuple[Float[Array, "#B 2 D"], Float[Array, "#B 2 D"]] | None = None,
     ) -> Float[Array, "B n_out D"] | tuple[Float[Array, "B N D"], Float[Array, "B N D"]]:
         """Run the block.
 
         Args:
-          x: ``history`` history tokens, then the noisy ones.
+          x: history tokens, then the noisy ones.
           modulation: of history (row 0) and noisy tokens (row 1).
           rope: of the sequence.
           text: keys and values of this block.
-          history: number of history tokens, static.
-          spare: number of last tokens, static, that fill the rows of matrix products and are
-            attended to by nobody.
+          segments: how the sequence is divided, and for which tokens the result is computed.
           history_qkv: this block's queries, keys and values of the history, where
             :meth:`embed_history` computed them before.
-          noisy_only: return the noisy tokens only and spend nothing on the others, as in the last
-            block, whose history nobody reads.
           normed: this block's first norm of ``x``, where the block before has computed it.
           following: shift and scale of the next block's first norm. It is returned beside the
             result then, from the kernel that adds the feed-forward: ``x`` is read once for both.
         """
         cfg = self.config
+        history = segments.history
         fused = dict(eps=cfg.eps, implementation=cfg.kernels)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self._rows(modulation)
 
@@ -267,15 +273,8 @@ class Block(nn.Module):
         if normed is None:
             own = history - known
             normed = modulated_layer_norm(x[:, known:], shift, scale, history=own, **fused)
-        attended = self.attn1(
-            normed,
-            rope,
-            history=history,
-            spare=spare,
-            history_qkv=history_qkv,
-            noisy_only=noisy_only,
-        )
-        if noisy_only:
+        attended = self.attn1(normed, rope, segments=segments, history_qkv=history_qkv)
+        if segments.noisy_only:
             x = x[:, history:]
             history = 0
 

@@ -20,7 +20,7 @@ from helios_jax.config import TransformerConfig
 from helios_jax.kernels.attention import check_implementation, padding_bias
 from helios_jax.kernels.dispatch import target
 from helios_jax.kernels.residual_norm import modulated_layer_norm
-from helios_jax.models.block import Block, Rope, TextCache, modulation_rows
+from helios_jax.models.block import Block, Rope, Segments, TextCache, modulation_rows
 from helios_jax.models.embeddings import OutputTable, TextMLP, TimeMLP, sinusoids
 from helios_jax.models.layer_stack import BLOCK_INPUT, is_separate, layer_params, rematerialized
 from helios_jax.models.layers import PatchEmbedding, Projection
@@ -291,9 +291,9 @@ class HeliosTransformer(nn.Module):
         modulation = [jnp.broadcast_to(rows, (B, *rows.shape[1:])) for rows in modulation]
         modulation = jnp.stack(modulation, axis=1)
         first_qkv = None if history is None else history.first_qkv
-        sizes = dict(history=h, spare=spare)
+        segments = Segments(h, spare)
         run = self._run_separate_blocks if is_separate(self.blocks) else self._run_blocks
-        x, hooked = run(x, modulation, rope, text, first_qkv, hooks, **sizes)
+        x, hooked = run(x, modulation, rope, text, first_qkv, hooks, segments)
 
         table = self.norm_out()[None] + time.temb.astype(jnp.float32)[:, None]
         shift, scale = (jnp.broadcast_to(table[:, None, row], (B, 2, cfg.width)) for row in (0, 1))
@@ -312,7 +312,7 @@ class HeliosTransformer(nn.Module):
         settings = dict(rope_dim=cfg.rope_dim, theta=cfg.rope_theta, pool=pool)
         return Rope(*rope_table(frames, rows, columns, **settings))
 
-    def _run_blocks(self, x, modulation, rope, text, first_qkv, hooks, *, history, spare):
+    def _run_blocks(self, x, modulation, rope, text, first_qkv, hooks, segments):
         """All blocks: their output for noisy tokens, and the noisy tokens after each hook.
 
         The first block is given the projections of its history; the last one spends nothing on
@@ -326,10 +326,14 @@ class HeliosTransformer(nn.Module):
                 x = checkpoint_name(x, BLOCK_INPUT)
                 own = layer_params(stack, layer)
                 cache = TextCache(own["key"], own["value"], text.bias)
-                static = dict(history=history, spare=spare, noisy_only=noisy_only)
                 arguments = (x, modulation, rope, cache)
-                params = {"params": own["params"]}
-                return block.apply(params, *arguments, history_qkv=history_qkv, **static)
+                own_segments = segments._replace(noisy_only=noisy_only)
+                return block.apply(
+                    {"params": own["params"]},
+                    *arguments,
+                    segments=own_segments,
+                    history_qkv=history_qkv,
+                )
 
             return rematerialized(run, self.config.remat)(x, layer)
 
@@ -342,13 +346,13 @@ class HeliosTransformer(nn.Module):
             def step(carry, layer):
                 x, hooked = carry
                 x = apply(x, layer)
-                noisy = x[:, history:]
+                noisy = x[:, segments.history :]
                 kept = [
                     jnp.where(layer == hook, noisy, tokens) for hook, tokens in zip(inner, hooked)
                 ]
                 return (x, kept), None
 
-            carry = x, [x[:, history:] for _ in inner]
+            carry = x, [x[:, segments.history :] for _ in inner]
             if self.config.unroll:
                 for layer in range(1, last):
                     carry, _ = step(carry, layer)
@@ -361,7 +365,7 @@ class HeliosTransformer(nn.Module):
         x = apply(x, last, noisy_only=True, history_qkv=None if last else first_qkv)
         return x, [*hooked, x] if last in hooks else hooked
 
-    def _run_separate_blocks(self, x, modulation, rope, text, first_qkv, hooks, *, history, spare):
+    def _run_separate_blocks(self, x, modulation, rope, text, first_qkv, hooks, segments):
         """As :meth:`_run_blocks`, of one array a layer: without a loop, and each block computes the
         next one's first norm.
         """
@@ -386,10 +390,8 @@ class HeliosTransformer(nn.Module):
                     modulation,
                     rope,
                     cache,
-                    history=history,
-                    spare=spare,
+                    segments=segments._replace(noisy_only=layer == last),
                     history_qkv=first_qkv if layer == 0 else None,
-                    noisy_only=layer == last,
                     normed=normed,
                     following=following,
                 )
@@ -397,7 +399,7 @@ class HeliosTransformer(nn.Module):
             result = rematerialized(run, self.config.remat)(x, normed)
             x, normed = result if layer < last else (result, None)
             if layer in hooks:
-                hooked.append(x if layer == last else x[:, history:])
+                hooked.append(x if layer == last else x[:, segments.history :])
         return x, hooked
 
     def _init_blocks(self, key: PRNGKeyArray) -> Params:
@@ -409,7 +411,7 @@ class HeliosTransformer(nn.Module):
 
         def every_part(block):
             key, value = block.embed_text(x)
-            return block(x, modulation, rope, TextCache(key, value, None), history=0)
+            return block(x, modulation, rope, TextCache(key, value, None), segments=Segments(0))
 
         block = Block(cfg, self.dtype, self.param_dtype, parent=None)
         # One after another: not every kernel has a batching rule.

@@ -17,8 +17,7 @@ from . import reference
 
 def norm_rope(
     qkv: Float[Array, "B N 3 K d"],
-    scale_q: Float[Array, "K*d"],
-    scale_k: Float[Array, "K*d"],
+    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
     rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
@@ -36,7 +35,7 @@ def norm_rope(
 
     Args:
       qkv: queries, keys and values, bfloat16, float16 or float32.
-      scale_q, scale_k: weights of the two norms.
+      scales: weights of the norms of queries and of keys.
       rope: cosines and sines of each token's angles, float32; cos² + sin² may be less than 1, as
         averaged rotations also shrink.
       key_gain: float32 factor of each head's keys in the first ``history`` tokens, or None.
@@ -53,7 +52,7 @@ def norm_rope(
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.
     """
-    arrays = (qkv, scale_q, scale_k, rope, key_gain)
+    arrays = (qkv, scales, rope, key_gain)
     static = dict(history=history, eps=eps, keys=qkv.shape[1] if keys is None else keys)
     return dispatch("norm_rope", IMPLEMENTATIONS, implementation, *arrays, **static)
 

@@ -29,8 +29,7 @@ all the while.
 
 def norm_rope(
     qkv: Float[Array, "B N 3 K d"],
-    scale_q: Float[Array, "K*d"],
-    scale_k: Float[Array, "K*d"],
+    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
     rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
@@ -106,8 +105,8 @@ def norm_rope(
             def _(i):
                 value[key_block, i] = qkv[block, i, 2]
 
-    scales = jnp.stack([scale_q, scale_k]).astype(jnp.float32)
-    scales = scales.reshape(2, K * pairs, 2).swapaxes(1, 2).reshape(2, 2, *shape)
+    weights = jnp.stack(scales).astype(jnp.float32)
+    weights = weights.reshape(2, K * pairs, 2).swapaxes(1, 2).reshape(2, 2, *shape)
     # A row for history keys and one of ones for the others, with a factor for each pair: registers
     # cannot spread a head's factor over its pairs.
     gain = jnp.ones((2, *shape), jnp.float32)
@@ -127,7 +126,7 @@ def norm_rope(
     )
     words = lax.bitcast_convert_type(qkv.reshape(B * blocks, run, 3, *shape, 2), jnp.uint32)
     cos, sin = (table.reshape(blocks, run, pairs) for table in rope)
-    results = kernel(words, scales, gain, cos, sin)
+    results = kernel(words, weights, gain, cos, sin)
     query, key, value = (
         lax.bitcast_convert_type(result, dtype).reshape(B, -1, K, d) for result in results
     )

@@ -8,8 +8,7 @@ from ..residual_norm.reference import rms_norm
 
 def norm_rope(
     qkv: Float[Array, "B N 3 K d"],
-    scale_q: Float[Array, "K*d"],
-    scale_k: Float[Array, "K*d"],
+    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
     rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
@@ -19,6 +18,7 @@ def norm_rope(
 ) -> tuple[Float[Array, "B N K d"], Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """Queries, keys and values of attention; see :func:`.api.norm_rope`."""
     query, key, value = (qkv[:, :, part] for part in range(3))
+    scale_q, scale_k = scales
     query = norm_rope_one(query, scale_q, rope, eps=eps)
     cos, sin = rope
     key = norm_rope_one(key[:, :keys], scale_k, (cos[:keys], sin[:keys]), eps=eps)

@@ -139,8 +139,7 @@ def launch(
 
 def norm_rope(
     qkv: Float[Array, "B N 3 K d"],
-    scale_q: Float[Array, "K*d"],
-    scale_k: Float[Array, "K*d"],
+    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
     rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
@@ -157,7 +156,7 @@ def norm_rope(
     queries = jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)
     part = jax.ShapeDtypeStruct((B, constants["KEYS"], K, d), qkv.dtype)
     query, key, value = jax_triton.triton_call(
-        *(qkv, scale_q, scale_k, *rope, gain),
+        *(qkv, *scales, *rope, gain),
         kernel=norm_rope_body,
         name="helios_norm_rope",
         out_shape=[queries, part, part],

@@ -68,7 +68,7 @@ def cases(tokens, dtype):
         "q, k norm + rotary": (
             norm_rope.norm_rope,
             plain_norm_rope,
-            (qkv, weight, weight, rope, gain),
+            (qkv, (weight, weight), rope, gain),
             segments | norm,
         ),
     }

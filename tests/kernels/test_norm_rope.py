@@ -37,8 +37,8 @@ def inputs(dtype, tokens=6, heads=4, channels=128, gain=True, batch=2):
     angles = normal(tokens, channels // 2)
     rope = (0.9 * jnp.cos(angles), 0.9 * jnp.sin(angles))
     key_gain = 2 + normal(heads) if gain else None
-    scales = [1 + 0.1 * normal(heads * channels) for _ in range(2)]
-    return normal(batch, tokens, 3, heads, channels).astype(dtype), *scales, rope, key_gain
+    scales = tuple(1 + 0.1 * normal(heads * channels) for _ in range(2))
+    return normal(batch, tokens, 3, heads, channels).astype(dtype), scales, rope, key_gain
 
 
 def assert_rounded_alike(ours, theirs):
@@ -61,10 +61,10 @@ def test_plain_version_is_the_formula():
     """
     arrays = inputs(jnp.float32)
     exact = jax.tree.map(lambda array: np.asarray(array, np.float64), arrays)
-    x, scale_q, scale_k, (cos, sin), gain = exact
+    x, scales, (cos, sin), gain = exact
     rotation = (cos + 1j * sin)[None, :, None]
     expected = []
-    for part, scale in enumerate((scale_q, scale_k)):
+    for part, scale in enumerate(scales):
         rms = np.sqrt(np.square(x[:, :, part]).mean((2, 3), keepdims=True) + EPS)
         normed = x[:, :, part] / rms * scale.reshape(4, 128)
         rotated = (normed[..., ::2] + 1j * normed[..., 1::2]) * rotation
@@ -80,8 +80,8 @@ def test_rotation_is_float32_between_two_roundings():
     """Queries and keys are rounded after their norm and after their rotation, which is exact in
     between.
     """
-    qkv, *scales, (cos, sin), _ = inputs(jnp.bfloat16)
-    ours = norm_rope(qkv, *scales, (cos, sin), history=0, eps=EPS)
+    qkv, scales, (cos, sin), _ = inputs(jnp.bfloat16)
+    ours = norm_rope(qkv, scales, (cos, sin), history=0, eps=EPS)
     rotation = (np.float64(cos) + 1j * np.float64(sin))[None, :, None]
     for part, scale in enumerate(scales):
         normed = rms_norm(qkv[:, :, part].reshape(2, 6, 512), scale, eps=EPS)
@@ -227,7 +227,7 @@ def test_compiles_for_an_h100(implementation):
     run = functools.partial(
         norm_rope, history=shape.history, eps=EPS, implementation=implementation
     )
-    program, (kernel,) = compile_and_assemble(run, qkv, scale, scale, (table, table), gain)
+    program, (kernel,) = compile_and_assemble(run, qkv, (scale, scale), (table, table), gain)
     assert kernel.spilled == 0
     assert kernel.registers <= 128
     assert kernel.shared_memory <= deviceless.SHARED_MEMORY

@@ -18,7 +18,7 @@ from helios_jax.checkpoint.params import blocks_in_host_memory
 from helios_jax.config import TransformerConfig
 from helios_jax.kernels.residual_norm import gated_residual, modulated_layer_norm
 from helios_jax.models import transformer
-from helios_jax.models.block import Block, TextCache
+from helios_jax.models.block import Block, Segments, TextCache
 from helios_jax.models.layer_stack import layer_params, separate_layers
 from helios_jax.models.rope import rope_table
 from helios_jax.models.transformer import HeliosTransformer
@@ -170,8 +170,8 @@ def test_last_block_returns_the_noisy_rows_of_the_whole(params):
 
     @functools.partial(quick_jit, static_argnums=1)
     def apply(layer, noisy_only):
-        static = dict(history=HISTORY_TOKENS, noisy_only=noisy_only)
-        return Block(CONFIG).apply(layer, x, modulation, rope, cache, **static)
+        segments = Segments(HISTORY_TOKENS, noisy_only=noisy_only)
+        return Block(CONFIG).apply(layer, x, modulation, rope, cache, segments=segments)
 
     error = deviation(apply(layer, True), apply(layer, False)[:, HISTORY_TOKENS:])
     print(error)
