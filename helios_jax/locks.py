@@ -124,13 +124,20 @@ def only_writer(
 def remove_partials(path: str | os.PathLike) -> list[Path]:
     """Remove the files and folders ``.NAME.partial-*`` that dead writers of a path have left.
 
-    Call it while the path's lock is held: what is there then has no writer.
+    The folder of a writer that died in :func:`replace_folder` comes back. Call this while the
+    path's lock is held: what is there then has no writer.
 
     Returns:
       What was removed.
     """
     path = Path(path)
     removed = []
+    for replaced in sorted(path.parent.glob(f".{glob.escape(path.name)}.replaced-*")):
+        if path.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            removed.append(replaced)
+        else:
+            replaced.rename(path)
     for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.partial-*")):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
@@ -138,6 +145,19 @@ def remove_partials(path: str | os.PathLike) -> list[Path]:
             left.unlink(missing_ok=True)
         removed.append(left)
     return removed
+
+
+def replace_folder(path: Path, new: Path) -> None:
+    """Put a folder in the place of another, or where there was none.
+
+    Killed between the two renames, it leaves the old one as ``.NAME.replaced-*``, which
+    :func:`remove_partials` puts back.
+    """
+    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    if path.exists():
+        path.rename(replaced)
+    new.rename(path)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _take(file: Path, name: str, must: bool) -> int | None:

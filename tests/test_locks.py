@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from helios_jax import locks
-from helios_jax.locks import LockedError, lock, remove_partials
+from helios_jax.locks import LockedError, lock, remove_partials, replace_folder
 
 HOLD = """
 import sys, time
@@ -119,3 +119,18 @@ def test_partial_files_and_folders_of_a_path_are_removed(tmp_path):
     removed = remove_partials(tmp_path / "a[1]")
     assert [path.name for path in removed] == [".a[1].partial-7", ".a[1].partial-8"]
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
+    """Where the new one has its place already, the old one goes."""
+    old = tmp_path / ".a.replaced-7"
+    old.mkdir()
+    (old / "frame").touch()
+    remove_partials(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    (tmp_path / "new").mkdir()
+    replace_folder(tmp_path / "a", tmp_path / "new")
+    assert not any((tmp_path / "a").iterdir())
+    old.mkdir()
+    remove_partials(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

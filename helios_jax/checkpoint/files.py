@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.locks import only_writer
+from helios_jax.locks import only_writer, replace_folder
 from helios_jax.writers import writing
 
 DIGESTS = "digests.json"
@@ -130,7 +129,6 @@ def new_directory(
     with writing(path, CheckpointError):
         path.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(path, "the folder"):
-        _put_back(path)
         _check_free(path, overwrite, marker)
         with writing(path, CheckpointError):
             partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
@@ -138,11 +136,7 @@ def new_directory(
             partial.chmod(0o777 & ~_umask())
             yield partial
             os.sync()
-            replaced = partial.with_name(partial.name.replace(".partial-", ".replaced-"))
-            if path.exists():
-                path.rename(replaced)
-            partial.rename(path)
-            shutil.rmtree(replaced, ignore_errors=True)
+            replace_folder(path, partial)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             # Errors of other files, which are read, name them.
@@ -163,17 +157,6 @@ def _check_free(path: Path, overwrite: bool, marker: str) -> None:
             f"{path} has no {marker}, so it is something else: it is not replaced, "
             "choose another name"
         )
-
-
-def _put_back(path: Path) -> None:
-    """What a process has left that was killed while it replaced a directory: the old one comes back
-    where there is no new one.
-    """
-    for replaced in sorted(path.parent.glob(f".{glob.escape(path.name)}.replaced-*")):
-        if path.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            replaced.rename(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -76,7 +76,10 @@ GGUF_ADVICE = (
     "whose packed weights are not read: take the safetensors of the same model (bf16, fp16 or fp8)"
 )
 
-ADAPTER = r"\.(lora_(A|B|up|down)|lora_magnitude_vector|lokr_w[12]|hada_w[12]_[ab]|dora_scale)\b"
+ADAPTER = (
+    r"\.(lora_(A|B|up|down)|lora_magnitude_vector|lokr_w[12]|hada_w[12]_[ab]|dora_scale"
+    r"|diff(_[bm])?)\b"
+)
 """Tensors that only adapters have."""
 
 ADAPTER_ADVICE = "Those are LoRA weights: give the base as --source and this as --lora"

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
+from helios_jax.locks import replace_folder
 from helios_jax.media.ffmpeg import MediaError, find_ffmpeg
 from helios_jax.writers import writing
 
@@ -127,7 +128,8 @@ def staged(target: Path, overwrite: bool = False) -> Generator[Path]:
         yield partial
         if partial.is_dir() and target.is_dir():
             _check_folder(target, overwrite)  # it had time to change
-            target.rename(Path(folder, "old"))
+            replace_folder(target, partial)
+            return
         if partial.is_file():  # some libraries keep what they write from other users
             mask = os.umask(0)
             os.umask(mask)

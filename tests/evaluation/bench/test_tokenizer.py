@@ -63,7 +63,9 @@ def test_the_vocabulary_is_read_from_the_published_file(tmp_path):
         assert ClipTokenizer.from_file(tmp_path / name).encode("A cat") == [320, 2368]
 
 
-@pytest.mark.parametrize("content", [b"nothing", gzip.compress(b"header\na b\n")])
+@pytest.mark.parametrize(
+    "content", [b"nothing", gzip.compress(b"header\na b\n")], ids=["no gzip", "too short"]
+)
 def test_a_file_that_is_something_else_is_named(tmp_path, content):
     path = tmp_path / "vocab.txt.gz"
     path.write_bytes(content)
