@@ -158,7 +158,7 @@ def test_stopwatch_tells_the_stages_apart(guided):
         (dict(guidance_interval=(0.9, 0.2)), "guidance_interval=.* must be two noise levels"),
         (dict(shift=2.0), "shift must be 1.0 when use_dynamic_shifting is on"),
         (dict(solver="heun"), "solver='heun' must be one of 'unipc', 'euler'"),
-        (dict(flavour="sweet"), "unknown configuration field 'flavour'"),
+        (dict(flavour="sweet"), "there is no option flavour; known here: adapters,"),
         (dict(output="gif"), "output='gif' must be one of uint8, float32, latent"),
         (dict(noise=[], num_frames=34), "noise is given for 0 chunks, but the video has 2"),
     ],

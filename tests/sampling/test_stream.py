@@ -201,7 +201,7 @@ def test_drift_is_left_alone_unless_it_is_controlled(pipeline, plain, caplog):
     """
     rows = []
     record = lambda record: rows.extend(
-        chunk_rows(record.index, record.latents, record.frames, record.drift)
+        chunk_rows(record.index, record.latents, drift=record.drift)
     )
     quiet = DriftControl(mean_threshold=100.0, variance_threshold=0.0, when="both")
     assert changed(latents(pipeline, drift=quiet, on_chunk=record), plain) == [False] * 4
