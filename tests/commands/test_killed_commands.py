@@ -2,6 +2,7 @@
 nothing is left lying about, and the results are those of a run that nothing disturbed.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -79,11 +80,12 @@ def results(name: str, out: Path) -> dict[str, object]:
 def contents(out: Path) -> list[tuple[str, int]]:
     """Names and sizes of all that is there."""
     found = []
-    for path in out.rglob("*"):
-        try:
-            found.append((str(path), path.stat().st_size))
-        except OSError:  # it has just gone
-            continue
+    for folder, _, names in os.walk(out):  # which passes over folders that have just gone
+        found.append((folder, 0))
+        for name in names:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):  # it has just gone
+                found.append((path, os.stat(path).st_size))
     return sorted(found)
 
 

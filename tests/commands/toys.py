@@ -95,10 +95,12 @@ def commands(toys: Toys, out: Path) -> dict[str, list[str]]:
 
 
 def again(argv: list[str], out: Path) -> list[str]:
-    """The same command, or with --resume where a part of a live video is there."""
+    """The same command: with --resume where a part of a live video is there, with --overwrite where
+    a process was killed that had its checkpoint in its place already.
+    """
     if (out / "live.mp4.state").exists() and "--live" in argv:
         return [word for word in argv if not word.startswith("--prompt")] + ["--resume"]
-    return argv
+    return [*argv, "--overwrite"] if (out / "diffusers").exists() else argv
 
 
 def litter(folder: Path) -> list[str]:
