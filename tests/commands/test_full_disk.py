@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from helios_jax.media import load_latents
+from helios_jax.media.video_input import read_video
 from tests.killing import run_command, start
 
 from .toys import again, commands, litter, make_toys
@@ -49,12 +51,16 @@ def make_room(folder: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
 
 
+PROGRESS = re.compile(r"\w+: \d+ of |.* the text encoder takes ")
+"""Lines that say how far a command is, or what is cut off a prompt."""
+
+
 def run(argv: list[str], log: Path, file_kib: int = 0) -> tuple[int, list[str]]:
-    """Exit status, and the lines of standard error that do not say how far it is."""
+    """Exit status, and the lines of standard error but :data:`PROGRESS`."""
     process = start(run_command, argv, log, 1024 * file_kib)
     process.join()
     assert process.exitcode is not None
-    lines = [line for line in log.read_text().splitlines() if not re.match(r"\w+: \d+ of ", line)]
+    lines = [line for line in log.read_text().splitlines() if not PROGRESS.match(line)]
     return process.exitcode, lines
 
 
@@ -105,7 +111,7 @@ def test_a_video_is_made_in_full_where_only_the_disk_of_its_latents_is_full(toys
         assert len(lines) == 1, lines
         assert "a.safetensors cannot be written: No space left on device" in lines[0]
         assert f"written in full: {tmp_path / 'a.mp4'}" in lines[0]
-        assert read_video(tmp_path / "a.mp4", 64, 64, 24, "crop").description.count("132 frames")
+        assert read_video(tmp_path / "a.mp4", 64, 64, 24).num_frames == 132
         latents, _ = load_latents(small / "a.safetensors")
         assert 0 < latents.shape[1] < 36
         assert latents.shape[1] % 9 == 0
