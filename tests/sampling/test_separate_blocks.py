@@ -6,8 +6,7 @@ import pytest
 
 from helios_jax import HeliosPipeline, checkpoint
 from helios_jax.models.layer_stack import is_separate, separate_layers
-from helios_jax.sampling import loading
-from helios_jax.sampling import pipeline as pipelines
+from helios_jax.sampling import loading, model
 from helios_jax.types import tree_bytes
 from tests.toy_adapters import save_adapter
 
@@ -17,7 +16,7 @@ from .conftest import TOY
 @pytest.fixture
 def accelerator(monkeypatch):
     """The layout of an accelerator on a CPU."""
-    for module in (loading, pipelines):
+    for module in (loading, model):
         monkeypatch.setattr(module, "separates_blocks", lambda: True)
 
 
