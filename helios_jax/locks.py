@@ -102,6 +102,14 @@ def lock(
         os.close(descriptor)
 
 
+def remove_stale_lock(path: str | os.PathLike) -> None:
+    """Remove the lock of a process that was killed when its work on a path was done."""
+    path = Path(os.path.abspath(path))
+    if path.with_name(f".{path.name}.lock").exists():
+        with contextlib.suppress(HeliosError), lock(path):
+            pass
+
+
 @contextlib.contextmanager
 def only_writer(
     path: str | os.PathLike, what: str = "", *, beside: Sequence[str | os.PathLike] = ()

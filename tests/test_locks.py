@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from helios_jax import locks
-from helios_jax.locks import LockedError, lock, remove_partials, replace_folder
+from helios_jax.locks import LockedError, lock, remove_partials, remove_stale_lock, replace_folder
 
 HOLD = """
 import sys, time
@@ -134,3 +134,13 @@ def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
     old.mkdir()
     remove_partials(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_lock_that_a_process_left_after_its_work_is_removed(tmp_path):
+    """One that is held stays."""
+    (tmp_path / ".a.lock").touch()
+    remove_stale_lock(tmp_path / "a")
+    assert not any(tmp_path.iterdir())
+    with lock(tmp_path / "a"):
+        remove_stale_lock(tmp_path / "a")
+        assert (tmp_path / ".a.lock").exists()

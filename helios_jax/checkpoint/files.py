@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios_jax.checkpoint.errors import CheckpointError
-from helios_jax.locks import only_writer, replace_folder
+from helios_jax.locks import only_writer, remove_stale_lock, replace_folder
 from helios_jax.writers import writing
 
 DIGESTS = "digests.json"
@@ -125,6 +125,7 @@ def new_directory(
       LockedError: if another process is making it.
     """
     path = Path(path).absolute()
+    remove_stale_lock(path)
     _check_free(path, overwrite, marker)
     with writing(path, CheckpointError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from helios_jax.data.records import Record
 from helios_jax.data.shards import SKIPPED, has_shard, index_files, open_shard, read_skipped
 from helios_jax.data.tables import ListedClip
 from helios_jax.fields import Checked, Count, Natural
+from helios_jax.locks import remove_stale_lock
 from helios_jax.models.tokenizer import clean_prompt
 from helios_jax.models.vae import encode_clip
 from helios_jax.progress import Progress
@@ -236,6 +237,7 @@ def write_records(
             progress.say(f"{len(kept)} of {len(own)} shards are finished and kept")
         for name, part in own.items():
             if name in kept:
+                remove_stale_lock(folder / name)
                 continue
             if has_shard(folder, name):  # another process has made it meanwhile
                 progress.update(len(part))
