@@ -39,8 +39,9 @@ class TransformerConfig(Checked):
 
     Attributes:
       remat: what the backward pass computes again. None: nothing; "blocks": everything but the
-        inputs of the blocks; "products": everything but these and the products with weights;
-        "offload": as "blocks", with the inputs in host memory.
+        inputs of the blocks; "attention": everything but these and what self-attention gives (4.2
+        GiB of the 14B model a clip); "products": everything but these and what attention and the
+        products with weights give (43 GiB); "offload": as "blocks", with the inputs in host memory.
       unroll: compile the blocks one by one instead of a loop over them. It takes longer to compile,
         and spares a small model on a CPU the copies at the loop's border.
       kernels: implementation of the fused operations; None or "auto" takes the best that serves and
@@ -67,7 +68,7 @@ class TransformerConfig(Checked):
     zero_history_timestep: bool = True
     is_amplify_history: bool = False
     history_scale_mode: Literal["per_head", "scalar"] = "per_head"
-    remat: Literal["blocks", "products", "offload"] | None = None
+    remat: Literal["blocks", "attention", "products", "offload"] | None = None
     unroll: bool = False
     kernels: Literal["triton", "pallas", "xla", "auto"] | None = None
     attention: str | None = None

@@ -41,7 +41,7 @@ def recipe(variant: str = "published") -> TrainConfig:
     return TrainConfig(
         objective="flow",
         model=HeliosConfig(
-            transformer=TransformerConfig(remat="blocks"),
+            transformer=TransformerConfig(remat="attention"),
             scheduler=SchedulerConfig(stages=1, stage_range=(0.0, 1.0)),
             sample=SampleConfig(num_frames=99, steps=(50,), guidance_scale=5.0),
         ),

@@ -30,7 +30,7 @@ def recipe() -> TrainConfig:
     return TrainConfig(
         objective="ode",
         model=HeliosConfig(
-            transformer=TransformerConfig(remat="blocks"),
+            transformer=TransformerConfig(remat="attention"),
             scheduler=SchedulerConfig(
                 solver="dmd", time_shift_type="linear", shift_tokens="own_stage"
             ),

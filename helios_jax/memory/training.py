@@ -122,6 +122,9 @@ def estimate_step(config: TrainConfig) -> MemoryPlan:
         host["activations that wait there"] = block_inputs
     else:
         working += block_inputs
+    # Beside the inputs: what both attentions and seven projections give, one of them F wide.
+    columns = {"attention": width, "products": 9 * width + transformer.ffn_dim}
+    working += block_inputs * columns.get(transformer.remat or "", 0) // width
     return MemoryPlan(
         resident,
         {"training step": working},

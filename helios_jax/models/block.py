@@ -22,6 +22,7 @@ from helios_jax.kernels.residual_norm import (
     modulated_layer_norm,
     rms_norm,
 )
+from helios_jax.models.layer_stack import TEXT_ATTENTION_OUTPUT
 from helios_jax.models.layers import Projection
 from helios_jax.types import Array, DTypeLike, Float
 
@@ -155,8 +156,8 @@ class CrossAttention(nn.Module):
         query = self._norm(self.q(x), self.norm_q())
         key = cast(Array, text.key)
         value = cast(Array, text.value)
-        implementation = self.config.attention
-        return self.out(attention(query, key, value, text.bias, implementation=implementation))
+        kind = dict(name=TEXT_ATTENTION_OUTPUT, implementation=self.config.attention)
+        return self.out(attention(query, key, value, text.bias, **kind))
 
     def _norm(self, x, scale):
         """RMS norm over all heads at once."""

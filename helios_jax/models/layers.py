@@ -5,8 +5,10 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from helios_jax.kernels.matmul import matmul
+from helios_jax.models.layer_stack import PRODUCT
 from helios_jax.models.lora import adapter_product
 from helios_jax.models.quantization import quantized_matmul
 from helios_jax.types import Array, DTypeLike, Float
@@ -50,16 +52,18 @@ class Projection(nn.Module):
             ).astype(self.dtype)
             if bias is not None:
                 y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+            y = y.reshape(*x.shape[: x.ndim - self.inputs], -1)
         else:
             y = self._flat_product(x.astype(self.dtype), kernel, bias)
-        return _adapt(self, y, x, self.inputs)
+        y = checkpoint_name(_adapt(self, y, x, self.inputs), PRODUCT)
+        return y.reshape(*y.shape[:-1], *self.features)
 
     def _flat_product(
         self,
         x: Float[Array, "*batch_and_inputs"],
         kernel: Float[Array, "*inputs_and_features"],
         bias: Float[Array, "*features"] | None,
-    ) -> Float[Array, "*batch_and_features"]:
+    ) -> Float[Array, "*batch outputs"]:
         """``x · kernel + bias`` as a product of matrices.
 
         Only the bias of a flat result joins the product's epilogue on a GPU; of several axes it
@@ -71,7 +75,7 @@ class Projection(nn.Module):
         y = matmul(x.reshape(*batch, size), kernel.reshape(size, -1), 1)
         if bias is not None:
             y = y + bias.reshape((1,) * len(batch) + (-1,))
-        return y.reshape(*batch, *self.features)
+        return y
 
 
 class PatchEmbedding(nn.Module):
@@ -102,8 +106,11 @@ class PatchEmbedding(nn.Module):
 
 
 def _adapt(
-    module: Projection | PatchEmbedding, y: Float[Array, "..."], x: Float[Array, "..."], inputs: int
-) -> Float[Array, "..."]:
+    module: Projection | PatchEmbedding,
+    y: Float[Array, "*batch outputs"],
+    x: Float[Array, "*batch_and_inputs"],
+    inputs: int,
+) -> Float[Array, "*batch outputs"]:
     """``y`` with the product of the module's adapter, if it has one."""
     if not module.has_variable("params", "lora_a"):
         return y

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.ad_checkpoint import checkpoint_name
 
+from helios_jax.models.layer_stack import PRODUCT
 from helios_jax.types import Array, DTypeLike, Float, Params, PRNGKeyArray
 
 
@@ -154,17 +156,24 @@ def adapter_product(
     b: Float[Array, "..."],
     inputs: int,
     dtype: DTypeLike,
-) -> Float[Array, "..."]:
-    """``(x · A) · B`` in ``dtype``; the last axes are the outputs of ``b``."""
-    axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
-    inner = jnp.tensordot(x.astype(dtype), a.astype(dtype), axes)
+) -> Float[Array, "*rows outputs"]:
+    """``(x · A) · B`` in ``dtype``, all outputs in one axis.
+
+    Of several parts one product gives all, in the layout of the kernel's own, to which it is added
+    as it is computed: B has a block for each part and zeros beside them. A product a part would be
+    transposed first, at 22080 tokens of the 14B model in twice the time of the zeros.
+    """
+    size = math.prod(a.shape[:inputs])
+    rows = x.shape[: x.ndim - inputs]
+    left = a.astype(dtype).reshape(size, -1)
+    inner = jnp.tensordot(x.astype(dtype).reshape(*rows, size), left, 1)
+    inner = checkpoint_name(inner, PRODUCT)
     right = b.astype(dtype)
-    has_parts = a.ndim == inputs + 2
-    if not has_parts:
-        return jnp.tensordot(inner, right, 1)
-    flat = right.reshape(*right.shape[:2], math.prod(right.shape[2:]))
-    product = jnp.einsum("...pr,pro->...po", inner, flat)
-    return product.reshape(*product.shape[:-1], *right.shape[2:])
+    if a.ndim == inputs + 2:
+        parts, rank = a.shape[inputs:]
+        own = jnp.eye(parts, dtype=dtype)[:, None, :, None]
+        right = right.reshape(parts, rank, 1, -1) * own
+    return jnp.tensordot(inner, right.reshape(inner.shape[-1], -1), 1)
 
 
 def _kind(module: str) -> Adaptable:

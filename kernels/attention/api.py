@@ -3,11 +3,17 @@
 import importlib
 
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from ..dispatch import Implementation, Target, check_name, dispatch, target
 from ..gradient import with_plain_gradient
-from . import by_head, cudnn, reference
+from . import by_head, cudnn, reference, xla
+
+ATTENTION_OUTPUT = "attention output"
+"""Name of the attended values and softmax sums, for a ``jax.checkpoint`` policy that keeps them, so
+that the backward pass does not attend again.
+"""
 
 MAX_PLAIN_LOGITS = 2**24
 """Bytes of the logits of all heads up to which the plain version is the faster one on a CPU of two
@@ -21,6 +27,7 @@ def attention(
     value: Float[Array, "B S K d"],
     bias: Float[Array, "B S"] | None = None,
     *,
+    name: str = ATTENTION_OUTPUT,
     implementation: str | None = None,
 ) -> Float[Array, "B N K d"]:
     """softmax(q kᵀ / √d + bias) v.
@@ -32,6 +39,8 @@ def attention(
       key, value: of the tokens attended to, in the queries' dtype.
       bias: float32, added to each key's logits; a large negative number masks the key. "cudnn"
         rounds it to the queries' dtype, which :func:`padding_bias` allows for.
+      name: of what the backward pass needs of the forward one, static. Where a policy keeps what
+        has it, "cudnn" without a bias, "by_head" and "xla" do not attend again.
       implementation: a key of :data:`IMPLEMENTATIONS`; None for the first of them that serves these
         arguments on this device. "by_head", for CPUs, multiplies in float32 and holds the logits of
         one head where those of all would be large; "xla" holds those of all heads, the others none.
@@ -43,7 +52,8 @@ def attention(
     Raises:
       UnsupportedError: if the named implementation cannot serve, with the reason.
     """
-    return dispatch("attention", IMPLEMENTATIONS, implementation, query, key, value, bias)
+    arrays = (query, key, value, bias)
+    return dispatch("attention", IMPLEMENTATIONS, implementation, *arrays, name=name)
 
 
 def check_implementation(name: str | None) -> None:
@@ -51,38 +61,46 @@ def check_implementation(name: str | None) -> None:
     check_name("attention", IMPLEMENTATIONS, name)
 
 
-def _cudnn(query, key, value, bias):
+def _cudnn(query, key, value, bias, *, name=""):
+    if bias is None:
+        return cudnn.attention(query, key, value, name=name)
     # The backward pass of cuDNN's biased attention would give a gradient of one bias for each query
     # and key, and takes even sizes only.
-    run = cudnn.attention if bias is None else _biased_cudnn
-    return run(query, key, value, bias)
+    return _biased_cudnn(query, key, value, bias)
 
 
 _biased_cudnn = with_plain_gradient(cudnn.attention, reference.attention)
 
 
-def _pallas(*arrays, **static):
+def _pallas(*arrays, name=""):
+    return checkpoint_name(_pallas_kernel(*arrays), name)
+
+
+def _import_pallas(query, key, value, bias):
     """The kernel of this folder, imported when it is run: a CPU needs no Pallas."""
-    return importlib.import_module(".pallas", __package__).attention(*arrays, **static)
+    kernel = importlib.import_module(".pallas", __package__).attention
+    return kernel(query, key, value, bias)
 
 
-def _by_head(query, key, value, bias):
+def _by_head(query, key, value, bias, *, name=""):
     # Small logits fit into the caches for all heads together, and fewer operations are started.
     B, N, K, _ = query.shape
-    logits = 4 * B * K * N * key.shape[1]
-    run = by_head.attention if logits > MAX_PLAIN_LOGITS else reference.attention
-    return run(query, key, value, bias)
+    if 4 * B * K * N * key.shape[1] <= MAX_PLAIN_LOGITS:
+        return reference.attention(query, key, value, bias)
+    return by_head.attention(query, key, value, bias, name=name)
 
 
-def _without_logits(query, key, value, bias, **_):
+def _without_logits(query, key, value, bias):
     """What the Pallas kernel is differentiated as: cuDNN's attention where it serves."""
-    serves = _refuses_cudnn(target(), query, key, value) is None
-    return (_cudnn if serves else reference.attention)(query, key, value, bias)
+    if _refuses_cudnn(target(), query, key, value) is None:
+        return _cudnn(query, key, value, bias)
+    return reference.attention(query, key, value, bias)
 
 
-def _refuses_cudnn(
-    target: Target, query: Array, key: Array, value: Array, bias: Array | None = None
-) -> str | None:
+_pallas_kernel = with_plain_gradient(_import_pallas, _without_logits)
+
+
+def _refuses_cudnn(target: Target, query: Array, key: Array, value: Array, *_, **__) -> str | None:
     channels = query.shape[-1]
     if target.platform != "cuda":
         return f"it needs an NVIDIA GPU, not {target.platform}"
@@ -91,9 +109,7 @@ def _refuses_cudnn(
     return _refuses_dtype(query, key, value)
 
 
-def _refuses_pallas(
-    target: Target, query: Array, key: Array, value: Array, bias: Array | None = None
-) -> str | None:
+def _refuses_pallas(target: Target, query: Array, key: Array, value: Array, *_, **__) -> str | None:
     channels = query.shape[-1]
     if not target.has_wgmma:
         return f"it needs a GPU of compute capability 9.0 (Hopper), not {target.kind}"
@@ -102,7 +118,7 @@ def _refuses_pallas(
     return _refuses_dtype(query, key, value)
 
 
-def _refuses_by_head(target: Target, *_: Array | None) -> str | None:
+def _refuses_by_head(target: Target, *_, **__) -> str | None:
     return None if target.platform == "cpu" else f"it needs a CPU, not {target.platform}"
 
 
@@ -118,7 +134,7 @@ def _refuses_dtype(*arrays: Array) -> str | None:
 # they come first, with a bias too, which costs them a few MiB read through the cache.
 IMPLEMENTATIONS = {
     "cudnn": Implementation(_cudnn, _refuses_cudnn),
-    "pallas": Implementation(with_plain_gradient(_pallas, _without_logits), _refuses_pallas),
+    "pallas": Implementation(_pallas, _refuses_pallas),
     "by_head": Implementation(_by_head, _refuses_by_head),
-    "xla": Implementation(reference.attention, lambda *_: None),
+    "xla": Implementation(xla.attention, lambda *_, **__: None),
 }

@@ -2,6 +2,8 @@
 in memory that the next head uses again.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -9,43 +11,42 @@ from jaxtyping import Array, Float
 
 from ..matmul import dot
 
-ATTENTION_OUTPUT = "attention output"
-"""Name of the attended values and softmax sums, for a ``jax.checkpoint`` policy that keeps them, so
-that the backward pass does not attend again.
-"""
-
 
 def attention(
     query: Float[Array, "B N K d"],
     key: Float[Array, "B S K d"],
     value: Float[Array, "B S K d"],
     bias: Float[Array, "B S"] | None = None,
+    *,
+    name: str = "",
 ) -> Float[Array, "B N K d"]:
     """softmax(q kᵀ / √d + bias) v in float32, products by :func:`..matmul.dot`; ``bias`` is
     float32, one number a key.
 
     The forward pass keeps the logarithms of the softmax sums, from which the backward pass computes
-    the weights again.
+    the weights again. Under ``name`` a ``jax.checkpoint`` policy finds them and the attended
+    values.
     """
     B, N, K, d = query.shape
     heads = [x.swapaxes(1, 2).reshape(B * K, -1, d) for x in (query, key, value)]
     if bias is not None:
         bias = jnp.repeat(bias, K, axis=0)
-    attended = jax.lax.map(lambda arrays: _head(*arrays), (*heads, bias))
+    attended = jax.lax.map(lambda arrays: _head(name, *arrays), (*heads, bias))
     return attended.reshape(B, K, N, d).swapaxes(1, 2)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _head(
+    name: str,
     query: Float[Array, "N d"],
     key: Float[Array, "S d"],
     value: Float[Array, "S d"],
     bias: Float[Array, "S"] | None,
 ) -> Float[Array, "N d"]:
-    return _forward(query, key, value, bias)[0]
+    return _forward(name, query, key, value, bias)[0]
 
 
-def _forward(query, key, value, bias):
+def _forward(name, query, key, value, bias):
     q, k, v = _scaled(query, key, value)
     logits = dot(q, k, 1, 1)
     if bias is not None:
@@ -53,12 +54,12 @@ def _forward(query, key, value, bias):
     largest = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - largest)
     total = weights.sum(-1, keepdims=True)
-    attended = checkpoint_name(dot(weights, v, 1, 0) / total, ATTENTION_OUTPUT)
-    log_total = checkpoint_name((largest + jnp.log(total))[:, 0], ATTENTION_OUTPUT)
+    attended = checkpoint_name(dot(weights, v, 1, 0) / total, name)
+    log_total = checkpoint_name((largest + jnp.log(total))[:, 0], name)
     return attended.astype(value.dtype), (query, key, value, bias, attended, log_total)
 
 
-def _backward(residuals, cotangent):
+def _backward(name, residuals, cotangent):
     query, key, value, bias, attended, log_total = residuals
     q, k, v = _scaled(query, key, value)
     g = cotangent.astype(jnp.float32)

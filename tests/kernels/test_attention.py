@@ -13,11 +13,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from helios_jax.kernels.attention import (
     ATTENTION_OUTPUT,
     MASK_VALUE,
+    api,
     attention,
     by_head,
     padding_bias,
     pallas,
     reference,
+    xla,
 )
 from helios_jax.kernels.attention.api import IMPLEMENTATIONS
 from helios_jax.kernels.attention.shapes import SHAPES
@@ -143,7 +145,8 @@ def plain(query, key, value, bias):
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-5), (jnp.bfloat16, 2**-7)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_by_head_is_exact(sizes, dtype, tolerance, biased):
+@pytest.mark.parametrize("attend", [by_head.attention, xla.attention])
+def test_gradient_from_softmax_sums_is_exact(sizes, dtype, tolerance, biased, attend):
     """Values and gradients are those of float64, rounded once to the arrays' dtype; logits of
     hundreds do not overflow.
     """
@@ -151,7 +154,7 @@ def test_by_head_is_exact(sizes, dtype, tolerance, biased):
     arrays = (40 * query, key, value)
     cotangent = normal(4, *query.shape, dtype=dtype)
     bias = 3 * normal(3, *key.shape[:2]).at[0, 1:3].set(MASK_VALUE) if biased else None
-    value, pullback = jax.vjp(by_head.attention, *arrays, bias)
+    value, pullback = jax.vjp(attend, *arrays, bias)
     ours = [value, *jax.tree.leaves(pullback(cotangent))]
     assert [x.dtype for x in ours] == [dtype] * 4 + [jnp.float32] * biased
     zero_bias = jnp.zeros(key.shape[:2])
@@ -169,14 +172,34 @@ def test_by_head_is_exact(sizes, dtype, tolerance, biased):
         )
 
 
-def test_by_head_does_not_attend_again():
-    """Where a checkpoint's policy keeps the attended values, the backward pass exponentiates once,
-    for the weights.
-    """
+def gradient_with_kept_attention(implementation):
+    """The gradient of attention of which a checkpoint's policy keeps what has its name."""
+
+    def attend(*arrays):
+        return attention(*arrays, implementation=implementation)
+
     policy = jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT)
-    run = jax.checkpoint(by_head.attention, policy=policy)
-    program = jax.jit(jax.grad(lambda arrays: run(*arrays).sum())).lower(inputs(jnp.float32))
+    run = jax.checkpoint(attend, policy=policy)
+    return jax.grad(lambda arrays: run(*arrays).astype(jnp.float32).sum())
+
+
+@pytest.mark.parametrize("implementation", ["by_head", "xla"])
+def test_kept_attention_is_not_computed_again(implementation, monkeypatch):
+    """The backward pass exponentiates once, for the weights."""
+    monkeypatch.setattr(api, "MAX_PLAIN_LOGITS", 0)
+    program = jax.jit(gradient_with_kept_attention(implementation)).lower(inputs(jnp.float32))
     assert program.as_text().count("stablehlo.exponential") == 2  # once more in the forward pass
+
+
+@needs_compiler
+def test_kept_attention_of_cudnn_runs_once():
+    """One forward and one backward kernel, and the gradient of a sum of attended values that
+    nothing else needs has no third.
+    """
+    arrays = inputs(jnp.bfloat16, queries=256, keys=256)
+    text = deviceless.compile_for(gradient_with_kept_attention("cudnn"), arrays).as_text()
+    assert len(re.findall(r'custom_call_target="__cudnn\$fmhaSoftmax"', text)) == 1
+    assert len(re.findall(r'custom_call_target="__cudnn\$fmhaSoftmaxBackward"', text)) == 1
 
 
 # --- the Mosaic kernel

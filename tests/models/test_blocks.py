@@ -41,10 +41,25 @@ def test_rematerialization_changes_neither_value_nor_gradient():
         return jax.jit(jax.value_and_grad(loss))(variables)
 
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    results = [loss_and_gradient(remat) for remat in (None, "blocks", "products")]
+    results = [loss_and_gradient(remat) for remat in (None, "blocks", "attention", "products")]
     for other in results[1:]:
         jax.tree.map(close, results[0], other)
     assert np.any(results[0][1]["params"]["blocks"]["attn1"]["qkv"]["kernel"])
+
+
+def test_kept_products_are_not_computed_again():
+    """With remat="products" a step multiplies by weights as often as without remat."""
+    counts = {}
+    for remat in (None, "products", "blocks"):
+        model, variables, inputs = make(remat=remat)
+
+        def loss(variables, model=model, inputs=inputs):
+            return jnp.square(model.apply(variables, *inputs)).mean()
+
+        lines = jax.jit(jax.grad(loss)).lower(variables).as_text().splitlines()
+        products = [line for line in lines if "stablehlo.dot_general" in line]
+        counts[remat] = sum("batching_dims" not in line for line in products)
+    assert counts["products"] == counts[None] < counts["blocks"]
 
 
 def test_compile_time_does_not_grow_with_depth():
