@@ -64,8 +64,8 @@ def rows() -> dict[str, tuple[Programs, str]]:
     """For each row, what makes its programs, and the name of the one that is meant."""
     read = runpy.run_path(str(ROOT / "configs/helios_distilled.py"))["get_config"]
     config = from_dict(HeliosConfig, read())
-    read = runpy.run_path(str(ROOT / "configs/train/stage1_init.py"))["get_config"]
-    stage_1 = from_dict(TrainConfig, read())
+    stage_1 = recipe("stage1_init")
+    stage_3 = recipe("stage3_post")
 
     rounded = dataclasses.replace(config.transformer, round_activations=True)
 
@@ -99,7 +99,34 @@ def rows() -> dict[str, tuple[Programs, str]]:
             functools.partial(step_programs, stage_1),
             "training step",
         ),
+        "training step, stage 1, LoRA 128, two clips in turn, products kept": (
+            functools.partial(step_programs, in_turn(stage_1)),
+            "training step",
+        ),
+        "training step, stage 3, distribution matching, one clip, blocks in host memory": (
+            functools.partial(step_programs, stage_3),
+            "training step",
+        ),
+        "training step, stage 3, distribution matching, one clip, blocks on the GPU": (
+            functools.partial(step_programs, dataclasses.replace(stage_3, offload=False)),
+            "training step",
+        ),
     }
+
+
+def in_turn(config: TrainConfig) -> TrainConfig:
+    """A run whose clips pass one after another, so that nothing but elementwise operations is
+    computed again: 140 GB hold that.
+    """
+    transformer = dataclasses.replace(config.model.transformer, remat="products")
+    model = dataclasses.replace(config.model, transformer=transformer)
+    return dataclasses.replace(config, model=model, accumulate=config.data.batch_size)
+
+
+def recipe(name: str) -> TrainConfig:
+    """A recipe of ``configs/train``."""
+    read = runpy.run_path(str(ROOT / f"configs/train/{name}.py"))["get_config"]
+    return from_dict(TrainConfig, read())
 
 
 def forward_program(config: HeliosConfig, stage: int) -> dict[str, Program]:

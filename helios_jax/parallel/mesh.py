@@ -5,8 +5,10 @@ averages) over ``fsdp``; XLA gathers a layer's weights where they are used and s
 gradients.
 """
 
+import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,10 +18,14 @@ from jax.sharding import PartitionSpec as P
 
 from helios_jax.checkpoint.params import HOST_MEMORY
 from helios_jax.config import ConfigError
+from helios_jax.kernels.batch import batch_over
 from helios_jax.types import tree_bytes
 
 DATA = "data"
 FSDP = "fsdp"
+
+BATCH = (DATA, FSDP)
+"""The axes that batches are spread over."""
 
 RULES = (
     (r"(.*/)?blocks/.*/(kernel|lora_a)", 1),
@@ -53,7 +59,18 @@ def make_mesh(data: int = 0, fsdp: int = 1) -> Mesh:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Samples over all devices."""
-    return NamedSharding(mesh, P((DATA, FSDP)))
+    return NamedSharding(mesh, P(BATCH))
+
+
+def over_batch(mesh: Mesh, f: Callable[..., Any]) -> Callable[..., Any]:
+    """``f``, in which each device runs the kernels on its own samples."""
+
+    @functools.wraps(f)
+    def run(*args):
+        with batch_over(mesh, BATCH):
+            return f(*args)
+
+    return run
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:

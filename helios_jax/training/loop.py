@@ -16,7 +16,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from helios_jax.config import to_dict
 from helios_jax.data.loading import Batch, Batches
-from helios_jax.parallel.mesh import describe, make_mesh, place_batch, tree_shardings
+from helios_jax.parallel.mesh import (
+    describe,
+    make_mesh,
+    over_batch,
+    place_batch,
+    tree_shardings,
+)
 from helios_jax.progress import Progress
 from helios_jax.training.abstract import abstract_run
 from helios_jax.training.checkpoints import Checkpoints
@@ -117,7 +123,6 @@ def train(
       DivergedError: if it cannot go on.
     """
     mesh = make_mesh(config.data_parallel, config.fsdp)
-    config = _with_kernels_for(mesh, config)
     objective = find_objective(config)
     check_model(config)
     abstract_run(config)  # raises where what is to train is not there
@@ -244,17 +249,6 @@ def _is_due(every: int, done: int) -> bool:
     return every > 0 and done % every == 0
 
 
-def _with_kernels_for(mesh: jax.sharding.Mesh, config: TrainConfig) -> TrainConfig:
-    """The configuration with kernels that run on the mesh."""
-    if mesh.size == 1:
-        return config
-    # Triton and Mosaic kernels are programs of one device.
-    transformer = dataclasses.replace(config.model.transformer, kernels="xla")
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, transformer=transformer)
-    )
-
-
 def _everywhere(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
@@ -262,7 +256,7 @@ def _everywhere(mesh: jax.sharding.Mesh) -> NamedSharding:
 def _compile(run: Run, state: TrainState) -> Step:
     """The jitted step, which donates its state."""
     return jax.jit(
-        run.objective.make_step(run.config),
+        over_batch(run.mesh, run.objective.make_step(run.config)),
         donate_argnums=0,
         out_shardings=(tree_shardings(state, run.mesh), _everywhere(run.mesh)),
     )
@@ -272,7 +266,7 @@ def _validation(
     config: TrainConfig, objective: Objective, mesh: jax.sharding.Mesh, batches: list[Batch]
 ) -> Evaluation:
     """The loss on validation batches."""
-    validate = objective.make_validation(config, _everywhere(mesh))
+    validate = over_batch(mesh, objective.make_validation(config, _everywhere(mesh)))
     placed = [place_batch(batch, mesh) for batch in batches]
 
     def measure(run: Run, state: TrainState, done: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from ..batch import on_each_device
 from ..dispatch import Implementation, Target, check_name, dispatch, target
 from ..gradient import with_plain_gradient
 from . import by_head, cudnn, reference, xla
@@ -79,7 +80,13 @@ def _pallas(*arrays, name=""):
 def _import_pallas(query, key, value, bias):
     """The kernel of this folder, imported when it is run: a CPU needs no Pallas."""
     kernel = importlib.import_module(".pallas", __package__).attention
-    return kernel(query, key, value, bias)
+    if bias is not None:
+        bias = bias[:, None]
+
+    def attend(query, key, value, bias):
+        return kernel(query, key, value, None if bias is None else bias[:, 0])
+
+    return on_each_device(attend, query, key, value, bias)
 
 
 def _by_head(query, key, value, bias, *, name=""):

@@ -2,6 +2,7 @@
 implementation serves best.
 """
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..batch import on_each_device
 from ..dispatch import Implementation, Target, dispatch
 from ..gradient import with_plain_gradient
 from . import reference
@@ -61,7 +63,8 @@ def _kernel(module: str) -> Callable[..., Any]:
     """A kernel of this folder, imported when it is run: a CPU needs neither Triton nor Pallas."""
 
     def run(*arrays, **static):
-        return importlib.import_module(f".{module}", __package__).norm_rope(*arrays, **static)
+        kernel = importlib.import_module(f".{module}", __package__).norm_rope
+        return on_each_device(functools.partial(kernel, **static), *arrays)
 
     return with_plain_gradient(run, reference.norm_rope)
 

@@ -1,11 +1,11 @@
 """The five operations, each by whichever implementation serves best.
 
 Every one of them is a case of the fused kernel, ``residual_norm`` of :mod:`.triton` and
-:mod:`.pallas`, and has its own plain version in :mod:`.reference`, which also gives the gradient.
+:mod:`.pallas` with its gradient of :mod:`.gradient`, and has its own plain version in
+:mod:`.reference`.
 """
 
 import functools
-import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..dispatch import Implementation, Target, dispatch
-from ..gradient import with_plain_gradient
 from . import reference
 from .fusion import Fusion
+from .gradient import differentiable
 
 DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
 
@@ -174,13 +174,13 @@ def _check(x: jax.Array, y: jax.Array, history: int) -> None:
 
 def _layer_norm(kernel, x, scale, bias, *, eps):
     weights = (None, _shared(scale), _shared(bias))
-    _, normed = kernel(_one_sequence(x), None, *weights, Fusion(norm="layer", eps=eps))
+    _, normed = kernel(_sequences(x), None, *weights, Fusion(norm="layer", eps=eps))
     return normed.reshape(x.shape)
 
 
 def _rms_norm(kernel, x, scale, *, eps):
     weights = (None, _shared(scale), None)
-    _, normed = kernel(_one_sequence(x), None, *weights, Fusion(norm="rms", eps=eps))
+    _, normed = kernel(_sequences(x), None, *weights, Fusion(norm="rms", eps=eps))
     return normed.reshape(x.shape)
 
 
@@ -201,9 +201,9 @@ def _gated_residual_norm(kernel, x, y, gate, affine, *, history, eps, norm_histo
     return kernel(x, y, gate, *affine, fusion)
 
 
-def _one_sequence(x: jax.Array) -> jax.Array:
-    """All tokens as one sequence [1, N, D]."""
-    return x.reshape(1, -1, x.shape[-1])
+def _sequences(x: jax.Array) -> jax.Array:
+    """All tokens as one sequence [1, N, D], or as those of several samples where they are."""
+    return x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
 
 
 def _shared(weight: jax.Array | None) -> jax.Array | None:
@@ -224,10 +224,6 @@ def _implementations(
     """
 
     def by_kernel(module: str, refuses_target, refuses_channels) -> Implementation:
-        def kernel(*args):
-            # Imported when it is run: a CPU needs neither Triton nor Pallas.
-            return importlib.import_module(f".{module}", __package__).residual_norm(*args)
-
         def refuses(target, *arrays, **_):
             return (
                 refuses_target(target)
@@ -235,8 +231,7 @@ def _implementations(
                 or refuses_channels(arrays[0].shape[-1])
             )
 
-        run = with_plain_gradient(functools.partial(fused, kernel), plain)
-        return Implementation(run, refuses)
+        return Implementation(functools.partial(fused, differentiable(module)), refuses)
 
     return {
         "triton": by_kernel("triton", _refuses_triton, _refuses_triton_channels),

@@ -21,6 +21,7 @@ from helios_jax.kernels.residual_norm import (
     layer_norm,
     modulated_layer_norm,
     pallas,
+    pallas_backward,
     rms_norm,
 )
 from helios_jax.kernels.residual_norm.shapes import SHAPES
@@ -123,12 +124,12 @@ def assert_rounded_alike(ours, theirs):
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The Mosaic kernel as its interpreter runs it, on what is taken for an H100."""
+    """The Mosaic kernels as their interpreter runs them, on what is taken for an H100."""
     monkeypatch.setattr(dispatch, "target", lambda: H100)
-    monkeypatch.setattr(
-        pallas, "residual_norm", functools.partial(pallas.residual_norm, interpret=INTERPRET)
-    )
-    monkeypatch.setattr(pallas, "TOKENS", 2)
+    for module, name in ((pallas, "residual_norm"), (pallas_backward, "residual_norm_backward")):
+        run = functools.partial(getattr(module, name), interpret=INTERPRET)
+        monkeypatch.setattr(module, name, run)
+        monkeypatch.setattr(module, "TOKENS", 2)
 
 
 # --- what the kernels compute
@@ -189,21 +190,78 @@ def test_weights_may_be_16_bit_numbers(interpreted):
     assert_rounded_alike(run("rms norm", arrays, "pallas"), run("rms norm", arrays, "xla"))
 
 
-def test_gradient_is_the_plain_versions(interpreted):
-    """Of every array, through a kernel that is not differentiable itself, with two results and an
-    array that is not there.
-    """
-    arrays = inputs(UNGATED_NOISY_RESIDUAL, jnp.float32, tokens=3, batch=1)
+def gradient(case, arrays, implementation=None):
+    """The gradient of a case by every array, for gradients of its results that are random."""
+    results, pullback = jax.vjp(lambda arrays: run(case, arrays, implementation), arrays)
+    rng = np.random.default_rng(1)
+    outer = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), results)
+    return pullback(outer)
 
-    def loss(arrays, implementation):
-        results = run(UNGATED_NOISY_RESIDUAL, arrays, implementation)
-        return sum(jnp.sum(jnp.sin(result)) for result in jax.tree.leaves(results))
 
-    ours = jax.grad(loss)(arrays, "pallas")
-    theirs = jax.grad(loss)(arrays, "xla")
+def assert_gradients_agree(ours, theirs):
     for our, their in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert np.any(their != 0)
+        assert our.dtype == their.dtype
         np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_mosaic_gradient_is_the_plain_versions(case, stages, interpreted, monkeypatch):
+    """Of every array, with weights of each sample and several programs a segment, with one token in
+    shared memory and with two.
+    """
+    if stages == 1:
+        monkeypatch.setattr(pallas_backward, "SHARED_MEMORY", 0)
+    arrays = inputs(case, jnp.float32)
+    assert_gradients_agree(gradient(case, arrays, "pallas"), gradient(case, arrays, "xla"))
+    assert not raced()
+
+
+@needs_triton
+def test_triton_gradient_is_the_plain_versions(monkeypatch):
+    """Of every array, for tokens of several chunks; forward passes are tested above."""
+    from helios_jax.kernels.residual_norm import triton, triton_backward
+
+    monkeypatch.setattr(dispatch, "target", lambda: H100)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(triton_backward, "TOKENS", 2)
+    launches = []
+    starts = []
+
+    def forward(x, y, *rest):
+        """Zeros, which the gradient does not depend on."""
+        _, results, _ = triton.launch(x, y, *rest)
+        return tuple(result and jnp.zeros(result.shape, result.dtype) for result in results)
+
+    def collect(*arguments):
+        """Keep the launch for later; return zeros."""
+        x, y, gate, scale, shift, d_added, d_normed, fusion = arguments
+        started = triton_backward.launch(x, y, gate, scale, shift, fusion)
+
+        def blank(like):
+            return np.zeros((), x.dtype) if like is None else np.zeros(like.shape, like.dtype)
+
+        read = (x, y, gate, scale, d_added, d_normed)
+        read = [blank(None) if array is None else np.asarray(array) for array in read]
+        written = [blank(result) for result in started.results]
+        body = "helios_jax.kernels.residual_norm.triton_backward:residual_norm_backward_body"
+        launches.append(Launch(body, started.grid, (*read, *written), started.constants))
+        starts.append((started, d_added))
+        return started.gradients([jnp.asarray(array) for array in written], d_added)
+
+    monkeypatch.setattr(triton, "residual_norm", forward)
+    monkeypatch.setattr(triton_backward, "residual_norm_backward", collect)
+    runs = [(case, inputs(case, jnp.float32, channels=96)) for case in CASES]
+    for case, arrays in runs:
+        gradient(case, arrays, "triton")
+    found = []
+    for after, (started, d_added) in zip(interpret(*launches), starts, strict=True):
+        found.append(started.gradients([jnp.asarray(array) for array in after[6:]], d_added))
+    results = iter(found)
+    monkeypatch.setattr(triton_backward, "residual_norm_backward", lambda *_: next(results))
+    for case, arrays in runs:
+        assert_gradients_agree(gradient(case, arrays, "triton"), gradient(case, arrays, "xla"))
 
 
 # --- the plain version of what is fused
@@ -343,6 +401,30 @@ def test_compiles_for_an_h100(case, implementation):
     assert kernel.registers <= {"triton": 96, "pallas": 120}[implementation]
     assert kernel.shared_memory <= deviceless.SHARED_MEMORY
     assert program.memory_analysis().temp_size_in_bytes < 1 << 20
+
+
+@needs_compiler
+@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton), "pallas"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradient_compiles_for_an_h100(case, implementation):
+    """At the largest of the real shapes: one kernel, no register spilled, and beside it the
+    programs' sums, a few per cent of the activations.
+    """
+    shape = SHAPES["11040 tokens"]
+    arrays = structs(case, jnp.bfloat16, *shape)
+    operation = CASES[case].bind(shape.history, implementation)
+    with deviceless.tracing_for("h100"):
+        results = jax.eval_shape(operation, *arrays)
+
+    def backward(arrays, outer):
+        return jax.vjp(lambda arrays: operation(*arrays), arrays)[1](outer)
+
+    program, kernels = compile_and_assemble(backward, arrays, results)
+    call = {"triton": "triton_kernel_call", "pallas": "mosaic_gpu"}[implementation]
+    assert program.as_text().count(f'custom_call_target="{call}') == 1
+    assert [kernel.spilled for kernel in kernels if "backward" in kernel.name] == [0]
+    assert all(kernel.shared_memory <= deviceless.SHARED_MEMORY for kernel in kernels)
+    assert program.memory_analysis().temp_size_in_bytes < 32 << 20
 
 
 @needs_compiler
