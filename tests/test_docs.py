@@ -8,8 +8,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from absl import flags
 
 from helios_jax.commands import COMMANDS, cli, plan
 from helios_jax.commands.flag_lists import find_command, subcommands
+from helios_jax.config import to_dict
+from helios_jax.training.config import TrainableConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -49,6 +53,13 @@ def commands_of(text: str) -> list[list[str]]:
         if len(words) > 1 and words[2:3] != ["..."]:  # those leave out what another line has
             found.append(words)
     return found
+
+
+def inline_commands(page: Path) -> list[str]:
+    """The commands that stand in the sentences and tables of a page."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    found = re.findall(r"`(helios-jax [^`]+)`", " ".join(text.split()))
+    return [each for each in found if each != "helios-jax sample --solver sde"]  # after its patch
 
 
 def cases() -> list[tuple[str, list[str]]]:
@@ -85,6 +96,22 @@ def test_a_command_that_people_are_told_to_type_is_understood(place, words):
     cli._parse(options, define, [f"helios-jax {name}", *rest])
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_command_that_a_sentence_names_is_there(page):
+    """With its subcommand and its flags, whose values a sentence may leave out."""
+    for command in inline_commands(page):
+        _, name, *rest = shlex.split(command)
+        assert name in COMMANDS, command
+        name = rest.pop(0) if name == "plan" and rest else name
+        own = {subcommand: define for subcommand, _, define in subcommands(find_command(name))}
+        define = own.get("") or own[rest.pop(0) if rest else next(iter(own))]
+        options = flags.FlagValues()
+        define(options, [f"helios-jax {name}"])
+        for word in rest:
+            if word.startswith("--") and word != "--help":
+                assert word.removeprefix("--").partition("=")[0] in options, command
+
+
 def test_there_are_commands_to_check():
     """Or a change of the pages' form would leave nothing to the test above."""
     places = {place for place, _ in cases()}
@@ -99,23 +126,19 @@ def test_help_is_printed_with_status_0(name, capsys):
     assert len(capsys.readouterr().out) > 200
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_that_are_there(page):
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        made = link.startswith(("reference/", "figures/"))  # when the site is built
-        if not re.match(r"https?:|mailto:", link) and not made:
-            assert (page.parent / link).exists(), link
-
-
 @functools.cache
-def collected():
-    """The module that collects messages."""
-    spec = importlib.util.spec_from_file_location("messages", DOCS / "messages.py")
+def module_of_docs(name: str):
+    """A module that lies beside the pages."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["messages"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def collected():
+    """The module that collects messages."""
+    return module_of_docs("messages")
 
 
 def test_messages_that_are_explained_are_in_the_source():
@@ -148,6 +171,33 @@ def test_every_error_class_says_what_it_means():
     assert len(module.messages()) > 400
 
 
+def test_the_reference_lists_every_field_of_a_recipe():
+    page = module_of_docs("configuration").as_page()
+    rows = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    assert fields(to_dict(TrainConfig(trainable=TrainableConfig(rank=1)))) <= rows
+
+
+def fields(values: dict) -> set[str]:
+    """The names of all values of nested dictionaries."""
+    found = set()
+    for name, value in values.items():
+        found |= fields(value) if isinstance(value, dict) else {name}
+    return found
+
+
+def test_code_that_a_page_shows_is_there():
+    """By its name, so that it never goes stale; lines have no numbers."""
+    shown = re.findall(
+        r"^```\{literalinclude\} (\S+)\n:pyobject: (\w+)$",
+        (DOCS / "how_it_works.md").read_text(),
+        flags=re.MULTILINE,
+    )
+    assert len(shown) > 8
+    for file, name in shown:
+        tree = ast.parse((DOCS / file).read_text())
+        assert name in {getattr(node, "name", None) for node in tree.body}, name
+
+
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.stem)
 def test_a_change_of_the_guide_applies_to_the_tree(patch):
     subprocess.run(["git", "apply", "--check", str(patch)], cwd=ROOT, check=True)
@@ -176,6 +226,43 @@ def test_the_changes_of_the_guide_pass_their_tests(tmp_path):
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         check=True,
     )
+
+
+def test_the_badges_are_what_pyproject_says():
+    """Run ``python docs/badges.py`` where it says something else now."""
+    badges = module_of_docs("badges")
+    drawn = {path.stem: path.read_text() for path in badges.FOLDER.glob("*.svg")}
+    assert drawn == badges.badges()
+
+
+def test_the_readme_is_one_screen():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 75
+
+
+@pytest.mark.slow
+def test_the_commands_and_the_python_of_the_readme_run(tmp_path):
+    """All but the installation; the page serves until it is interrupted."""
+    page = ROOT / "README.md"
+    lines = [line for block in blocks(page, "bash") for line in joined(block)]
+    [sample] = [line for line in lines if line.startswith("helios-jax sample")]
+    run_command(sample, tmp_path)
+    [code] = blocks(page, "python")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert (tmp_path / "star.mp4").stat().st_size > 0
+    assert (tmp_path / "story.mp4").stat().st_size > 0
+    [demo] = [line for line in lines if line.startswith("helios-jax demo")]
+    _, *words = shlex.split(demo, comments=True)
+    command = [sys.executable, "-m", "helios_jax", *words, "--port=0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as server:
+        said = iter(server.stdout.readline, "")
+        address = next(word for line in said for word in line.split() if word.startswith("http:"))
+        assert b"helios-jax" in urllib.request.urlopen(address).read()
+        server.send_signal(signal.SIGINT)
+    assert server.returncode == 0
 
 
 @pytest.mark.slow
