@@ -1,6 +1,9 @@
 """Sphinx builds the site from the Markdown beside this file, docstrings and the commands' flags:
 
 pip install -e '.[docs]' && sphinx-build -W -b html docs docs/_build
+
+Where there is a network, ``sphinx-build -b linkcheck docs docs/_build/links`` asks every outside
+link for an answer.
 """
 
 import sys
@@ -16,7 +19,8 @@ from helios_jax.commands.flag_lists import find_command, subcommands
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from figures import write_figures  # noqa: E402  beside this file
+from configuration import as_page as configuration_page  # noqa: E402  beside this file
+from figures import write_figures  # noqa: E402
 from messages import as_page  # noqa: E402
 from notebook_pages import write_pages  # noqa: E402
 
@@ -36,6 +40,10 @@ html_theme_options = {"show_navbar_depth": 2, "navbar_persistent": []}
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes and dtypes stand in the docstrings
+linkcheck_ignore = [r"http://127\.0\.0\.1"]  # where the live page listens
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_workers = 4
 napoleon_google_docstring = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -57,6 +65,17 @@ def write_commands() -> None:
     (folder / "commands.md").write_text("\n".join(parts))
 
 
+def write_configuration() -> None:
+    """Write ``reference/configuration.md``: every field of every recipe."""
+    (HERE / "reference" / "configuration.md").write_text(configuration_page(), encoding="utf-8")
+
+
+def write_changelog() -> None:
+    """Write ``reference/changelog.md``: the repository's, with links from where it stands now."""
+    text = (HERE.parent / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](../")
+    (HERE / "reference" / "changelog.md").write_text(text, encoding="utf-8")
+
+
 def write_messages() -> None:
     """Write ``reference/messages.md``: what the errors of the library say."""
     (HERE / "reference" / "messages.md").write_text(as_page(), encoding="utf-8")
@@ -64,5 +83,7 @@ def write_messages() -> None:
 
 write_commands()
 write_messages()
+write_configuration()
+write_changelog()
 write_figures(HERE / "figures")
 write_pages(HERE / "notebooks", HERE / "tutorials")
