@@ -1,9 +1,14 @@
 """What ships with the package: helios-nano."""
 
+import json
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from helios_jax import nano
 from helios_jax.checkpoint import load_config, load_params, load_tokenizer
@@ -85,3 +90,21 @@ def test_it_says_what_it_knows_to_who_asks_for_more():
     assert all(example in told for example in nano.EXAMPLES)
     captions = [caption(sample_scene(1, number), number) for number in range(100)]
     assert nano.advice([*nano.EXAMPLES, *captions], tokenizer) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [("nano-base", "nano_base_128"), ("nano-mid", "nano_mid"), ("nano", "nano_distilled_128")],
+)
+def test_a_model_card_is_the_hubs_and_has_the_measured_score(name, result):
+    """The Hub's own reader takes its header; the score is that of the results."""
+    card = ModelCard.load(nano.ASSETS / name / "README.md")
+    data = card.data
+    assert (data.license, data.library_name) == ("apache-2.0", "helios-jax")
+    assert data.pipeline_tag == "text-to-video"
+    [measured] = data.eval_results
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / f"{result}.json"
+    right, total = json.loads(file.read_text())["results"]["text"]["attributes"]["all"]
+    assert measured.metric_value == round(right / total, 3)
+    [said] = re.findall(r"a judge reads\s+([\d.]+)\s+%", card.text)
+    assert abs(float(said) - 100 * right / total) < 0.5
