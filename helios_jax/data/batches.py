@@ -113,13 +113,13 @@ def load_batches(
         seed=seed,
         endless=split == "train",
     )
-    reader = _Reader(source, options, seed, rows, config.section_frames)
-    steps = read_ahead(plan, functools.partial(_load, reader), options.threads)
+    reader = BatchReader(source, options, seed, rows, config.section_frames)
+    steps = read_ahead(plan, functools.partial(load_batch, reader), options.threads)
     description = f"{len(source)} clips, {plan.batches_per_epoch} steps an epoch"
     return Batches(steps, plan.fingerprint, description, plan.batches_per_epoch, source)
 
 
-class _Reader(NamedTuple):
+class BatchReader(NamedTuple):
     """What rows are read with."""
 
     source: RecordSource
@@ -129,7 +129,7 @@ class _Reader(NamedTuple):
     section_frames: int
 
 
-def _load(reader: _Reader, batch: PlannedBatch) -> tuple[TrainBatch, list[str]]:
+def load_batch(reader: BatchReader, batch: PlannedBatch) -> tuple[TrainBatch, list[str]]:
     """This process's rows of a batch, and what was wrong with records that had to be replaced.
 
     A replaced row keeps its sample, so that no two samples of an epoch share their randomness.
@@ -154,7 +154,9 @@ def _load(reader: _Reader, batch: PlannedBatch) -> tuple[TrainBatch, list[str]]:
     return TrainBatch(*map(np.stack, zip(*rows))), errors
 
 
-def _read_or_replace(reader: _Reader, batch: PlannedBatch, place: int, errors: list[str]) -> Record:
+def _read_or_replace(
+    reader: BatchReader, batch: PlannedBatch, place: int, errors: list[str]
+) -> Record:
     """The record at a place of the order, or where it cannot be read the next one that can be.
 
     Replacements begin a batch further on in the epoch's order, so that none is in this batch.

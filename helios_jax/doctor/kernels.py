@@ -95,7 +95,7 @@ def check_kernels(tokens: int, deadline: float) -> Iterator[Verdict]:
                 continue
             before = found.get((case.operation, name))
             if before is None or before.status == "ok":
-                verdict = _check(case, name, implementation, deadline)
+                verdict = check_case(case, name, implementation, deadline)
                 found[case.operation, name] = verdict
                 if verdict.status in ("ok", "wrong"):
                     kept = verdicts.OK if verdict.status == "ok" else verdict.detail
@@ -105,7 +105,7 @@ def check_kernels(tokens: int, deadline: float) -> Iterator[Verdict]:
         yield _choice(operation, case)
 
 
-def _check(case: Case, name: str, implementation: Implementation, deadline: float) -> Verdict:
+def check_case(case: Case, name: str, implementation: Implementation, deadline: float) -> Verdict:
     """One implementation of an operation."""
     device = target()
     check = f"{case.operation}, {name}"

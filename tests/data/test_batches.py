@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from helios_jax.data.batches import DataConfig, TrainBatch, _load, _Reader, load_batches
+from helios_jax.data.batches import BatchReader, DataConfig, TrainBatch, load_batch, load_batches
 from helios_jax.data.epochs import PlannedBatch
 from helios_jax.data.errors import DataError
 from helios_jax.data.loading import Batches, LoaderOptions
@@ -205,10 +205,10 @@ def test_a_step_costs_the_same_however_many_records_there_are(folder):
     """Nothing as long as an epoch is made for a row: with a million clips it would take longer than
     the training.
     """
-    reader = _Reader(RecordSource([folder]), LoaderOptions(batch_size=2), 0, 16, 0)
+    reader = BatchReader(RecordSource([folder]), LoaderOptions(batch_size=2), 0, 16, 0)
     order = np.broadcast_to(np.int64(0), (1_000_000,))
     tracemalloc.start()
-    _load(reader, PlannedBatch(0, order, 999_998))
+    load_batch(reader, PlannedBatch(0, order, 999_998))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1e6

@@ -10,7 +10,7 @@ import pytest
 from helios_jax.commands import doctor as command
 from helios_jax.doctor import machine
 from helios_jax.doctor.fits import check_fits
-from helios_jax.doctor.kernels import Case, _check, check_kernels
+from helios_jax.doctor.kernels import Case, check_case, check_kernels
 from helios_jax.kernels import verdicts
 from helios_jax.kernels.dispatch import Implementation, dispatch
 from helios_jax.memory.report import GIB
@@ -125,7 +125,7 @@ wrong_gradient.defvjp(lambda x: (x * 2, None), lambda _, g: (g * 3,))
 )
 def test_a_kernel_is_compared_forward_and_backward(run, status, says):
     case = toy(run)
-    verdict = _check(case, "fast", case.implementations["fast"], time.monotonic() + 60)
+    verdict = check_case(case, "fast", case.implementations["fast"], time.monotonic() + 60)
     assert verdict.status == status
     assert says in verdict.detail
 
