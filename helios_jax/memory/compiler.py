@@ -84,6 +84,17 @@ def has_plugin() -> bool:
     return any((folder / name).is_dir() for folder, name in names)
 
 
+OPTIONS = {
+    # Without a device nothing can be timed, and of what it could generate itself for a matrix
+    # product XLA would take the first: cuBLAS is what would win.
+    "xla_gpu_enable_triton_gemm": False,
+    # What XLA_FLAGS may say of the programs of this machine does not hold for the chip's.
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
+"""Of XLA, by which a program for a GPU that is not there is compiled."""
+
+
 def assembler() -> str | None:
     """Where `ptxas` lies: of the packages beside jax, or of a CUDA toolkit."""
     for folder in _folders("nvidia"):
@@ -148,11 +159,8 @@ def compile_for(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x, mesh)), args
     )
     jitted: Any = fn if hasattr(fn, "lower") else jax.jit(fn)
-    # Without a device nothing can be timed, and of what it could generate itself for a matrix
-    # product XLA would take the first: cuBLAS is what would win.
-    options = {"xla_gpu_enable_triton_gemm": False, **(options or {})}
     with tracing_for(target, mesh), without_compile_cache():
-        return jitted.lower(*args).compile(compiler_options=options)
+        return jitted.lower(*args).compile(compiler_options=OPTIONS | dict(options or {}))
 
 
 def _folders(package: str) -> list[Path]:
