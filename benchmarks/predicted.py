@@ -30,6 +30,7 @@ from absl import app, flags
 
 from helios_jax.config import HeliosConfig, TransformerConfig
 from helios_jax.cost.chips import CHIPS
+from helios_jax.cost.graphs import Graphs
 from helios_jax.cost.report import as_dict, assumptions, predict, table
 from helios_jax.diffusion.history import frame_indices
 from helios_jax.fields import from_dict
@@ -240,7 +241,10 @@ def kernel_table(prediction: dict[str, Any]) -> list[str]:
     if prediction["host"]:
         lines.append(f"| host memory, beside it | | | | {prediction['host'] * 1e3:.1f} |")
     lost = [f"{words} {seconds * 1e3:.1f} ms" for words, seconds in prediction["wastes"].items()]
-    return [*lines, "", f"Most is lost to {', '.join(lost[:3])}.", *prediction["notes"]]
+    lines += ["", f"Most is lost to {', '.join(lost[:3])}.", *prediction["notes"]]
+    if graphs := prediction.get("graphs"):
+        lines.append(f"{Graphs(**graphs)}.")
+    return lines
 
 
 if __name__ == "__main__":

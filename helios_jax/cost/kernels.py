@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from helios_jax.cost.graphs import Graphs, count_graphs, loop_turns
 from helios_jax.cost.hlo import HOST_SPACE, Instruction, Module, Shape, parse
 from helios_jax.cost.traffic import MOVEMENT, fusion_operations, fusion_traffic, opcodes
 
@@ -72,19 +73,22 @@ class Count(NamedTuple):
     Attributes:
       kernels: equal ones joined.
       notes: what was not known and is assumed, a sentence each.
+      graphs: the CUDA graphs that launch them, where that is known.
     """
 
     kernels: tuple[Kernel, ...]
     notes: tuple[str, ...] = ()
+    graphs: Graphs | None = None
 
 
-def count(text: str) -> Count:
+def count(text: str, listed: str | None = None) -> Count:
     """The kernels of a program, from the text of its optimised HLO.
 
     A loop without a known number of turns is counted once, and a branch by its longest way.
 
     Args:
       text: of ``jax.stages.Compiled.as_text()`` for a GPU.
+      listed: what the compiler lists of the program, for its CUDA graphs; see :mod:`.graphs`.
 
     Raises:
       ValueError: if that is not the text of a module.
@@ -99,7 +103,8 @@ def count(text: str) -> Count:
     if counter.branches:
         notes.append(f"of {counter.branches} branch(es) the longest way is counted")
     kernels = tuple(kernel._replace(times=times) for kernel, times in launches.items())
-    return Count(kernels, tuple(notes))
+    graphs = None if listed is None else count_graphs(listed, loop_turns(counter.module))
+    return Count(kernels, tuple(notes), graphs)
 
 
 FREE = {

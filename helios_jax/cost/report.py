@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from helios_jax.cost.chips import Chip, Rates
+from helios_jax.cost.graphs import Graphs
 from helios_jax.cost.kernels import (
     ARGUMENT_COPIES,
     ATTENTION,
@@ -75,6 +76,7 @@ class Prediction(NamedTuple):
       host: seconds that copies from and to the memory of the host take, beside the kernels.
       wastes: seconds by what they are lost to, largest first.
       notes: what was not known.
+      graphs: the CUDA graphs that launch the kernels, where that is known.
     """
 
     lines: tuple[Line, ...]
@@ -82,6 +84,7 @@ class Prediction(NamedTuple):
     host: float
     wastes: dict[str, float]
     notes: tuple[str, ...] = ()
+    graphs: Graphs | None = None
 
     @property
     def seconds(self) -> float:
@@ -121,7 +124,7 @@ def predict(count: Count, chip: Chip) -> Prediction:
     )
     ordered = sorted(wastes.items(), key=lambda item: -item[1])
     found = {words: seconds for words, seconds in ordered if seconds > 0}
-    return Prediction(tuple(lines), gaps, host, found, count.notes)
+    return Prediction(tuple(lines), gaps, host, found, count.notes, count.graphs)
 
 
 def kernel_seconds(kernel: Kernel, chip: Chip) -> float:
@@ -195,6 +198,8 @@ def table(name: str, prediction: Prediction) -> str:
     if prediction.host:
         host = "host memory, beside it"
         rows.append(f"  {host:<28}{'':37}{'':6}{prediction.host * 1e3:10.1f} ms")
+    if prediction.graphs:
+        rows.append(f"  {prediction.graphs}")
     return "\n".join([*rows, *(f"  {note}" for note in prediction.notes)])
 
 
@@ -229,4 +234,5 @@ def as_dict(prediction: Prediction) -> dict[str, Any]:
         "host": prediction.host,
         "wastes": prediction.wastes,
         "notes": list(prediction.notes),
+        "graphs": prediction.graphs and prediction.graphs._asdict(),
     }

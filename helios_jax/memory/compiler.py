@@ -38,6 +38,7 @@ CUDNN = 91_200
 
 _DESCRIPTION = """
 gpu_device_info {{
+  driver_version: "13.0.0"
   cuda_compute_capability {{ major: {major} minor: {minor} }}
   core_count: {chip.cores} fpus_per_core: 128 clock_rate_ghz: {chip.clock}
   threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: {chip.threads}
@@ -55,7 +56,10 @@ device_description_str: "{chip.name}"
 
 
 def describe(target: str) -> str:
-    """What XLA is told of a chip, as the text of a GpuTargetConfigProto."""
+    """What XLA is told of a chip, as the text of a GpuTargetConfigProto.
+
+    With a driver from 12.3 on, XLA takes calls of libraries into CUDA graphs.
+    """
     chip = TARGETS[target]
     major, minor = chip.capability
     return _DESCRIPTION.format(

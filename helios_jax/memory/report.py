@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from helios_jax.cost.chips import Chip
+from helios_jax.cost.graphs import LISTED, Graphs
 from helios_jax.cost.kernels import Count, Kernel, count
 from helios_jax.cost.report import Prediction, as_dict, assumptions, largest_wastes, table
 from helios_jax.errors import HeliosError
@@ -200,9 +201,10 @@ def _read_outcome(outcome: list[Any], target: str) -> tuple[str, ProgramMemory]:
         raise CompilerAbsentError(result)
     if kind == "failed":
         raise PlanError(f"{name} cannot be compiled for {target}: {result}")
-    kernels, notes = result["kernels"]
+    kernels, notes, graphs = result["kernels"]
     launches = tuple(Kernel(**kernel | {"matrix": tuple(kernel["matrix"])}) for kernel in kernels)
-    return name, ProgramMemory(**result | {"kernels": Count(launches, tuple(notes))})
+    counted = Count(launches, tuple(notes), Graphs(*graphs))
+    return name, ProgramMemory(**result | {"kernels": counted})
 
 
 def measure(program: Program, target: str) -> ProgramMemory:
@@ -210,8 +212,14 @@ def measure(program: Program, target: str) -> ProgramMemory:
     says nothing against it.
     """
     began = time.perf_counter()
-    compiled = compiler.compile_for(program.function, *program.args, target=target)
-    seconds = time.perf_counter() - began
+    with tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_proto": True}
+        compiled = compiler.compile_for(
+            program.function, *program.args, target=target, options=dump
+        )
+        seconds = time.perf_counter() - began
+        [listed] = Path(folder).glob(LISTED)
+        found = count(compiled.as_text() or "", listed.read_text())
     stats: Any = compiled.memory_analysis()
     return ProgramMemory(
         stats.argument_size_in_bytes,
@@ -220,7 +228,7 @@ def measure(program: Program, target: str) -> ProgramMemory:
         stats.temp_size_in_bytes,
         stats.host_output_size_in_bytes + stats.host_temp_size_in_bytes,
         seconds,
-        count(compiled.as_text() or ""),
+        found,
     )
 
 
@@ -244,7 +252,7 @@ def main() -> None:
         for name, program in programs.items():
             memory = measure(program, target)
             launches = [kernel._asdict() for kernel in memory.kernels.kernels]
-            found = {"kernels": [launches, memory.kernels.notes]}
+            found = {"kernels": [launches, memory.kernels.notes, memory.kernels.graphs]}
             _print("compiled", name, memory._asdict() | found)
     except Exception as error:  # whatever it is, the other process reports it
         _print("failed", name, f"{type(error).__name__}: {error}")

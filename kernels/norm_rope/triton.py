@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Array, Float
 
-from ..dispatch import triton_capability
+from ..triton_calls import triton_call
 
 GROUP = 1024
 """Most channels of a group."""
@@ -148,21 +148,18 @@ def norm_rope(
     keys: int | None = None,
 ) -> tuple[Float[Array, "B N K d"], Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """As the plain version, for heads of a power of two of channels."""
-    import jax_triton
-
     B, N, _, K, d = qkv.shape
     grid, constants = launch(qkv, 0 if key_gain is None else history, eps, keys)
     gain = jnp.ones(K, jnp.float32) if key_gain is None else key_gain
     queries = jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)
     part = jax.ShapeDtypeStruct((B, constants["KEYS"], K, d), qkv.dtype)
-    query, key, value = jax_triton.triton_call(
+    query, key, value = triton_call(
         *(qkv, *scales, *rope, gain),
         kernel=norm_rope_body,
         name="helios_norm_rope",
         out_shape=[queries, part, part],
         grid=grid,
         num_warps=max(1, constants["HEADS"] * d * qkv.dtype.itemsize // (16 * 32)),
-        compute_capability=triton_capability(),
         **constants,
     )
     return query, key, value

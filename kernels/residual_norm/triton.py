@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Array, Float
 
-from ..dispatch import triton_capability
+from ..triton_calls import triton_call
 from .fusion import Fusion
 
 CHUNK = 1024
@@ -204,15 +204,13 @@ def residual_norm(
     fusion: Fusion,
 ) -> tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | None]:
     """``added`` and ``normed``, None for what is not asked for; see :mod:`.fusion`."""
-    import jax_triton
-
     grid, results, constants = launch(x, y, gate, scale, shift, fusion)
     # An absent array needs something in its place that is never touched; `x` itself only where it
     # is not overwritten.
     unused = jax.ShapeDtypeStruct((), x.dtype)
     stand_in = x if y is None else y
     arrays = (stand_in if array is None else array for array in (x, y, gate, scale, shift))
-    added, normed = jax_triton.triton_call(
+    added, normed = triton_call(
         *arrays,
         kernel=residual_norm_body,
         name="helios_residual_norm",
@@ -220,7 +218,6 @@ def residual_norm(
         input_output_aliases={0: 0} if constants["IN_PLACE"] else {},
         grid=grid,
         num_warps=4,
-        compute_capability=triton_capability(),
         **constants,
     )
     return (None if y is None else added), (None if fusion.norm is None else normed)

@@ -1,17 +1,21 @@
 """Kernels counted in compiled programs, against counts made by hand, and predicted times."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from helios_jax.cost import kernels
 from helios_jax.cost.chips import CHIPS
+from helios_jax.cost.graphs import Graphs, count_graphs
 from helios_jax.cost.kernels import Count, Kernel, count
 from helios_jax.cost.report import assumptions, kernel_seconds, largest_wastes, predict, table
 from helios_jax.kernels.attention import attention
 from helios_jax.kernels.dispatch import CAPABILITIES
 from helios_jax.kernels.residual_norm import gated_residual, rms_norm
 from helios_jax.memory.compiler import compile_for, unavailable
+from helios_jax.memory.report import Program, measure
 
 pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason=f"cannot compile for a GPU: {unavailable()}"
@@ -248,6 +252,50 @@ def test_what_a_backward_pass_computes_again_is_marked():
 
     found = counted(jax.grad(loss), array(256, 256), array(256, 256))
     assert [one.again for one in found[kernels.MATMUL]].count(True) == 1
+
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("jax_triton") is None, reason="jax-triton is not installed"
+)
+
+
+@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton), "pallas"])
+def test_products_and_fused_kernels_are_one_cuda_graph(implementation):
+    """A kernel's call that no graph can hold would end the graph before it."""
+
+    def layers(x, scale, kernel):
+        for _ in range(4):
+            x = rms_norm(x @ kernel, scale, eps=1e-6, implementation=implementation)
+        return x
+
+    arguments = (array(1, 256, 512), array(512), array(512, 512))
+    found = measure(Program(jax.jit(layers), arguments), "h100").kernels
+    assert found.graphs == Graphs(graphs=1, held=8, kernels=8)
+    assert sum(kernel.times for kernel in found.kernels) == 8
+
+
+LISTED = """\
+001: kCopy  [source       | next=002 (1)] kCopy
+002: kWhile [prev=001 (1) | next=008 (1)]
+condition:
+    003: kCustomKernel [source | sink] loop_compare_fusion
+  body:
+    000: kCommandBuffer [source | sink]
+        004: kCustomKernel [source       | next=005 (1)] loop_add_fusion
+        005: kCustomCall   [prev=004 (1) | sink        ] kCustomCall
+    006: kCopy     [source | sink] kCopy
+    007: kCopyDone [source | sink] kCopyDone
+008: kConditional [prev=002 (1) | sink]
+  true_branch:
+    009: kCublasLtMatmul [source | sink] kCublasLtMatmul
+"""
+
+
+def test_a_graph_in_a_loop_is_launched_at_every_turn():
+    """And what only waits is no kernel."""
+    found = count_graphs(LISTED, [5])
+    assert found == Graphs(graphs=5, held=10, kernels=1 + 5 * 3 + 1)
+    assert str(found) == "CUDA graphs: 10 of 17 kernels in 5 graphs"
 
 
 def test_text_that_is_no_program_is_refused():
