@@ -90,7 +90,10 @@ class PatchEmbedding(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, latents: Float[Array, "B T H W C"]) -> Float[Array, "B N D"]:
+    def __call__(
+        self, latents: Float[Array, "B T H W C"], spare: int = 0
+    ) -> Float[Array, "B N+spare D"]:
+        """The tokens, and behind them ``spare`` more of zeros and the bias."""
         shape = (*self.patch, latents.shape[-1])
         kernel = self.param("kernel", _lecun_normal(4), (*shape, self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
@@ -100,6 +103,7 @@ class PatchEmbedding(nn.Module):
         pt, ph, pw = self.patch
         to_patches = "b (t pt) (h ph) (w pw) c -> b (t h w) (pt ph pw c)"
         patches = rearrange(latents, to_patches, pt=pt, ph=ph, pw=pw)
+        patches = jnp.pad(patches, ((0, 0), (0, spare), (0, 0)))
         tokens = matmul(patches, kernel.reshape(math.prod(shape), -1), 1)
         tokens = _adapt(self, tokens, patches.reshape(*patches.shape[:2], *shape), 4)
         return tokens + bias.astype(self.dtype)[None, None]

@@ -273,12 +273,11 @@ class HeliosTransformer(nn.Module):
             raise ValueError(
                 f"latents of {T} x {H} x {W} do not divide into patches of {pt} x {ph} x {pw}"
             )
-        x = self.patch_embedding(latents)
-        rope = self._rope(frames, H // ph, W // pw)
-        noisy = x.shape[1]
+        noisy = (T // pt) * (H // ph) * (W // pw)
         spare = -noisy % ROW_MULTIPLE.get(target().platform, 1)
+        x = self.patch_embedding(latents, spare)
+        rope = self._rope(frames, H // ph, W // pw)
         if spare:
-            x = jnp.pad(x, ((0, 0), (0, spare), (0, 0)))
             rope = Rope(*(jnp.pad(table, ((0, spare), (0, 0))) for table in rope))
         h = 0
         modulation = [time.modulation, time.modulation]

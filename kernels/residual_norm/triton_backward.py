@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from jaxtyping import Array, Float
 
-from ..dispatch import triton_capability
+from ..triton_calls import triton_call
 from .fusion import Fusion
 from .gradient import Gradients, segment_sums
 from .triton import _load, _mean, _store, _strides, _weight, chunk_size
@@ -229,20 +229,17 @@ def residual_norm_backward(
     fusion: Fusion,
 ) -> Gradients:
     """``d_x``, ``d_y`` where there is a gate, and the sums of each weight; see :mod:`.gradient`."""
-    import jax_triton
-
     started = launch(x, y, gate, scale, shift, fusion)
     stand_in: Any = d_normed if d_added is None else d_added
     read = (x, y, gate, scale, d_added, d_normed)
     unused = jax.ShapeDtypeStruct((), x.dtype)
-    found = jax_triton.triton_call(
+    found = triton_call(
         *(stand_in if array is None else array for array in read),
         kernel=residual_norm_backward_body,
         name="helios_residual_norm_backward",
         out_shape=[result or unused for result in started.results],
         grid=started.grid,
         num_warps=8,
-        compute_capability=triton_capability(),
         **started.constants,
     )
     return started.gradients(found, d_added)
