@@ -6,12 +6,18 @@ asked to dump, does.
 """
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from helios_jax.cost.hlo import Module
 
-LISTED = "*.thunk_sequence_after_thunk_passes.txt"
-"""Name of the compiler's list among what it dumps."""
+LISTS = ("*.thunk_sequence_after_thunk_passes.txt", "*.thunk_sequence.txt")
+"""Names of the compiler's list among what it dumps, with graphs and, where there is none, without.
+"""
+
+
+CONTAINERS = ("AsyncStart", "Conditional", "DynamicSliceFusion", "Sequential")
+"""What launches nothing itself; the list has what is inside."""
 
 
 class Graphs(NamedTuple):
@@ -32,6 +38,14 @@ class Graphs(NamedTuple):
             f"CUDA graphs: {self.held:.0f} of {self.kernels:.0f} kernels in {self.graphs:.0f} "
             "graphs"
         )
+
+
+def read_list(folder: Path) -> str | None:
+    """The compiler's list of the one program that was dumped into a folder; None without one."""
+    for name in LISTS:
+        for path in folder.glob(name):
+            return path.read_text()
+    return None
 
 
 def count_graphs(listed: str, turns: list[int]) -> Graphs:
@@ -62,7 +76,7 @@ def count_graphs(listed: str, turns: list[int]) -> Graphs:
         elif kind == "CommandBuffer":
             graphs += times
             outside.append((indent, times, True))
-        elif kind in ("Conditional", "Sequential"):
+        elif kind in CONTAINERS:
             outside.append((indent, times, in_graph))
         elif not kind.endswith("Done"):
             kernels += times

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from helios_jax.cost.chips import Chip
-from helios_jax.cost.graphs import LISTED, Graphs
+from helios_jax.cost.graphs import Graphs, read_list
 from helios_jax.cost.kernels import Count, Kernel, count
 from helios_jax.cost.report import Prediction, as_dict, assumptions, largest_wastes, table
 from helios_jax.errors import HeliosError
@@ -203,7 +203,7 @@ def _read_outcome(outcome: list[Any], target: str) -> tuple[str, ProgramMemory]:
         raise PlanError(f"{name} cannot be compiled for {target}: {result}")
     kernels, notes, graphs = result["kernels"]
     launches = tuple(Kernel(**kernel | {"matrix": tuple(kernel["matrix"])}) for kernel in kernels)
-    counted = Count(launches, tuple(notes), Graphs(*graphs))
+    counted = Count(launches, tuple(notes), graphs and Graphs(*graphs))
     return name, ProgramMemory(**result | {"kernels": counted})
 
 
@@ -218,8 +218,7 @@ def measure(program: Program, target: str) -> ProgramMemory:
             program.function, *program.args, target=target, options=dump
         )
         seconds = time.perf_counter() - began
-        [listed] = Path(folder).glob(LISTED)
-        found = count(compiled.as_text() or "", listed.read_text())
+        found = count(compiled.as_text() or "", read_list(Path(folder)))
     stats: Any = compiled.memory_analysis()
     return ProgramMemory(
         stats.argument_size_in_bytes,

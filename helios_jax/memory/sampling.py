@@ -18,7 +18,7 @@ from helios_jax.diffusion.history import start_history
 from helios_jax.memory import compiler
 from helios_jax.memory.report import CompilerAbsentError, MemoryPlan, Program, program_memory
 from helios_jax.models.convolution import COMPILER_OPTIONS
-from helios_jax.models.layer_stack import separate_layers
+from helios_jax.models.layer_stack import COPY_OPTIONS, separate_layers
 from helios_jax.models.quantization import Quantization, quantize_transformer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_ids
@@ -156,6 +156,7 @@ def request_programs(
     )
     noise = jax.eval_shape(lambda: draw_noise(request, video_keys(request), 1))
     chunk = (params["transformer"], history, noise, text, array((), jnp.float32))
+    options = COPY_OPTIONS if placement.stream_blocks else {}
     frames = jax.jit(
         lambda params, latents: decode_frames(vae, params, latents, "uint8"),
         compiler_options=COMPILER_OPTIONS,
@@ -164,7 +165,9 @@ def request_programs(
     return {
         "text encoder": Program(encode_prompts, (params["text_encoder"], ids, lengths)),
         "text keys and values": Program(embed, (params["transformer"], features, lengths)),
-        "chunk": Program(jax.jit(sample, donate_argnums=1), chunk),
+        "chunk": Program(
+            jax.jit(sample, donate_argnums=1, compiler_options=options or None), chunk
+        ),
         "VAE decoder": Program(frames, (params["vae"], latents)),
     }
 
@@ -245,7 +248,8 @@ def estimate_request(
         blocks = tree_bytes(params["transformer"]["blocks"])
         host["the transformer's blocks"] = tree_bytes(loaded["transformer"]["blocks"])
         resident["transformer"] -= blocks
-        working["chunk"] += blocks // config.transformer.num_layers
+        # One block computes while the next one comes.
+        working["chunk"] += 2 * (blocks // config.transformer.num_layers)
     return MemoryPlan(
         resident=resident,
         working=working,

@@ -23,6 +23,11 @@ PRODUCT = "product with weights"
 product inside an adapter.
 """
 
+COPY_OPTIONS = {"xla_gpu_experimental_parallel_async_compute_limit": 64}
+"""Compiler options of programs whose layers are in host memory: as many copies at a time as a layer
+has arrays. By default two, and XLA waits for all the others before it computes.
+"""
+
 REMAT = {
     "blocks": None,
     "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
@@ -50,10 +55,18 @@ def layer_params(stack: Params, layer: int | Int[Array, ""]) -> Params:
     def take(leaf):
         if isinstance(leaf, tuple):
             return leaf[layer]
-        leaf = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+        leaf = jax.lax.dynamic_index_in_dim(
+            leaf, layer, keepdims=False, allow_negative_indices=False
+        )
         return jax.device_put(leaf, jax.memory.Space.Device)
 
     return jax.tree.map(take, stack, is_leaf=is_separate_leaf)
+
+
+def is_in_host_memory(stack: Params) -> bool:
+    """Whether leaves of a stack are in host memory, from where layers are copied."""
+    spaces = (getattr(jax.typeof(leaf), "memory_space", None) for leaf in jax.tree.leaves(stack))
+    return any(space == jax.memory.Space.Host for space in spaces)
 
 
 def is_separate_leaf(leaf: Any) -> bool:

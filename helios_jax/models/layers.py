@@ -92,7 +92,7 @@ class PatchEmbedding(nn.Module):
     @nn.compact
     def __call__(
         self, latents: Float[Array, "B T H W C"], spare: int = 0
-    ) -> Float[Array, "B N+spare D"]:
+    ) -> Float[Array, "B rows D"]:
         """The tokens, and behind them ``spare`` more of zeros and the bias."""
         shape = (*self.patch, latents.shape[-1])
         kernel = self.param("kernel", _lecun_normal(4), (*shape, self.features), self.param_dtype)

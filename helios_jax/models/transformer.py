@@ -22,7 +22,13 @@ from helios_jax.kernels.dispatch import target
 from helios_jax.kernels.residual_norm import modulated_layer_norm
 from helios_jax.models.block import Block, Rope, Segments, TextCache, modulation_rows
 from helios_jax.models.embeddings import OutputTable, TextMLP, TimeMLP, sinusoids
-from helios_jax.models.layer_stack import BLOCK_INPUT, is_separate, layer_params, rematerialized
+from helios_jax.models.layer_stack import (
+    BLOCK_INPUT,
+    is_in_host_memory,
+    is_separate,
+    layer_params,
+    rematerialized,
+)
 from helios_jax.models.layers import PatchEmbedding, Projection
 from helios_jax.models.rope import rope_table
 from helios_jax.types import (
@@ -315,20 +321,25 @@ class HeliosTransformer(nn.Module):
         """All blocks: their output for noisy tokens, and the noisy tokens after each hook.
 
         The first block is given the projections of its history; the last one spends nothing on
-        history.
+        history. Of blocks in host memory, the next one's parameters are copied while one computes.
         """
         block = Block(self.config, self.dtype, self.param_dtype, parent=None)
         stack = {"params": self.blocks, "key": text.key, "value": text.value}
+        # A backward pass would keep every layer that the loop hands on.
+        copies_ahead = is_in_host_memory(self.blocks) and self.config.remat is None
 
-        def apply(x, layer, history_qkv=None, noisy_only=False):
+        def copy(layer):
+            return layer_params(stack, layer) if copies_ahead else None
+
+        def apply(x, layer, own, history_qkv=None, noisy_only=False):
             def run(x, layer):
                 x = checkpoint_name(x, BLOCK_INPUT)
-                own = layer_params(stack, layer)
-                cache = TextCache(own["key"], own["value"], text.bias)
+                known = own or layer_params(stack, layer)
+                cache = TextCache(known["key"], known["value"], text.bias)
                 arguments = (x, modulation, rope, cache)
                 own_segments = segments._replace(noisy_only=noisy_only)
                 return block.apply(
-                    {"params": own["params"]},
+                    {"params": known["params"]},
                     *arguments,
                     segments=own_segments,
                     history_qkv=history_qkv,
@@ -338,30 +349,37 @@ class HeliosTransformer(nn.Module):
 
         last = self.config.num_layers - 1
         hooked = []
+        own = copy(0)
         if last > 0:
-            x = apply(x, 0, history_qkv=first_qkv)
+            following = copy(1)
+            x = apply(x, 0, own, history_qkv=first_qkv)
             inner = [hook for hook in hooks if hook < last]
 
             def step(carry, layer):
-                x, hooked = carry
-                x = apply(x, layer)
+                x, hooked, own = carry
+                following = copy(layer + 1)
+                x = apply(x, layer, own)
                 noisy = x[:, segments.history :]
                 kept = [
                     jnp.where(layer == hook, noisy, tokens) for hook, tokens in zip(inner, hooked)
                 ]
-                return (x, kept), None
+                return (x, kept, following), None
 
-            carry = x, [x[:, segments.history :] for _ in inner]
+            carry = x, [x[:, segments.history :] for _ in inner], following
             if self.config.unroll:
                 for layer in range(1, last):
                     carry, _ = step(carry, layer)
+            elif copies_ahead:
+                # By the loop's own counter XLA knows what it copies, and leaves it to the engine
+                # for copies; by an array of numbers a kernel would read the host's memory.
+                carry = jax.lax.fori_loop(1, last, lambda layer, x: step(x, layer)[0], carry)
             else:
                 # Over indices: scanning over a part of the stack itself would copy that part, 26
                 # GiB at 14B. And one scan, whatever is hooked: the backward pass of every scan has
                 # a gradient of the whole stack.
                 carry, _ = jax.lax.scan(step, carry, jnp.arange(1, last))
-            x, hooked = carry
-        x = apply(x, last, noisy_only=True, history_qkv=None if last else first_qkv)
+            x, hooked, own = carry
+        x = apply(x, last, own, noisy_only=True, history_qkv=None if last else first_qkv)
         return x, [*hooked, x] if last in hooks else hooked
 
     def _run_separate_blocks(self, x, modulation, rope, text, first_qkv, hooks, segments):

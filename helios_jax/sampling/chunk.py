@@ -21,6 +21,7 @@ from helios_jax.diffusion.pyramid import stage_tokens
 from helios_jax.diffusion.schedules import Schedule, make_noise_schedule, shift_tokens
 from helios_jax.diffusion.solvers import solver_step, solver_table, start_solver
 from helios_jax.models.block import TextCache
+from helios_jax.models.layer_stack import COPY_OPTIONS
 from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
 from helios_jax.types import Array, Float, Params
 
@@ -163,6 +164,27 @@ def sample_chunk(
     for stage in range(1, len(plan.steps)):
         sample = sample_stage(denoiser, sample, noise, stage)
     return append_chunk(state, sample), sample
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "scheduler", "plan"),
+    donate_argnames="state",
+    compiler_options=COPY_OPTIONS,
+)
+def sample_streamed_chunk(
+    params: Params,
+    state: HistoryState,
+    noise: ChunkNoise,
+    text: TextCache,
+    guidance_scale: Float[Array, ""],
+    **static: Any,
+) -> tuple[HistoryState, Float[Array, "B T H W C"]]:
+    """:func:`sample_chunk` of blocks in host memory, each copied while the one before it computes.
+
+    Arguments are those of :func:`sample_chunk`.
+    """
+    return sample_chunk(params, state, noise, text, guidance_scale, **static)
 
 
 def sample_chunk_by_stages(
@@ -363,5 +385,5 @@ def _first_half(text: TextCache, history: HistoryTokens) -> tuple[TextCache, His
 
 _embed_chunk_history = jax.jit(embed_chunk_history, static_argnames=("frames", "model", "plan"))
 _embed_plan = jax.jit(embed_plan, static_argnames="shape")
-_sample_stage = jax.jit(sample_stage, static_argnames="stage")
+_sample_stage = jax.jit(sample_stage, static_argnames="stage", compiler_options=COPY_OPTIONS)
 _append_chunk = jax.jit(append_chunk, donate_argnums=0)

@@ -23,9 +23,14 @@ from helios_jax.diffusion.history import HistoryState, release_anchor
 from helios_jax.diffusion.noise import ChunkNoise, draw_chunk_noise
 from helios_jax.diffusion.solvers import needs_noise
 from helios_jax.models.block import TextCache
+from helios_jax.models.layer_stack import is_in_host_memory
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.vae import VAE
-from helios_jax.sampling.chunk import sample_chunk, sample_chunk_by_stages
+from helios_jax.sampling.chunk import (
+    sample_chunk,
+    sample_chunk_by_stages,
+    sample_streamed_chunk,
+)
 from helios_jax.sampling.conditioning import (
     Conditioning,
     ConditioningNoise,
@@ -224,11 +229,14 @@ class ChunkLoop:
         request = self.request
         if request.skip_first_chunk and chunk == 1:
             history = release_anchor(history)
+        params = self.params["transformer"]
         sample = sample_chunk
+        if is_in_host_memory(params["blocks"]):
+            sample = sample_streamed_chunk
         if self.stopwatch.running:
             sample = functools.partial(sample_chunk_by_stages, timed=self.stopwatch)
         return sample(
-            self.params["transformer"],
+            params,
             history,
             self.noise(chunk),
             text,

@@ -283,8 +283,9 @@ condition:
     000: kCommandBuffer [source | sink]
         004: kCustomKernel [source       | next=005 (1)] loop_add_fusion
         005: kCustomCall   [prev=004 (1) | sink        ] kCustomCall
-    006: kCopy     [source | sink] kCopy
-    007: kCopyDone [source | sink] kCopyDone
+    003: kAsyncStart [source | sink] stream=computation_stream[1], async_id=3
+        006: kCopy     [source | sink] kCopy
+    007: kAsyncDone [source | sink] async_id=3
 008: kConditional [prev=002 (1) | sink]
   true_branch:
     009: kCublasLtMatmul [source | sink] kCublasLtMatmul

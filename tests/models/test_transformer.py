@@ -16,10 +16,12 @@ import pytest
 
 from helios_jax.checkpoint.params import blocks_in_host_memory
 from helios_jax.config import TransformerConfig
+from helios_jax.cost.hlo import parse
 from helios_jax.kernels.residual_norm import gated_residual, modulated_layer_norm
+from helios_jax.memory import compiler
 from helios_jax.models import transformer
 from helios_jax.models.block import Block, Segments, TextCache
-from helios_jax.models.layer_stack import layer_params, separate_layers
+from helios_jax.models.layer_stack import COPY_OPTIONS, layer_params, separate_layers
 from helios_jax.models.rope import rope_table
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.types import FrameIndices, History
@@ -274,6 +276,40 @@ def test_blocks_in_host_memory_are_copied_layer_by_layer(params):
     assert kinds == {"pinned_host"}
     jax.tree.map(np.testing.assert_array_equal, *parts)
     assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(parts)} == {"device"}
+
+
+@pytest.mark.skipif(compiler.unavailable() is not None, reason=str(compiler.unavailable()))
+def test_the_next_block_is_copied_from_the_host_while_one_computes():
+    """Compiled for a GPU, the copies of a turn start before its first matrix product, and are
+    waited for behind its last.
+    """
+    config = dataclasses.replace(CONFIG, num_layers=8, kernels="xla", attention="xla")
+    model = HeliosTransformer(config, jnp.bfloat16, jnp.bfloat16)
+    arguments = (LATENTS, TIMESTEPS, TEXT, HISTORY)
+
+    def run(params, *arguments):
+        return model.apply({"params": params}, *arguments, INDICES)
+
+    params = jax.eval_shape(
+        lambda key: model.init(key, *arguments, INDICES)["params"], jax.random.key(0)
+    )
+    program = compiler.compile_for(
+        run, blocks_in_host_memory(params), *arguments, options=COPY_OPTIONS
+    )
+    found = parse(program.as_text() or "")
+    order = []
+    for loop in found.computations[found.entry].instructions.values():
+        if loop.opcode == "while" and "_run_blocks" in loop.op_name:
+            body = found.computations[loop.attribute(r"body=%?([\w.\-]+)")]
+            for instruction in body.instructions.values():
+                is_product = "cublas" in instruction.target
+                order.append("product" if is_product else instruction.opcode)
+    first = order.index("product")
+    last = len(order) - order[::-1].index("product")
+    copies = order.count("fusion-start")
+    assert copies >= 15  # arrays of a block
+    assert order[:first].count("fusion-start") > 0.8 * copies
+    assert order[last:].count("fusion-done") == copies
 
 
 @pytest.mark.parametrize("hooks", [(0, 2)])
