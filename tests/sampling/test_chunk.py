@@ -15,7 +15,15 @@ from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_noise_schedule
 from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
-from helios_jax.sampling.chunk import ChunkPlan, Denoiser, sample_chunk, solve, step_kinds
+from helios_jax.sampling.chunk import (
+    ChunkPlan,
+    Denoiser,
+    embed_plan,
+    sample_chunk,
+    solve,
+    stage_schedule,
+    step_kinds,
+)
 
 from .conftest import TOY
 
@@ -71,6 +79,28 @@ def test_kinds_of_steps():
     assert step_kinds(plan._replace(zero_init_steps=9), 0, levels) == ["zero"] * 4
     assert step_kinds(plan._replace(guided=False), 0, levels) == ["prompt"] * 4
     assert step_kinds(ChunkPlan((4,), guided=True), 0, levels) == ["guided"] * 4
+
+
+def test_timesteps_of_all_stages_are_embedded_as_each_stage_alone(pipeline):
+    denoiser = Denoiser(
+        params=pipeline.params["transformer"],
+        history=None,
+        text=None,
+        guidance_scale=None,
+        model=HeliosTransformer(TOY.transformer),
+        scheduler=TOY.scheduler,
+        plan=ChunkPlan((2, 7, 1), guided=False),
+    )
+    shape = (1, 9, 8, 16, 4)
+    for stage, together in enumerate(embed_plan(denoiser, shape)):
+        timesteps = stage_schedule(denoiser, shape, stage).timesteps
+        alone = denoiser.embed_times(timesteps)
+        assert together.temb.shape == (len(timesteps), TOY.transformer.width)
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6),
+            together,
+            alone,
+        )
 
 
 @pytest.mark.slow
