@@ -34,10 +34,8 @@ class Graphs(NamedTuple):
     kernels: float = 0.0
 
     def __str__(self) -> str:
-        return (
-            f"CUDA graphs: {self.held:.0f} of {self.kernels:.0f} kernels in {self.graphs:.0f} "
-            "graphs"
-        )
+        graphs = "1 graph" if self.graphs == 1 else f"{self.graphs:.0f} graphs"
+        return f"CUDA graphs: {self.held:.0f} of {self.kernels:.0f} kernels in {graphs}"
 
 
 def read_list(folder: Path) -> str | None:

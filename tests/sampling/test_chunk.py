@@ -14,7 +14,8 @@ from helios_jax.config import SchedulerConfig
 from helios_jax.diffusion.history import start_history
 from helios_jax.diffusion.noise import draw_chunk_noise
 from helios_jax.diffusion.schedules import make_noise_schedule
-from helios_jax.models.transformer import HeliosTransformer, TimeEmbedding
+from helios_jax.models.block import Rope, TextCache
+from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
 from helios_jax.sampling.chunk import (
     ChunkPlan,
     Denoiser,
@@ -84,9 +85,9 @@ def test_kinds_of_steps():
 def test_timesteps_of_all_stages_are_embedded_as_each_stage_alone(pipeline):
     denoiser = Denoiser(
         params=pipeline.params["transformer"],
-        history=None,
-        text=None,
-        guidance_scale=None,
+        history=HistoryTokens(jnp.zeros((1, 0, 24)), None, Rope(*jnp.zeros((2, 0, 6))), None),
+        text=TextCache((), (), None),
+        guidance_scale=jnp.float32(1),
         model=HeliosTransformer(TOY.transformer),
         scheduler=TOY.scheduler,
         plan=ChunkPlan((2, 7, 1), guided=False),
