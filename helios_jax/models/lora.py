@@ -170,10 +170,36 @@ def adapter_product(
     inner = checkpoint_name(inner, PRODUCT)
     right = b.astype(dtype)
     if a.ndim == inputs + 2:
-        parts, rank = a.shape[inputs:]
-        own = jnp.eye(parts, dtype=dtype)[:, None, :, None]
-        right = right.reshape(parts, rank, 1, -1) * own
+        return _product_of_parts(inner, right.reshape(*right.shape[:2], -1))
     return jnp.tensordot(inner, right.reshape(inner.shape[-1], -1), 1)
+
+
+@jax.custom_vjp
+def _product_of_parts(
+    inner: Float[Array, "*rows parts_and_r"], b: Float[Array, "parts r outputs"]
+) -> Float[Array, "*rows parts_and_outputs"]:
+    """Each part of ``inner`` times its own ``b``."""
+    parts, rank, outputs = b.shape
+    own = jnp.eye(parts, dtype=b.dtype)[:, None, :, None]
+    blocks = b.reshape(parts, rank, 1, outputs) * own
+    return jnp.tensordot(inner, blocks.reshape(parts * rank, parts * outputs), 1)
+
+
+def _forward(inner, b):
+    return _product_of_parts(inner, b), (inner, b)
+
+
+def _backward(residuals, gradient):
+    # The gradients are small, and a product a part multiplies no zeros.
+    inner, b = residuals
+    parts, rank, outputs = b.shape
+    rows = inner.reshape(-1, parts, rank)
+    outer = gradient.reshape(-1, parts, outputs)
+    d_inner = jnp.einsum("npo,pro->npr", outer, b)
+    return d_inner.reshape(inner.shape), jnp.einsum("npr,npo->pro", rows, outer)
+
+
+_product_of_parts.defvjp(_forward, _backward)
 
 
 def _kind(module: str) -> Adaptable:

@@ -11,7 +11,14 @@ from flax.traverse_util import flatten_dict
 from helios_jax.checkpoint.params import abstract_params
 from helios_jax.config import HeliosConfig
 from helios_jax.diffusion.history import frame_indices
-from helios_jax.models.lora import LINEARS, adaptable, combine, init_adapters, merge
+from helios_jax.models.lora import (
+    LINEARS,
+    adaptable,
+    adapter_product,
+    combine,
+    init_adapters,
+    merge,
+)
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.types import History
 from tests.toys import LATENT, TRANSFORMER, toy_config, toy_params, warm
@@ -56,6 +63,27 @@ def test_new_adapters_change_nothing_and_warm_ones_give_the_same_when_merged(ada
     merged = velocity(model, merge(params, used))
     assert np.abs(found - plain).max() > 0.1 * np.abs(plain).max()
     assert np.abs(found - merged).max() <= 1e-5 * np.abs(merged).max()
+
+
+def test_adapters_of_parts_are_products_of_their_own():
+    """Value and gradients of q, k and v, whose adapters are one product in the forward pass."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = jax.random.normal(keys[0], (2, 5, 6))
+    a = jax.random.normal(keys[1], (6, 3, 2))
+    b = jax.random.normal(keys[2], (3, 2, 4, 2))
+    outer = jax.random.normal(keys[3], (2, 5, 24))
+
+    def apart(x, a, b):
+        parts = [x @ a[:, part] @ b[part].reshape(2, 8) for part in range(3)]
+        return jnp.concatenate(parts, axis=-1)
+
+    def joint(x, a, b):
+        return adapter_product(x, a, b, 1, jnp.float32)
+
+    ours, theirs = (jax.vjp(f, x, a, b) for f in (joint, apart))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    for our, their in zip(ours[1](outer), theirs[1](outer), strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-5)
 
 
 def test_merged_parameters_have_the_tree_and_the_dtypes_of_the_base(adapters):
