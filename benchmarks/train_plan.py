@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import runpy
 import sys
+import textwrap
 from pathlib import Path
 
 from absl import app, flags
@@ -129,8 +130,9 @@ def write(rows: list[dict]) -> None:
         "",
         "## Conditions",
         "",
-        *(f"* {name}: {value}" for name, value in conditions.items()),
     ]
+    for name, value in conditions.items():
+        lines += textwrap.wrap(f"* {name}: {value}", 100, subsequent_indent="  ")
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
