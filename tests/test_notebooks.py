@@ -30,11 +30,26 @@ def test_outputs_are_stored_and_small_and_show_something(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
-def test_a_notebook_runs_from_its_beginning_to_its_end(path, tmp_path):
+def test_a_notebook_runs_and_shows_what_is_stored(path, tmp_path):
+    """Videos where videos are stored, plots where plots are, values where values are."""
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     pytest.importorskip("matplotlib")
     notebook = nbformat.read(path, 4)
+    stored = [shown(cell) for cell in notebook.cells]
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=1800, resources=resources).execute()
+    assert [shown(cell) for cell in notebook.cells] == stored
+
+
+def shown(cell) -> list[str]:
+    """What a cell shows, without what goes to standard error; lines of text are one."""
+    found = []
+    for output in cell.get("outputs", []):
+        if output.get("name") == "stderr":
+            continue
+        kind = "text" if output["output_type"] == "stream" else " ".join(sorted(output["data"]))
+        if found[-1:] != ["text"] or kind != "text":
+            found.append(kind)
+    return found
