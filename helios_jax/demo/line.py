@@ -1,10 +1,12 @@
-"""The line of videos, and the one thread that makes them with one model.
+"""The line of videos, and the two threads that make and write them with one model.
 
 The first ``at_once`` videos of the line take turns, a chunk each; the others wait and know their
-place. A video that ends, pauses, or whose visitor is gone, leaves the line. Its states are on disk,
-so that it goes on, or branches, from any of its chunks.
+place. A chunk is encoded and written while the next is sampled. A video that ends, pauses, or whose
+visitor is gone, leaves the line. Its states are on disk, so that it goes on, or branches, from any
+of its chunks.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
@@ -18,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from helios_jax import media
 from helios_jax.demo.asked import Asked
 from helios_jax.demo.options import BusyError, DemoError, DemoOptions, UnknownVideoError
 from helios_jax.demo.video import DemoVideo
@@ -26,8 +27,7 @@ from helios_jax.errors import HeliosError
 from helios_jax.sampling.loop import ChunkRecord
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.prompts import PromptChange
-from helios_jax.sampling.state import load_state, save_state
-from helios_jax.sampling.statistics import chunk_rows
+from helios_jax.sampling.state import load_state
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class Line:
             video = line.add(asked)
             line.wait(video, made=1)
 
-    Its methods may be called by any thread; only the line's own uses the model.
+    Its methods may be called by any thread; only one of the line's own uses the model, and only the
+    other writes files.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Line:
         self._changed = threading.Condition()
         self._closed = False
         self._turn = 0
+        self._writing: concurrent.futures.Future[None] | None = None
 
     def __enter__(self) -> "Line":
         self._stack = contextlib.ExitStack()
@@ -68,6 +70,7 @@ class Line:
             self._folder = Path(folder)
         else:
             self._folder = self._given
+        self._writer = self._stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
         self._thread = threading.Thread(target=self._work, name="helios-demo", daemon=True)
         self._thread.start()
         return self
@@ -132,11 +135,13 @@ class Line:
         """Begin the next chunk that is not under way with another prompt.
 
         Raises:
-          DemoError: if the video has ended.
+          DemoError: if the video has ended, or its last chunk is sampled.
         """
         with self._changed:
             if video.status in ("done", "stopped", "failed"):
                 raise DemoError(f"the video is {video.status}: branch from one of its chunks")
+            if video.is_sampled:
+                raise DemoError("the last chunk is made already: branch from one of the chunks")
             video.pending = (prompt, blend)
 
     def pause(self, video: DemoVideo) -> None:
@@ -190,11 +195,13 @@ class Line:
         count = chunks * video.asked.request.frames_per_chunk
         request = dataclasses.replace(video.asked.request, num_frames=count)
         other = DemoVideo(dataclasses.replace(video.asked, request=request), self._folder)
-        for number in range(1, chunk + 1):
-            shutil.copy(video.state_path(number), other.state_path(number))
-        shutil.copy(video.path, other.path)
-        shutil.copy(video.latents_path, other.latents_path)
+        with video.files:
+            for number in range(1, chunk + 1):
+                shutil.copy(video.state_path(number), other.state_path(number))
+            shutil.copy(video.path, other.path)
+            shutil.copy(video.latents_path, other.latents_path)
         with self._changed:
+            other.sampled = chunk
             other.made = chunk
             other.rows = video.rows[:chunk]
             other.seconds = video.seconds[:chunk]
@@ -212,6 +219,8 @@ class Line:
 
     def _leave(self, video: DemoVideo, status: Any) -> None:
         video.status = status
+        if status != "paused":
+            video.pending = None
         if video in self._line:
             self._line.remove(video)
         self._changed.notify_all()
@@ -223,34 +232,18 @@ class Line:
     def _work(self) -> None:
         """Make chunk after chunk until the line is closed."""
         while (video := self._next()) is not None:
-            began = time.perf_counter()
             try:
-                ended = not self._make_chunk(video)
+                self._make_chunk(video)
             except Exception as error:
-                known = isinstance(error, HeliosError)
-                if not known:
-                    _log.exception("a video failed")
-                with self._changed:
-                    video.message = str(error) if known else "the server failed to make this video"
-                    self._leave(video, "failed")
-                continue
-            with self._changed:
-                video.made += not ended
-                video.seconds += [] if ended else [round(time.perf_counter() - began, 3)]
-                complete = video.made >= video.asked.request.chunks
-                if complete and video.status not in ("stopped", "failed"):
-                    self._leave(video, "done")
-                if not video.in_line:  # what it holds of the model's memory is let go
-                    video.stream = None
-                    video.state = None
-                self._changed.notify_all()
+                self._fail(video, error)
 
     def _next(self) -> DemoVideo | None:
         """The video whose turn it is; waits for one, and None at the end."""
         with self._changed:
             while not self._closed:
                 self._forget()
-                if active := self._line[: self.options.at_once]:
+                unfinished = [each for each in self._line if not each.is_sampled]
+                if active := unfinished[: self.options.at_once]:
                     self._turn += 1
                     video = active[self._turn % len(active)]
                     for each in active:
@@ -258,6 +251,15 @@ class Line:
                     return video
                 self._changed.wait(1.0)
         return None
+
+    def _fail(self, video: DemoVideo, error: Exception) -> None:
+        """End a video, with a message for its visitor."""
+        known = isinstance(error, HeliosError)
+        if not known:
+            _log.error("a video failed", exc_info=error)
+        with self._changed:
+            video.message = str(error) if known else "the server failed to make this video"
+            self._leave(video, "failed")
 
     def _forget(self) -> None:
         """Stop videos whose visitors are gone, and remove those that nobody looks at."""
@@ -270,65 +272,81 @@ class Line:
                 del self._videos[name]
                 shutil.rmtree(video.folder, ignore_errors=True)
 
-    def _make_chunk(self, video: DemoVideo) -> bool:
-        """Make and write the next chunk; whether there was one left."""
+    def _make_chunk(self, video: DemoVideo) -> None:
+        """Sample the next chunk, and hand it to the thread that writes.
+
+        The frames of one chunk wait at most: the chunk before it is written first.
+        """
+        began = time.perf_counter()
         if video.stream is None or video.pending:
             video.stream = self._open_stream(video)
-        return next(video.stream, None) is not None
+        next(video.stream)
+        record = video.record
+        assert record is not None  # the stream has called on_chunk
+        with self._changed:
+            video.sampled = record.index + 1
+            video.record = None
+            if video.in_line and not video.is_sampled:
+                video.state = record.state
+            else:  # what it holds of the model's memory is let go
+                video.stream = None
+                video.state = None
+        self._wait_for_writer()
+        self._writing = self._writer.submit(self._write, video, record, began)
+
+    def _wait_for_writer(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
 
     def _open_stream(self, video: DemoVideo) -> Iterator[np.ndarray]:
         """What makes the chunks that follow, by the prompt that was sent last."""
         with self._changed:
             pending = video.pending
             video.pending = None
+            chunk = video.sampled
             if pending:
-                change = PromptChange(video.made, (pending[0],), pending[1] if video.made else 0)
-                video.changes = [each for each in video.changes if each.chunk < video.made]
+                change = PromptChange(chunk, (pending[0],), pending[1] if chunk else 0)
+                video.changes = [each for each in video.changes if each.chunk < chunk]
                 video.changes.append(change)
         asked = video.asked
 
-        def write(record: ChunkRecord) -> None:
-            self._write(video, record)
+        def keep(record: ChunkRecord) -> None:
+            video.record = record
 
-        if not video.made:
+        if not chunk:
             return self.pipeline.stream(
-                video.schedule, asked.request, image=asked.image, video=asked.video, on_chunk=write
+                video.schedule, asked.request, image=asked.image, video=asked.video, on_chunk=keep
             )
-        state = video.state or load_state(video.state_path(video.made))
+        state = video.state
+        if state is None:
+            self._wait_for_writer()  # whose state it may be
+            state = load_state(video.state_path(chunk))
         if pending:
-            changed = state.prompts.change(video.made, (pending[0],), pending[1])
+            changed = state.prompts.change(chunk, (pending[0],), pending[1])
             state = state._replace(prompts=changed)
         return self.pipeline.resume(
             state._replace(request=asked.request),
             num_frames=asked.request.num_frames,
-            on_chunk=write,
+            on_chunk=keep,
         )
 
-    def _write(self, video: DemoVideo, record: ChunkRecord) -> None:
-        """Write a chunk, its latents and the state after it, and keep its statistics."""
-        request = video.asked.request
-        frames = np.asarray(record.frames)[0]
-        latents = np.asarray(record.latents)
-        before = record.index * request.frames_per_chunk
-        fps = request.config.sample.fps
-        with media.open_live_writer(video.path, fps, keep_frames=before) as writer:
-            writer.write(frames)
-        media.LatentsWriter(
-            video.latents_path,
-            request.chunks,
-            {"seed": str(request.seed)},
-            keep_frames=record.index * latents.shape[1],
-        ).write(latents)
-        save_state(video.state_path(record.index + 1), record.state)
-        [row] = chunk_rows(record.index, record.latents, None, record.drift)
-        row["brightness"] = float(frames.mean() / 255)
-        row["saturation"] = _saturation(frames)
+    def _write(self, video: DemoVideo, record: ChunkRecord, began: float) -> None:
+        """Write a chunk, which can be watched then; a chunk after one that failed is dropped."""
+        if video.status == "failed":
+            return
+        try:
+            with video.files:
+                row = video.write(record)
+        except Exception as error:
+            self._fail(video, error)
+            return
         with self._changed:
+            now = time.perf_counter()
             video.rows = [*video.rows[: record.index], row]
-            video.state = record.state
-
-
-def _saturation(frames: np.ndarray) -> float:
-    """The mean saturation of HSV, (max - min) / max of the three colours."""
-    top = frames.max(-1).astype(np.float32)
-    return float(((top - frames.min(-1)) / np.maximum(top, 1.0)).mean())
+            video.seconds.append(round(now - max(began, video.ready), 3))
+            video.ready = now
+            video.made = record.index + 1
+            complete = video.made >= video.asked.request.chunks
+            if complete and video.status not in ("stopped", "failed"):
+                self._leave(video, "done")
+            self._changed.notify_all()

@@ -4,13 +4,15 @@
 const get = (id) => document.getElementById(id);
 const ask = get("ask"), say = get("say"), player = get("player");
 const CURVES = {
-  brightness: "brightness", saturation: "saturation", latents_mean: "latents, mean",
-  latents_std: "latents, std", latents_extreme: "latents, extreme",
+  brightness: "brightness", saturation: "saturation", latents_mean: "latent mean",
+  latents_std: "latent std", latents_extreme: "extremes",
 };
+const COMPILES_MS = 6000; // longer than a first chunk takes once its programs are compiled
 let model = null; // what the server makes videos with
 let video = null; // what it last said of the video
 let showing = 0; // tells the loops of an earlier video that they are over
 let chosen = null; // the chunk that a branch would begin after
+let turn = 0; // when the video's turn came
 
 async function call(path, body) {
   const options = body === undefined ? {} : {
@@ -32,7 +34,8 @@ async function begin() {
   ask.guidance_scale.placeholder = model.defaults.guidance_scale;
   for (const name of model.solvers) ask.solver.add(new Option(name));
   ask.solver.value = model.defaults.solver;
-  get("model").textContent = `${model.model} on ${model.device}`;
+  const inside = model.model.replace(/^\w+\((.*)\)$/, "$1");
+  get("model").textContent = `On ${model.device}: ${inside}`;
   for (const text of model.examples) {
     const button = document.createElement("button");
     button.type = "button";
@@ -85,7 +88,9 @@ function open(described, from) {
   chosen = null;
   showing += 1;
   for (const id of ["say", "controls", "figures"]) get(id).hidden = false;
-  get("empty").hidden = true;
+  for (const id of ["empty", "how"]) get(id).hidden = true;
+  player.controls = true;
+  turn = 0;
   player.style.aspectRatio = `${video.width} / ${video.height}`;
   for (const [id, path] of [["mp4", "/video.mp4"], ["latents", "/latents.safetensors"],
     ["request", "/request.json"], ["command", "/command.txt"]]) get(id).href = `api/${at(path)}`;
@@ -99,7 +104,7 @@ async function follow(mine) {
   while (mine === showing) {
     const live = ["waiting", "making"].includes(video.status);
     try {
-      const wait = video.status === "waiting" ? 1 : 10;
+      const wait = video.status === "waiting" ? 1 : video.made ? 10 : 4;
       const next = live ? `?made=${video.made + 1}&wait=${wait}` : "";
       const found = await call(at(next));
       if (mine !== showing) return;
@@ -132,7 +137,7 @@ async function play(mine, from) {
     await append(buffer, data);
     if (number === from) {
       player.currentTime = (from * video.frames_per_chunk) / video.fps;
-      player.play().catch(() => { player.controls = true; });
+      player.play().catch(() => {}); // where a browser forbids it, the visitor presses play
     }
   }
   if (mine === showing && source.readyState === "open") source.endOfStream();
@@ -144,7 +149,6 @@ async function playWhole(mine) {
   }
   if (mine !== showing) return;
   player.src = `api/${at("/video.mp4")}`;
-  player.controls = true;
 }
 
 async function bytes(mine, path) {
@@ -203,10 +207,13 @@ function show() {
 
 function sentence() {
   const after = chosen === null ? "" : ` A branch goes on after chunk ${chosen + 1}.`;
+  if (video.status === "making" && !turn) turn = Date.now();
+  const compiles = turn && !video.made && Date.now() - turn > COMPILES_MS;
   const said = video.pending ? ` Next: "${video.pending}"` : "";
   const texts = {
     waiting: video.place ? `Place ${video.place} in the line.` : "Your turn is next.",
-    making: `Making chunk ${Math.min(video.made + 1, video.chunks)} of ${video.chunks}.`,
+    making: `Making chunk ${Math.min(video.made + 1, video.chunks)} of ${video.chunks}.`
+      + (compiles ? " Programs for these settings are compiled first: half a minute or more." : ""),
     paused: `Paused after chunk ${video.made}.`,
     done: "Done. Choose a chunk to branch from it.",
     stopped: `Stopped after chunk ${video.made}.`,
@@ -217,7 +224,9 @@ function sentence() {
 
 function figures() {
   const last = video.seconds[video.seconds.length - 1];
-  get("speed").textContent = last ? `${(video.frames_per_chunk / last).toFixed(1)} frames/s` : "-";
+  const rate = video.frames_per_chunk / last;
+  get("speed").textContent = last
+    ? `${rate.toFixed(1)} frames/s, ${(rate / video.fps).toFixed(1)} times real time` : "-";
   get("seconds").textContent = last ? `${last.toFixed(2)} s` : "-";
   get("memory").textContent = video.memory_bytes
     ? `${(video.memory_bytes / 1e9).toFixed(2)} GB` : "not told";
@@ -227,7 +236,7 @@ function figures() {
     if (!figure) {
       figure = document.createElement("figure");
       figure.id = `curve-${name}`;
-      figure.innerHTML = '<figcaption></figcaption><svg viewBox="0 0 100 30" '
+      figure.innerHTML = '<figcaption><span></span><b></b></figcaption><svg viewBox="0 0 100 30" '
         + 'preserveAspectRatio="none" aria-hidden="true"><polyline/></svg>';
       curves.append(figure);
     }
@@ -237,8 +246,8 @@ function figures() {
     const y = (value) => (high > low ? 27 - (24 * (value - low)) / (high - low) : 15);
     const points = values.map((value, i) => `${x(i)},${y(value)}`);
     figure.querySelector("polyline").setAttribute("points", points.join(" "));
-    const now = values.length ? values[values.length - 1].toPrecision(3) : "-";
-    figure.firstChild.textContent = `${title}: ${now}`;
+    figure.querySelector("span").textContent = title;
+    figure.querySelector("b").textContent = values.length ? values.at(-1).toPrecision(3) : "-";
   }
 }
 

@@ -201,8 +201,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def show_latents(self, video: DemoVideo) -> None:
         """The latents as far as they are made, for ``helios-jax sample --decode``."""
         self._wait_for(video, 1)
-        data = video.latents_path.read_bytes()
-        self._send(data, "application/octet-stream", "latents.safetensors")
+        self._send(video.latents(), "application/octet-stream", "latents.safetensors")
 
     def show_request(self, video: DemoVideo) -> None:
         """The request as JSON."""

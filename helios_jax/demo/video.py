@@ -1,6 +1,7 @@
 """One visitor's video: where it stands, and its files on disk."""
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from helios_jax.demo.asked import Asked
-from helios_jax.media import read_live_chunks
+from helios_jax.media import LatentsWriter, open_live_writer, read_live_chunks
+from helios_jax.sampling.loop import ChunkRecord
 from helios_jax.sampling.prompts import PromptChange, PromptSchedule
-from helios_jax.sampling.state import VideoState
-from helios_jax.sampling.statistics import Row
+from helios_jax.sampling.state import VideoState, save_state
+from helios_jax.sampling.statistics import Row, chunk_rows
 
 Status = Literal["waiting", "making", "paused", "done", "stopped", "failed"]
 """Waiting and making are in line; a paused video can go on; the others have ended."""
@@ -28,12 +30,16 @@ class DemoVideo:
       changes: the prompts so far, by the chunks that they begin at.
       status: where it stands.
       message: why it failed.
-      made: chunks that can be watched.
+      sampled: chunks that are sampled; the last of them may not be written yet.
+      made: chunks that are written, and can be watched.
       rows: statistics of each.
-      seconds: that each took.
+      seconds: that each took: from the chunk before it, or from when its turn began.
+      ready: when the last chunk was written.
       pending: a prompt that the next chunk begins with, and its blend.
-      state: after the last chunk, while it is in line; else it is read from disk.
+      state: after the last chunk that is sampled, while it is in line; else it is read from disk.
       stream: makes the next chunk.
+      record: the chunk that the stream has just made.
+      files: held by whoever writes them, or reads more of them than whole chunks of the mp4.
       seen: when the visitor last asked for anything.
     """
 
@@ -44,19 +50,29 @@ class DemoVideo:
         self.changes = [PromptChange(0, (asked.prompt,))]
         self.status: Status = "waiting"
         self.message = ""
+        self.sampled = 0
         self.made = 0
         self.rows: list[Row] = []
         self.seconds: list[float] = []
+        self.ready = 0.0
         self.pending: tuple[str, int] | None = None
         self.state: VideoState | None = None
         self.stream: Iterator[np.ndarray] | None = None
+        self.record: ChunkRecord | None = None
+        self.files = threading.Lock()
         self.seen = time.monotonic()
+        self._latents: LatentsWriter | None = None
         self.folder.mkdir(parents=True)
 
     @property
     def in_line(self) -> bool:
         """Whether it waits for its turn, or has it."""
         return self.status in ("waiting", "making")
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether all of its chunks are."""
+        return self.sampled >= self.asked.request.chunks
 
     @property
     def path(self) -> Path:
@@ -89,6 +105,34 @@ class DemoVideo:
             file.seek(start)
             return file.read(chunks[number][1] - start)
 
+    def latents(self) -> bytes:
+        """The file of the latents as far as they are written."""
+        with self.files:
+            return self.latents_path.read_bytes()
+
+    def write(self, record: ChunkRecord) -> Row:
+        """Append a chunk to the files, the state after it last; its statistics."""
+        request = self.asked.request
+        frames = np.asarray(record.frames)[0]
+        latents = np.asarray(record.latents)
+        before = record.index * request.frames_per_chunk
+        fps = request.config.sample.fps
+        with open_live_writer(self.path, fps, keep_frames=before) as writer:
+            writer.write(frames)
+        if self._latents is None:
+            self._latents = LatentsWriter(
+                self.latents_path,
+                request.chunks,
+                {"seed": str(request.seed)},
+                keep_frames=record.index * latents.shape[1],
+            )
+        self._latents.write(latents)
+        save_state(self.state_path(record.index + 1), record.state)
+        [row] = chunk_rows(record.index, latents, None, record.drift)
+        row["brightness"] = float(frames.mean() / 255)
+        row["saturation"] = _saturation(frames)
+        return row
+
     def describe(self, place: int | None) -> dict[str, Any]:
         """All that the page shows, ready for JSON.
 
@@ -117,3 +161,9 @@ class DemoVideo:
             "seconds": self.seconds,
             "statistics": self.rows,
         }
+
+
+def _saturation(frames: np.ndarray) -> float:
+    """The mean saturation of HSV, (max - min) / max of the three colours."""
+    top = frames.max(-1).astype(np.float32)
+    return float(((top - frames.min(-1)) / np.maximum(top, 1.0)).mean())

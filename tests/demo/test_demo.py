@@ -214,7 +214,7 @@ def test_twenty_visitors_at_once_are_served_by_the_line(client):
 def test_places_follow_the_line_and_a_closed_page_frees_its_own(pipeline):
     """Who does not ask for a while loses the place; who stops frees it at once."""
     with contextlib.ExitStack() as stack:
-        client = serve(pipeline, stack, lease_s=1.0, waiting=3)
+        client = serve(pipeline, stack, lease_s=3.0, waiting=3)
         gone = client.start(chunks=44)
         second, third = client.start(chunks=44), client.start(chunks=1)
         status, full = client.json("POST", "/api/videos", {"prompt": "a"})
