@@ -25,11 +25,6 @@ from typing import NamedTuple
 from helios_jax.errors import HeliosError
 from helios_jax.writers import writing
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems without locks."""
 
@@ -207,6 +202,8 @@ def _take(file: Path, name: str, must: bool) -> int | None:
 def _flock(descriptor: int) -> bool | None:
     """Whether the lock could be had; None where the file system has no locks."""
     if sys.platform == "win32":
+        import msvcrt
+
         # Far behind the owner's name, which others may read.
         os.lseek(descriptor, 2**20, os.SEEK_SET)
         try:
@@ -214,6 +211,8 @@ def _flock(descriptor: int) -> bool | None:
         except OSError:
             return False
         return True
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

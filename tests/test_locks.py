@@ -10,7 +10,6 @@ import threading
 
 import pytest
 
-from helios_jax import locks
 from helios_jax.locks import LockedError, lock, remove_partials, remove_stale_lock, replace_folder
 
 HOLD = """
@@ -88,7 +87,7 @@ def without_flock(monkeypatch):
     def refuse(descriptor, operation):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
 
 
 def test_without_locks_of_the_system_the_file_is_the_lock(tmp_path, without_flock, caplog):

@@ -136,7 +136,8 @@ def new_directory(
         try:
             partial.chmod(0o777 & ~_umask())
             yield partial
-            os.sync()
+            if hasattr(os, "sync"):  # not on Windows
+                os.sync()
             replace_folder(path, partial)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)

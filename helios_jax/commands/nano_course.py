@@ -230,14 +230,13 @@ def run_parts(parts: Sequence[Part], folder: Path) -> None:
                 child[:] = [process]
                 if stopped:
                     process.send_signal(signal.SIGTERM)
-                _, status, used = os.wait4(process.pid, 0)
-            code = process.returncode = os.waitstatus_to_exitcode(status)
+                code, used = _wait(process)
             child.clear()
             line = {
                 "part": part.name,
                 "finished": code == 0 and not stopped,
                 "seconds": round(time.time() - began, 2),
-                "processor_seconds": round(used.ru_utime + used.ru_stime, 2),
+                "processor_seconds": used,
             }
             with (folder / LEDGER).open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps(line) + "\n")
@@ -252,6 +251,17 @@ def run_parts(parts: Sequence[Part], folder: Path) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _wait(process: subprocess.Popen) -> tuple[int, float]:
+    """The status with which a process ends, and the seconds of processors that it took; 0 on
+    Windows, which does not tell.
+    """
+    if sys.platform == "win32":
+        return process.wait(), 0.0
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, round(used.ru_utime + used.ru_stime, 2)
 
 
 def environment() -> dict[str, str]:

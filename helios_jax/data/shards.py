@@ -93,9 +93,9 @@ def _write_shard(folder: Path, name: str) -> Generator[ShardWriter, None, None]:
             _write_lines(partial[SKIPPED], writer.skipped)
             _write_lines(partial[INDEX], map(dataclasses.asdict, writer.entries))
             for suffix, path in partial.items():  # the index last: from then on the shard is there
-                with path.open("rb") as file:
+                with path.open("rb+") as file:  # Windows syncs only what may be written
                     os.fsync(file.fileno())
-                path.rename(folder / f"{name}{suffix}")
+                path.replace(folder / f"{name}{suffix}")
     finally:
         for path in partial.values():
             with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ shares.
 import errno
 import os
 import signal
+import sys
 from fractions import Fraction
 
 import imageio_ffmpeg
@@ -68,7 +69,7 @@ def exit_reason(status: int, log: str) -> str:
     """
     if log.strip():
         return " ".join(log.split())
-    if status == -signal.SIGXFSZ:
+    if sys.platform != "win32" and status == -signal.SIGXFSZ:
         return os.strerror(errno.EFBIG)
     if 256 - status in errno.errorcode:
         return os.strerror(256 - status)

@@ -134,7 +134,7 @@ def staged(target: Path, overwrite: bool = False) -> Generator[Path]:
             mask = os.umask(0)
             os.umask(mask)
             partial.chmod(0o666 & ~mask)
-        partial.rename(target)
+        partial.replace(target)
 
 
 def _partial_folder(target: Path) -> tempfile.TemporaryDirectory[str]:

@@ -171,7 +171,7 @@ def program_memory(
         job.write_bytes(pickle.dumps((make_programs, args, target)))
         command = [sys.executable, "-m", __name__, str(job)]
         with (
-            log.open("w") as errors,
+            log.open("w", encoding="utf-8") as errors,
             subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
             ) as process,
@@ -183,7 +183,7 @@ def program_memory(
                 process.kill()
                 raise
         if process.returncode:
-            lines = [line for line in log.read_text().splitlines() if line.strip()]
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
             last = lines[-1] if lines else f"exit status {process.returncode}"
             raise PlanError(
                 f"compiling {make_programs.__qualname__} for {target} ended with: {last}"
