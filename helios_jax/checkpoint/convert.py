@@ -26,6 +26,7 @@ from helios_jax.checkpoint.layout import Slot
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.checkpoint.pipeline_index import PIPELINE
 from helios_jax.checkpoint.safetensors_files import DTYPE_NAMES, TorchTensor, write_folder
+from helios_jax.checkpoint.sampling_file import write_sampling
 from helios_jax.checkpoint.saving import write_config, write_tokenizer
 from helios_jax.checkpoint.source import Selection, read_source
 from helios_jax.checkpoint.stored import TIED, TORCH_NAMES, torch_tensors
@@ -181,6 +182,7 @@ def to_diffusers(
             write_wan_configs(folder, opened.config)
         else:
             write_configs(folder, opened.config)
+            write_sampling(folder, opened.config)
     return Summary(count, size, time.perf_counter() - start)
 
 

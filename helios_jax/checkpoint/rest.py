@@ -25,6 +25,7 @@ from helios_jax.checkpoint.original import (
 )
 from helios_jax.checkpoint.pipeline_index import HELIOS, read_index
 from helios_jax.checkpoint.safetensors_files import TorchTensor, read_folder
+from helios_jax.checkpoint.sampling_file import read_sampling
 from helios_jax.checkpoint.stored import torch_tensors
 from helios_jax.config import (
     SampleConfig,
@@ -98,7 +99,7 @@ def sampling_of(path: Path) -> tuple[SchedulerConfig, SampleConfig] | None:
     if index.get("_class_name") not in HELIOS:
         return None
     scheduler = read_scheduler(path / "scheduler/scheduler_config.json")
-    return scheduler, sample_defaults(scheduler, index)
+    return read_sampling(path, scheduler, sample_defaults(scheduler, index))
 
 
 def wan_sampling() -> tuple[SchedulerConfig, SampleConfig]:
