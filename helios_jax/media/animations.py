@@ -5,10 +5,9 @@ transparent.
 """
 
 import contextlib
-import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -83,18 +82,6 @@ def read_animation(path: str | os.PathLike) -> Iterator[Moment]:
     with _reading(path) as image:
         for frame in _frames(image):
             yield Moment(lay_on_white(frame).convert("RGB"), _seconds(frame))
-
-
-def resample(frames: Iterable[Moment], rate: Fraction) -> Iterator[Image.Image]:
-    """Frames at a constant rate: each instant shows the nearest one."""
-    time = Fraction(0)
-    shown = 0
-    for frame in frames:
-        time += frame.seconds
-        until = math.floor(time * rate + Fraction(1, 2))
-        for _ in range(until - shown):
-            yield frame.image
-        shown = max(shown, until)
 
 
 @contextlib.contextmanager

@@ -1,148 +1,230 @@
-"""Decoding one video file with ffmpeg: what it says of the file, and frames as 8-bit RGB."""
+"""Decoding one video file with PyAV: what is in it, and its frames one after another."""
 
+import contextlib
+import itertools
 import os
-import re
-import subprocess
-import tempfile
-from collections.abc import Generator, Sequence
-from typing import IO
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from typing import NamedTuple
 
-from PIL import Image
+from av.codec import CodecContext
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
-from helios_jax.media.ffmpeg import MAX_PIXELS, READ_ONE_FILE, MediaError, find_ffmpeg
+from helios_jax.media.containers import damage_error, open_video
+from helios_jax.media.ffmpeg import MAX_PIXELS, MediaError
 
-# By the matrix and range that the file names (BT.601 where it names none, as ffmpeg takes it), with
-# the flags for exactness. Pixels that are not square are made so first: a fit is chosen by what is
-# seen.
-TO_RGB = "scale=iw*sar:ih:flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgb24"
-
-ALPHA = r"\b(yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8)"
-"""Pixel formats that can be transparent."""
-# As an image is laid: on white. The overlay's picture is its input, its background that in white.
-ON_WHITE = (
-    "scale=flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp,format=rgba,split[top][copy];"
-    "[copy]lutrgb=r=255:g=255:b=255:a=255[white];[white][top]overlay=format=rgb,"
-)
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Those of ffmpeg's own decoders that leave transparency out, and what does not."""
+"""FFmpeg's own decoders that leave transparency out, and those that do not."""
 
-DAMAGE = "File ended prematurely"
-"""What ffmpeg says of a Matroska or WebM file that is cut short, although it counts it as a
-success.
-"""
+HIGH_RANGE = {16: "smpte2084", 18: "arib-std-b67"}
+"""The transfer functions of high dynamic range, PQ and HLG, by their numbers in ITU-T H.273."""
 
 
-def find_stream(log: str) -> str | None:
-    """What ffmpeg says of the video, and that it is transparent where only its container says."""
-    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)
-    if stream is None:
-        return None
-    hidden = re.search(r"alpha_mode *: *1", log)
-    return f"{stream[1]}, yuva" if hidden and stream[1][:3] in ALPHA_DECODERS else stream[1]
+class Contents(NamedTuple):
+    """What a file says of its video, found without decoding it.
+
+    Attributes:
+      codec: its name.
+      rate: frames per second on average, where that is known.
+      unit: seconds that a time counts.
+      times: when each frame begins, in order.
+      by_number: whether a frame's time is that of its number, since the file does not say when each
+        is shown.
+      end: when the last frame ends.
+      aspect: width of a pixel over its height.
+      transparent: whether its pixels may be transparent.
+      high_range: the transfer function, where it is one of high dynamic range.
+    """
+
+    codec: str
+    rate: Fraction | None
+    unit: Fraction
+    times: list[int]
+    by_number: bool
+    end: int
+    aspect: Fraction
+    transparent: bool
+    high_range: str | None
+
+    def seconds(self, cut: tuple[int, int] | None = None) -> Fraction:
+        """How long the frames from the first of ``cut`` to before its second are shown."""
+        times = [*self.times, self.end]
+        first, end = cut or (0, len(times))
+        last = len(times) - 1
+        return (times[min(end, last)] - times[min(first, last)]) * self.unit
 
 
-def decode_once(path: str | os.PathLike, filters: str) -> str:
-    """What ffmpeg tells of a video and of decoding all of it through ``filters``."""
-    done = subprocess.run(_command(path, filters, "-f null -"), capture_output=True)
-    log = done.stderr.decode(errors="replace")
-    _check(path, done.returncode, log)
-    return log
+class Shown(NamedTuple):
+    """A decoded frame, and the seconds that it is shown."""
+
+    frame: VideoFrame
+    seconds: Fraction
 
 
-def read_header(path: str | os.PathLike) -> str:
-    """What ffmpeg tells of a file without decoding it."""
-    command = _command(path, "null", "-frames:v 0 -f null -")
-    return subprocess.run(command, capture_output=True).stderr.decode(errors="replace")
+def read_contents(path: str | os.PathLike) -> Contents:
+    """What is in a file: all of it is read, and nothing decoded.
+
+    Raises:
+      MediaError: if it is cut short, no video, or in a format that is not read.
+    """
+    with open_video(path) as (container, stream):
+        step = _step(stream)
+        shown: list[int | None] = []
+        decoded: list[int] = []
+        lengths: list[int] = []
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise damage_error(path, "a part of a frame is missing")
+            if packet.size and not (packet.is_discard or _is_hidden(stream, packet)):
+                following = decoded[-1] + lengths[-1] if decoded else 0
+                shown.append(packet.pts)
+                decoded.append(following if packet.dts is None else packet.dts)
+                lengths.append(step if packet.dts is None else packet.duration or step)
+        times = [time for time in shown if time is not None]
+        by_number = len(times) < len(shown)
+        if by_number:
+            times = decoded
+        end = max(map(sum, zip(times, lengths)), default=0)
+        context = stream.codec_context
+        return Contents(
+            codec=context.codec.canonical_name,
+            rate=stream.average_rate or stream.guessed_rate,
+            unit=_unit(stream),
+            times=sorted(times),
+            by_number=by_number,
+            end=end,
+            aspect=stream.sample_aspect_ratio or Fraction(1),
+            transparent=_alpha_decoder(stream) is not None or _has_alpha(context),
+            high_range=HIGH_RANGE.get(context.color_trc),
+        )
 
 
-def decode_frames(
-    path: str | os.PathLike, stream: str, filters: str, limit: Sequence[str] = ()
-) -> Generator[Image.Image]:
-    """The frames that filters leave, one at a time, on white where they are transparent.
+def decode(path: str | os.PathLike, contents: Contents, first: int = 0) -> Generator[Shown]:
+    """The frames of a file, decoded as they are asked for.
 
     Args:
       path: the file.
-      stream: what ffmpeg says of it.
-      filters: that end in RGB.
-      limit: options that end it early.
+      contents: what :func:`read_contents` found in it.
+      first: the number of the frame to begin with. Decoding begins at the keyframe before it, or,
+        where the file cannot be searched, at its beginning.
+
+    Raises:
+      MediaError: at the first frame that is damaged.
     """
-    decoder: list[str] = []
-    if re.search(ALPHA, stream):
-        filters = filters.replace(TO_RGB, ON_WHITE + TO_RGB)
-        if name := ALPHA_DECODERS.get(stream[:3]):
-            decoder = ["-c:v", name]
-    output = "-fps_mode passthrough -c:v ppm -f image2pipe -"
-    command = _command(path, filters, output, decoder, limit)
-    with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-            assert process.stdout is not None
-            while size := _ppm_size(process.stdout):
-                width, height = size
-                pixels = process.stdout.read(3 * width * height)
-                if len(pixels) == 3 * width * height:
-                    yield Image.frombytes("RGB", (width, height), pixels)
-        log.seek(0)
-        _check(path, process.returncode, log.read().decode(errors="replace"))
+    with contextlib.closing(_timed_from(path, contents, first)) as timed:
+        last: VideoFrame | None = None
+        began = 0
+        for begins, frame in timed:
+            if last is not None:
+                yield Shown(last, (begins - began) * contents.unit)
+            last = frame
+            began = begins
+        if last is not None:
+            yield Shown(last, (contents.end - began) * contents.unit)
 
 
-def _ppm_size(stream: IO[bytes]) -> tuple[int, int] | None:
-    """Width and height in the header of a PPM image; None at the end of the stream."""
-    lines = [stream.readline() for _ in range(3)]
-    header = re.fullmatch(rb"P6\n(\d+) (\d+)\n255\n", b"".join(lines))
-    return (int(header[1]), int(header[2])) if header else None
+def _timed_from(
+    path: str | os.PathLike, contents: Contents, first: int
+) -> Generator[tuple[int, VideoFrame]]:
+    """The frames from a number on, each with the time at which it begins."""
+    if first and not contents.by_number:
+        begins = contents.times[first]
+        with contextlib.closing(_timed(path, contents, begins)) as found:
+            head = None
+            with contextlib.suppress(MediaError):  # the search ended between keyframes
+                head = next(found, None)
+            if head and head[0] == begins:
+                yield head
+                yield from found
+                return
+    with contextlib.closing(_timed(path, contents)) as found:
+        yield from itertools.islice(found, first, None)
 
 
-def _command(
-    path: str | os.PathLike,
-    filters: str,
-    output: str,
-    decoder: Sequence[str] = (),
-    limit: Sequence[str] = (),
-) -> list[str]:
-    """Decode the first video that is not a cover, and stop at damage.
+def _timed(
+    path: str | os.PathLike, contents: Contents, begin: int | None = None
+) -> Generator[tuple[int, VideoFrame]]:
+    """The frames that begin at a time or later, or all."""
+    with open_video(path) as (container, stream):
+        if begin is not None:
+            container.seek(begin, stream=stream)
+        step = _step(stream)
+        time = 0
+        for number, frame in enumerate(_frames(path, container, stream)):
+            if contents.by_number:
+                time = contents.times[min(number, len(contents.times) - 1)]
+            else:
+                time = time + step if frame.pts is None else frame.pts
+            if begin is None or time >= begin:
+                yield time, frame
 
-    ``file:`` keeps a name from being taken for an option or an address; the lists keep ffmpeg from
-    opening anything but one file of a known kind.
+
+def _frames(
+    path: str | os.PathLike, container: InputContainer, stream: VideoStream
+) -> Iterator[VideoFrame]:
+    """Decoded frames; one that is damaged, or of another size than the first, ends them."""
+    context = _decoder(stream)
+    size: tuple[int, int] | None = None
+    for packet in itertools.chain(container.demux(stream), [None]):  # None: what is held back
+        if packet is not None and packet.is_corrupt:
+            raise damage_error(path, "a part of a frame is missing")
+        if packet is not None and not packet.size:  # Theora's way to show a frame again
+            continue
+        for frame in context.decode(packet):
+            if frame.is_corrupt:
+                raise damage_error(path, "a frame cannot be decoded")
+            here = (frame.width, frame.height)
+            size = size or here
+            if here != size:
+                raise MediaError(
+                    f"{path}: its frames change from {size[0]}x{size[1]} to {here[0]}x{here[1]} "
+                    "pixels; give a copy, made by ffmpeg -i FILE copy.mp4"
+                )
+            yield frame
+
+
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    """The decoder of a video, on all processors."""
+    context = stream.codec_context
+    if name := _alpha_decoder(stream):
+        context = CodecContext.create(name, "r")
+        assert isinstance(context, VideoCodecContext)
+        context.extradata = stream.codec_context.extradata
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    context.thread_type = "AUTO"
+    return context
+
+
+def _alpha_decoder(stream: VideoStream) -> str | None:
+    """The decoder to use for a video that is transparent where only its container says so."""
+    if stream.metadata.get("alpha_mode") != "1":
+        return None
+    return ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+
+
+def _has_alpha(context: VideoCodecContext) -> bool:
+    pixels = context.format
+    if pixels is None:
+        return False
+    return pixels.has_palette or any(component.is_alpha for component in pixels.components)
+
+
+def _is_hidden(stream: VideoStream, packet: Packet) -> bool:
+    """Whether a frame is only there for others to refer to, which VP8 stores by themselves (RFC
+    6386, section 9.1).
     """
-    options = ["-hide_banner", "-nostdin", "-nostats", "-v", "level+verbose", "-xerror"]
-    return [
-        find_ffmpeg(path),
-        *options,
-        *READ_ONE_FILE,
-        *decoder,
-        "-i",
-        f"file:{os.path.abspath(path)}",
-        "-map",
-        "0:V:0",
-        "-vf",
-        filters,
-        *limit,
-        *output.split(),
-    ]
+    return stream.codec_context.codec.canonical_name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
-def _check(path: str | os.PathLike, status: int, log: str) -> None:
-    """Raise what ffmpeg says is wrong with a file."""
-    if "matches no streams" in log:
-        raise MediaError(f"{path}: has no video in it")
-    if status and "Invalid too big or non positive size" in log:
-        raise outside_error(path)
-    if status and "not on whitelist" in log:
-        raise MediaError(
-            f"{path}: not a video, or in a format that is not read; save it as mp4, by ffmpeg -i "
-            "FILE copy.mp4"
-        )
-    if status and "exceeds specified max pixel count" in log:
-        raise MediaError(f"{path}: frames of more than {MAX_PIXELS} pixels; make them smaller")
-    if status or DAMAGE in log:
-        errors = [
-            line.split("] ")[-1].strip()
-            for line in log.splitlines()
-            if "[error]" in line or "[fatal]" in line
-        ]
-        reason = errors[0] if errors else f"ffmpeg gave status {status}"
-        raise MediaError(f"{path}: damaged, cut short, or not a video: {reason}")
+def _unit(stream: VideoStream) -> Fraction:
+    return stream.time_base or Fraction(1, 90000)
 
 
-def outside_error(path: str | os.PathLike) -> MediaError:
-    return MediaError(f"{path}: the crop lies outside of its frames")
+def _step(stream: VideoStream) -> int:
+    """How long a frame is shown that does not say so."""
+    rate = stream.codec_context.framerate or stream.average_rate or stream.guessed_rate
+    return round(1 / (rate * _unit(stream))) if rate else 0

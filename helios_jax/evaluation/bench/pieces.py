@@ -3,8 +3,6 @@
 import contextlib
 import itertools
 import os
-import re
-import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -14,7 +12,8 @@ from PIL import Image
 
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.media.animations import describe_animation, is_animation
-from helios_jax.media.ffmpeg import READ_ONE_FILE, MediaError, find_ffmpeg
+from helios_jax.media.decoding import read_contents
+from helios_jax.media.ffmpeg import MediaError
 from helios_jax.media.images import FORMATS
 from helios_jax.media.video_input import native_frames
 
@@ -29,7 +28,7 @@ def read_pieces(
     """The frames of a video file, or of a folder of images in the order of their names.
 
     Args:
-      path: anything that ffmpeg reads; neither rate nor size is changed.
+      path: a video of any kind that is read; neither rate nor size is changed.
       piece: frames of a piece; the last one has what is left.
       most: frames to read at most.
 
@@ -61,14 +60,10 @@ def count_frames(path: str | os.PathLike) -> int:
         raise BenchError(f"{path}: is not a file; name a video or a folder of images")
     if is_animation(path):
         return describe_animation(path).num_frames
-    source = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}", "-map", "0:V:0"]
-    output = ["-c", "copy", "-f", "null", "-"]
-    command = [find_ffmpeg(path), "-hide_banner", "-nostdin", *source, *output]
-    log = subprocess.run(command, capture_output=True).stderr.decode(errors="replace")
-    counts = re.findall(r"frame= *(\d+)", log)
-    if not counts:
-        raise BenchError(f"{path}: damaged or not a video")
-    return int(counts[-1])
+    try:
+        return len(read_contents(path).times)
+    except MediaError as error:
+        raise BenchError(f"{path}: damaged or not a video") from error
 
 
 Frames = Generator[UInt8[np.ndarray, "Y X 3"], None, None]
