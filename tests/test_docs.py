@@ -235,6 +235,14 @@ def test_the_badges_are_what_pyproject_says():
     assert drawn == badges.badges()
 
 
+def test_the_readme_predicts_what_the_page_on_speed_does():
+    readme = (ROOT / "README.md").read_text()
+    speed = (DOCS / "speed.md").read_text()
+    predicted = re.findall(r"\| ([\d.]+)&nbsp;frames/s \|", readme)
+    assert len(predicted) == 2
+    assert all(f"| {rate} frames/s |" in speed for rate in predicted)
+
+
 def test_the_readme_is_one_screen():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 75
