@@ -22,6 +22,9 @@ from jaxtyping import Array, Float
 from ..batch import on_each_device
 from .fusion import Fusion
 
+Arrays = tuple[Any, Any, Any, Any, Any]
+"""``x``, ``y``, ``gate``, ``scale`` and ``shift``, as :mod:`.fusion` says."""
+
 Gradients = tuple[Array | None, Array | None, tuple[Array | None, ...]]
 """Of ``x``; of ``y``, where there is a gate; and float32 sums ``[B, 2, D]`` for gate, scale and
 shift. None for what is not there.
@@ -52,18 +55,18 @@ def differentiable(module: str) -> Callable[..., tuple[Array | None, Array | Non
 
 
 def _backward(
-    kernel: Callable[..., Any], arrays: tuple[Any, ...], gradients: tuple[Any, Any], fusion: Fusion
+    kernel: Callable[..., Any], arrays: Arrays, gradients: tuple[Any, Any], fusion: Fusion
 ) -> tuple[Array | None, ...]:
     """The gradients of the five arrays, of which the kernel computes those that are neither equal
     nor sums.
     """
     x, y, *weights = arrays
-    d_x, d_normed = gradients
+    d_x, _ = gradients
     d_y = None
     sums = (None, None, None)
     if fusion.norm or weights[0] is not None:
         d_x, d_y, sums = on_each_device(
-            lambda *args: kernel(*args, fusion), x, y, *weights, d_x, d_normed
+            lambda *args: kernel(args[:5], args[5:], fusion), *arrays, *gradients
         )
     if y is not None and weights[0] is None:
         d_y = d_x[:, x.shape[1] - y.shape[1] :]

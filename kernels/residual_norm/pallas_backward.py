@@ -12,7 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
 from .fusion import Fusion
-from .gradient import Gradients, segment_sums
+from .gradient import Arrays, Gradients, segment_sums
 from .pallas import LANES, _folded
 
 TOKENS = 32
@@ -27,39 +27,42 @@ one on its way; beyond, one.
 
 
 def residual_norm_backward(
-    x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"] | None,
-    gate: Float[Array, "#B #2 D"] | None,
-    scale: Float[Array, "#B #2 D"] | None,
-    shift: Float[Array, "#B #2 D"] | None,
-    d_added: Float[Array, "B N D"] | None,
-    d_normed: Float[Array, "B n_normed D"] | None,
+    arrays: Arrays,
+    gradients: tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | None],
     fusion: Fusion,
     *,
     interpret=False,
 ) -> Gradients:
-    """``d_x``, ``d_y`` where there is a gate, and the sums of each weight; see :mod:`.gradient`."""
+    """``d_x``, ``d_y`` where there is a gate, and the sums of each weight; see :mod:`.gradient`.
+
+    Args:
+      arrays: of the forward pass.
+      gradients: of ``added`` and ``normed``.
+      fusion: of the forward pass.
+    """
+    x, y, gate, scale, shift = arrays
+    d_added, d_normed = gradients
     B, N, D = x.shape
     history = fusion.history
     norm_from = fusion.norm_from
     add_from = 0 if y is None else N - y.shape[1]
     tile = (D // math.gcd(D, LANES), math.gcd(D, LANES))
     read = dict(y=y, d_added=d_added, d_normed=d_normed)
-    arrays = _folded(tile, x=x if fusion.norm else None, **read)
+    tiled = _folded(tile, x=x if fusion.norm else None, **read)
     weights = _folded(tile, gate=gate, scale=scale)
     summed = dict(gate=gate, scale=scale, shift=shift)
     sums = [f"{name}_sums" for name, weight in summed.items() if weight is not None]
     results = {"d_x": N} if fusion.norm else {}
     if gate is not None:
         results["d_y"] = N - add_from
-    size = sum(D * array.dtype.itemsize for array in arrays.values())
+    size = sum(D * array.dtype.itemsize for array in tiled.values())
     stages = 2 if 2 * size + 4 * D * (len(weights) + len(sums)) <= SHARED_MEMORY else 1
     history_programs = pl.cdiv(history, TOKENS)
     programs = history_programs + pl.cdiv(N - history, TOKENS)
-    barrier = {name: number * stages for number, name in enumerate(arrays)}
+    barrier = {name: number * stages for number, name in enumerate(tiled)}
 
     def body(*refs, ready, weights_ready, **smem):
-        gmem = dict(zip((*arrays, *weights, *results, *sums), refs))
+        gmem = dict(zip((*tiled, *weights, *results, *sums), refs))
         program = lax.axis_index("program")
         batch = lax.axis_index("batch")
         segment = (program >= history_programs).astype(jnp.int32)
@@ -72,7 +75,7 @@ def residual_norm_backward(
             pl.when(jnp.logical_or(offset[name] == 0, segment == 1))(run)
 
         def fetch(token, stage):
-            for name in arrays:
+            for name in tiled:
 
                 def copy(name=name):
                     plgpu.copy_gmem_to_smem(
@@ -98,12 +101,12 @@ def residual_norm_backward(
             plgpu.copy_gmem_to_smem(row, smem[name], weights_ready)
         for name in sums:
             smem[name][...] = jnp.zeros(tile, jnp.float32)
-        for name in arrays:
+        for name in tiled:
 
             @pl.when(jnp.logical_and(offset[name] > 0, segment == 0))
             def _(name=name):
                 for stage in range(stages):
-                    smem[name].at[stage][...] = jnp.zeros(tile, arrays[name].dtype)
+                    smem[name].at[stage][...] = jnp.zeros(tile, tiled[name].dtype)
 
         if weights:
             plgpu.barrier_wait(weights_ready)
@@ -119,7 +122,7 @@ def residual_norm_backward(
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     fetch(token + 1, 1 - stage)
 
-            for name in arrays:
+            for name in tiled:
                 where_it_is(
                     name, lambda name=name: plgpu.barrier_wait(ready.at[barrier[name] + stage])
                 )
@@ -177,7 +180,7 @@ def residual_norm_backward(
             plgpu.copy_smem_to_gmem(smem[name], gmem[name].at[batch, program])
         plgpu.wait_smem_to_gmem(0)
 
-    scratch = {name: plgpu.SMEM((stages, *tile), array.dtype) for name, array in arrays.items()}
+    scratch = {name: plgpu.SMEM((stages, *tile), array.dtype) for name, array in tiled.items()}
     scratch |= {name: plgpu.SMEM(tile, weight.dtype) for name, weight in weights.items()}
     scratch |= {name: plgpu.SMEM(tile, jnp.float32) for name in sums}
     rows = [jax.ShapeDtypeStruct((B, tokens, *tile), x.dtype) for tokens in results.values()]
@@ -188,13 +191,13 @@ def residual_norm_backward(
         grid_names=("batch", "program"),
         scratch_types=dict(
             **scratch,
-            ready=plgpu.Barrier(num_barriers=len(arrays) * stages),
+            ready=plgpu.Barrier(num_barriers=len(tiled) * stages),
             weights_ready=plgpu.Barrier(num_arrivals=max(len(weights), 1)),
         ),
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         kernel_name="helios_residual_norm_backward",
         interpret=interpret,
-    )(*arrays.values(), *weights.values())
+    )(*tiled.values(), *weights.values())
     named = zip((*results, *sums), outputs)
     found = {name: output.reshape(*output.shape[:2], D) for name, output in named}
     by_segment = []

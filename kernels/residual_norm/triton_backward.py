@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ..triton_calls import triton_call
 from .fusion import Fusion
-from .gradient import Gradients, segment_sums
+from .gradient import Arrays, Gradients, segment_sums
 from .triton import _load, _mean, _store, _strides, _weight, chunk_size
 
 TOKENS = 32
@@ -189,8 +189,9 @@ class Launch(NamedTuple):
         return d_added if d_x is None else d_x, d_y, tuple(by_segment)
 
 
-def launch(x, y, gate, scale, shift, fusion: Fusion) -> Launch:
+def launch(arrays: Arrays, fusion: Fusion) -> Launch:
     """How the kernel is started for these arguments of the forward pass."""
+    x, y, gate, scale, shift = arrays
     B, N, D = x.shape
     chunk = chunk_size(D)
     before = -(-fusion.history // TOKENS)
@@ -219,17 +220,20 @@ def launch(x, y, gate, scale, shift, fusion: Fusion) -> Launch:
 
 
 def residual_norm_backward(
-    x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"] | None,
-    gate: Float[Array, "#B #2 D"] | None,
-    scale: Float[Array, "#B #2 D"] | None,
-    shift: Float[Array, "#B #2 D"] | None,
-    d_added: Float[Array, "B N D"] | None,
-    d_normed: Float[Array, "B n_normed D"] | None,
+    arrays: Arrays,
+    gradients: tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | None],
     fusion: Fusion,
 ) -> Gradients:
-    """``d_x``, ``d_y`` where there is a gate, and the sums of each weight; see :mod:`.gradient`."""
-    started = launch(x, y, gate, scale, shift, fusion)
+    """``d_x``, ``d_y`` where there is a gate, and the sums of each weight; see :mod:`.gradient`.
+
+    Args:
+      arrays: of the forward pass.
+      gradients: of ``added`` and ``normed``.
+      fusion: of the forward pass.
+    """
+    x, y, gate, scale, _ = arrays
+    d_added, d_normed = gradients
+    started = launch(arrays, fusion)
     stand_in: Any = d_normed if d_added is None else d_added
     read = (x, y, gate, scale, d_added, d_normed)
     unused = jax.ShapeDtypeStruct((), x.dtype)

@@ -111,13 +111,15 @@ def compare() -> list[float]:
             return None, reference.modulated_layer_norm(x, shift, scale - 1, **static)
         return reference.gated_residual_norm(x, y, gate, (scale, shift), **static)
 
-    def residual_norm_backward(x, y, gate, scale, shift, d_added, d_normed, fusion):
+    def residual_norm_backward(arrays, gradients, fusion):
+        x, y, *weights = arrays
+
         def own(weight):
             return None if weight is None else jnp.broadcast_to(weight, (len(x), 2, x.shape[-1]))
 
-        arrays = (x, y, *map(own, (gate, scale, shift)))
+        arrays = (x, y, *map(own, weights))
         _, pullback = jax.vjp(lambda *arrays: residual_norm(*arrays, fusion), *arrays)
-        d_x, d_y, *sums = pullback((d_added, d_normed))
+        d_x, d_y, *sums = pullback(gradients)
         return d_x, d_y, tuple(sums)
 
     def norm_rope_of_two(qkv, *arrays, **static):

@@ -234,21 +234,21 @@ def test_triton_gradient_is_the_plain_versions(monkeypatch):
         _, results, _ = triton.launch(x, y, *rest)
         return tuple(result and jnp.zeros(result.shape, result.dtype) for result in results)
 
-    def collect(*arguments):
+    def collect(arrays, gradients, fusion):
         """Keep the launch for later; return zeros."""
-        x, y, gate, scale, shift, d_added, d_normed, fusion = arguments
-        started = triton_backward.launch(x, y, gate, scale, shift, fusion)
+        x = arrays[0]
+        started = triton_backward.launch(arrays, fusion)
 
         def blank(like):
             return np.zeros((), x.dtype) if like is None else np.zeros(like.shape, like.dtype)
 
-        read = (x, y, gate, scale, d_added, d_normed)
+        read = (*arrays[:4], *gradients)
         read = [blank(None) if array is None else np.asarray(array) for array in read]
         written = [blank(result) for result in started.results]
         body = "helios_jax.kernels.residual_norm.triton_backward:residual_norm_backward_body"
         launches.append(Launch(body, started.grid, (*read, *written), started.constants))
-        starts.append((started, d_added))
-        return started.gradients([jnp.asarray(array) for array in written], d_added)
+        starts.append((started, gradients[0]))
+        return started.gradients([jnp.asarray(array) for array in written], gradients[0])
 
     monkeypatch.setattr(triton, "residual_norm", forward)
     monkeypatch.setattr(triton_backward, "residual_norm_backward", collect)
