@@ -15,6 +15,8 @@ from helios_jax.kernels import verdicts
 from helios_jax.kernels.attention.api import IMPLEMENTATIONS as ATTENTION
 from helios_jax.kernels.dispatch import LAST_RESORT, Implementation, target
 from helios_jax.kernels.norm_rope.api import IMPLEMENTATIONS as NORM_ROPE
+from helios_jax.kernels.quantize import UnscaledProduct
+from helios_jax.kernels.quantize.api import IMPLEMENTATIONS as QUANTIZE
 from helios_jax.kernels.residual_norm.api import (
     GATED_RESIDUAL,
     GATED_RESIDUAL_NORM,
@@ -28,6 +30,9 @@ TOLERANCE = 0.02
 five roundings to bfloat16.
 """
 
+FLOAT8_TOLERANCE = 0.08
+"""The same of results in float8: one step of its largest numbers, 32 of 448."""
+
 
 class Case(NamedTuple):
     """An operation and its arguments.
@@ -37,12 +42,14 @@ class Case(NamedTuple):
       implementations: by name, best first.
       arrays: its arguments.
       static: its keywords.
+      tolerance: of its check.
     """
 
     operation: str
     implementations: Mapping[str, Implementation]
     arrays: tuple[Any, ...]
     static: dict[str, Any]
+    tolerance: float = TOLERANCE
 
 
 def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
@@ -66,6 +73,12 @@ def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
     norm = dict(eps=1e-6)
     segments = dict(history=history)
     both = segments | norm
+    token_scale, channel_scale = (
+        jnp.abs(draw(seed, *sizes, dtype=jnp.float32))
+        for seed, sizes in ((9, (1, tokens)), (10, (width,)))
+    )
+    product = UnscaledProduct(y, token_scale, channel_scale, weight)
+    rounded = both | dict(quantized=True)
     return [
         Case("attention", ATTENTION, (query, key, value, None), {}),
         Case("attention", ATTENTION, (query, text, value[:, : tokens // 2], bias), {}),
@@ -75,6 +88,14 @@ def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
         Case("modulated_layer_norm", MODULATED_LAYER_NORM, (x, shift, scale), both),
         Case("gated_residual", GATED_RESIDUAL, (x, y, gate), segments),
         Case("gated_residual_norm", GATED_RESIDUAL_NORM, (x, y, gate, (scale, shift)), both),
+        Case(
+            "gated_residual_norm",
+            GATED_RESIDUAL_NORM,
+            (x, product, gate, (scale, shift)),
+            rounded,
+            FLOAT8_TOLERANCE,
+        ),
+        Case("quantize", QUANTIZE, (product,), dict(gelu=True), FLOAT8_TOLERANCE),
     ]
 
 
@@ -120,7 +141,7 @@ def check_case(case: Case, name: str, implementation: Implementation, deadline: 
     except Exception as problem:
         text = " ".join(f"{type(problem).__name__}: {problem}".split())
         return Verdict(check, "wrong", text[:200])
-    if not error <= TOLERANCE:
+    if not error <= case.tolerance:
         return Verdict(check, "wrong", f"off by {error:.2g} of the largest number")
     return Verdict(check, "ok", f"within {error:.1g}, forward and backward")
 

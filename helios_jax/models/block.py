@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from helios_jax.config import TransformerConfig
 from helios_jax.kernels.attention import attention
 from helios_jax.kernels.norm_rope import norm_rope
+from helios_jax.kernels.quantize import Quantized, UnscaledProduct, quantize, scaled
 from helios_jax.kernels.residual_norm import (
     gated_residual,
     gated_residual_norm,
@@ -90,12 +91,12 @@ class SelfAttention(nn.Module):
 
     def __call__(
         self,
-        x: Float[Array, "B n_in D"],
+        x: Float[Array, "B n_in D"] | Quantized,
         rope: Rope,
         *,
         segments: Segments,
         history_qkv: Float[Array, "B h 3 K d"] | None = None,
-    ) -> Float[Array, "B n_out D"]:
+    ) -> Float[Array, "B n_out D"] | UnscaledProduct:
         """Attend.
 
         Args:
@@ -105,9 +106,9 @@ class SelfAttention(nn.Module):
           history_qkv: queries, keys and values of the history tokens where they are already known.
         """
         cfg = self.config
-        qkv = self.qkv(x)
+        qkv = self.qkv.unscaled(x)
         if history_qkv is not None:
-            qkv = jnp.concatenate([history_qkv, qkv], axis=1)
+            qkv = jnp.concatenate([history_qkv, scaled(qkv)], axis=1)
         gain = None
         if cfg.is_amplify_history:
             gain = 1 + 9 * jax.nn.sigmoid(self.history_key_scale)
@@ -125,7 +126,8 @@ class SelfAttention(nn.Module):
         # The queries of history are computed even if they are not used: the slice of the kernel
         # that would avoid it would be copied at every step, which costs what it saves.
         query = query[:, segments.history if segments.noisy_only else 0 :]
-        return self.out(attention(query, key, value, implementation=cfg.attention))
+        attended = attention(query, key, value, implementation=cfg.attention)
+        return self.out.unscaled(attended)
 
 
 class CrossAttention(nn.Module):
@@ -152,18 +154,21 @@ class CrossAttention(nn.Module):
         key_value = self.kv(text)
         return self._norm(key_value[:, :, 0], self.norm_k()), key_value[:, :, 1]
 
-    def __call__(self, x: Float[Array, "B n D"], text: TextCache) -> Float[Array, "B n D"]:
-        query = self._norm(self.q(x), self.norm_q())
+    def __call__(
+        self, x: Float[Array, "B n D"] | Quantized, text: TextCache
+    ) -> Float[Array, "B n D"] | UnscaledProduct:
+        query = self._norm(self.q.unscaled(x), self.norm_q())
         key = cast(Array, text.key)
         value = cast(Array, text.value)
         kind = dict(name=TEXT_ATTENTION_OUTPUT, implementation=self.config.attention)
-        return self.out(attention(query, key, value, text.bias, **kind))
+        return self.out.unscaled(attention(query, key, value, text.bias, **kind))
 
     def _norm(self, x, scale):
         """RMS norm over all heads at once."""
         cfg = self.config
         fused = dict(eps=cfg.eps, implementation=cfg.kernels)
-        return rms_norm(x.reshape(*x.shape[:2], -1), scale, **fused).reshape(x.shape)
+        flat = x.flat() if isinstance(x, UnscaledProduct) else x.reshape(*x.shape[:2], -1)
+        return rms_norm(flat, scale, **fused).reshape(x.shape)
 
 
 class Scale(nn.Module):
@@ -201,8 +206,15 @@ class FeedForward(nn.Module):
         self.up = project((self.config.ffn_dim,))
         self.down = project((self.config.width,))
 
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        return self.down(nn.gelu(self.up(x), approximate=True))
+    def __call__(
+        self, x: Float[Array, "B N D"] | Quantized
+    ) -> Float[Array, "B N D"] | UnscaledProduct:
+        y = self.up.unscaled(x)
+        if self.down.takes_quantized():
+            y = quantize(y, gelu=True, implementation=self.config.kernels)
+        else:
+            y = nn.gelu(scaled(y), approximate=True)
+        return self.down.unscaled(y)
 
 
 def _projection(
@@ -210,7 +222,11 @@ def _projection(
 ) -> Callable[..., Projection]:
     """What the large projections of a block have in common."""
     return functools.partial(
-        Projection, dtype=dtype, param_dtype=param_dtype, round_activations=config.round_activations
+        Projection,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        round_activations=config.round_activations,
+        kernels=config.kernels,
     )
 
 
@@ -248,9 +264,11 @@ class Block(nn.Module):
         *,
         segments: Segments,
         history_qkv: Float[Array, "B h 3 K d"] | None = None,
-        normed: Float[Array, "B N D"] | None = None,
+        normed: Float[Array, "B N D"] | Quantized | None = None,
         following: tuple[Float[Array, "#B 2 D"], Float[Array, "#B 2 D"]] | None = None,
-    ) -> Float[Array, "B n_out D"] | tuple[Float[Array, "B N D"], Float[Array, "B N D"]]:
+    ) -> (
+        Float[Array, "B n_out D"] | tuple[Float[Array, "B N D"], Float[Array, "B N D"] | Quantized]
+    ):
         """Run the block.
 
         Args:
@@ -261,7 +279,8 @@ class Block(nn.Module):
           segments: how the sequence is divided, and for which tokens the result is computed.
           history_qkv: this block's queries, keys and values of the history, where
             :meth:`embed_history` computed them before.
-          normed: this block's first norm of ``x``, where the block before has computed it.
+          normed: this block's first norm of ``x``, where the block before has computed it;
+            quantized if this block's projection takes it so.
           following: shift and scale of the next block's first norm. It is returned beside the
             result then, from the kernel that adds the feed-forward: ``x`` is read once for both.
         """
@@ -273,7 +292,10 @@ class Block(nn.Module):
         known = 0 if history_qkv is None else history
         if normed is None:
             own = history - known
-            normed = modulated_layer_norm(x[:, known:], shift, scale, history=own, **fused)
+            quantized = self.attn1.qkv.takes_quantized()
+            normed = modulated_layer_norm(
+                x[:, known:], shift, scale, history=own, quantized=quantized, **fused
+            )
         attended = self.attn1(normed, rope, segments=segments, history_qkv=history_qkv)
         if segments.noisy_only:
             x = x[:, history:]
@@ -287,16 +309,31 @@ class Block(nn.Module):
             (scale[None, None], shift[None, None]),
             history=history,
             norm_history=not cfg.guidance_cross_attn,
+            quantized=self.attn2.q.takes_quantized(),
             **fused,
         )
         x, normed = gated_residual_norm(
-            x, self.attn2(normed, text), None, (1 + ff_scale, ff_shift), history=history, **fused
+            x,
+            self.attn2(normed, text),
+            None,
+            (1 + ff_scale, ff_shift),
+            history=history,
+            quantized=self.ffn.up.takes_quantized(),
+            **fused,
         )
         y = self.ffn(normed)
         if following is None:
             return gated_residual(x, y, ff_gate, history=history, implementation=cfg.kernels)
         shift, scale = following
-        return gated_residual_norm(x, y, ff_gate, (1 + scale, shift), history=history, **fused)
+        return gated_residual_norm(
+            x,
+            y,
+            ff_gate,
+            (1 + scale, shift),
+            history=history,
+            quantized=self.attn1.qkv.takes_quantized(),
+            **fused,
+        )
 
     def embed_text(
         self, text: Float[Array, "B S D"]

@@ -8,9 +8,10 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from helios_jax.kernels.matmul import matmul
+from helios_jax.kernels.quantize import Quantized, UnscaledProduct, quantize, scaled
 from helios_jax.models.layer_stack import PRODUCT
 from helios_jax.models.lora import adapter_product
-from helios_jax.models.quantization import quantized_matmul
+from helios_jax.models.quantization import float8_matmul, is_float8, quantized_matmul
 from helios_jax.types import Array, DTypeLike, Float
 
 
@@ -24,14 +25,37 @@ class Projection(nn.Module):
       features: shape of the result's last axes, which may be several (parts, heads, channels).
       inputs: number of last axes of ``x`` that are contracted.
       round_activations: with an eight-bit kernel, round ``x`` to eight bits, too.
+      kernels: implementation of that rounding, if it is to float8.
     """
 
     features: tuple[int, ...]
     inputs: int = 1
     use_bias: bool = True
     round_activations: bool = False
+    kernels: str | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+
+    def takes_quantized(self) -> bool:
+        """Whether it multiplies float8 by float8 and nothing beside it: then the kernel before may
+        round its input, and the kernel after apply scales and bias.
+        """
+        return self._multiplies_float8() and not self.has_variable("params", "lora_a")
+
+    def _multiplies_float8(self) -> bool:
+        if not self.round_activations or not self.has_variable("params", "kernel_scale"):
+            return False
+        return is_float8(self.get_variable("params", "kernel"))
+
+    def unscaled(
+        self, x: Float[Array, "*batch_and_inputs"] | Quantized
+    ) -> Float[Array, "*batch_and_features"] | UnscaledProduct:
+        """The product, which leaves scales and bias to the kernel that reads it where
+        :meth:`takes_quantized`, and there only takes a quantized ``x``.
+        """
+        if isinstance(x, Quantized) or self.takes_quantized():
+            return self._float8_product(x)
+        return self(x)
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch_and_inputs"]) -> Float[Array, "*batch_and_features"]:
@@ -45,7 +69,9 @@ class Projection(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, self.features, self.param_dtype)
             bias = bias.astype(self.dtype)
-        if is_quantized:
+        if self._multiplies_float8():
+            y = scaled(self._float8_product(x).flat())
+        elif is_quantized:
             scale = self.get_variable("params", "kernel_scale")
             y = quantized_matmul(
                 x.astype(self.dtype), kernel, scale, self.inputs, self.round_activations
@@ -57,6 +83,18 @@ class Projection(nn.Module):
             y = self._flat_product(x.astype(self.dtype), kernel, bias)
         y = checkpoint_name(_adapt(self, y, x, self.inputs), PRODUCT)
         return y.reshape(*y.shape[:-1], *self.features)
+
+    def _float8_product(self, x: Float[Array, "*batch_and_inputs"] | Quantized) -> UnscaledProduct:
+        """The product of float8 operands, without its scales and bias."""
+        if not isinstance(x, Quantized):
+            batch = x.shape[: x.ndim - self.inputs]
+            x = quantize(x.astype(self.dtype).reshape(*batch, -1), implementation=self.kernels)
+        kernel = self.get_variable("params", "kernel")
+        scale = self.get_variable("params", "kernel_scale")
+        bias = jnp.zeros(self.features, self.dtype)
+        if self.use_bias:
+            bias = self.get_variable("params", "bias").astype(self.dtype)
+        return float8_matmul(x, kernel, scale, bias)
 
     def _flat_product(
         self,

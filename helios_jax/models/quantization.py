@@ -3,7 +3,9 @@ matrix products with them.
 
 With ``W ≈ Q · diag(s)``, the product ``x · W`` is ``(x · Q) · diag(s)`` in the activations' dtype.
 Where activations are rounded to eight bits, too, ``x ≈ diag(r) · P`` with one scale a token, it is
-``diag(r) · (P · Q) · diag(s)``, whose inner product is of eight-bit numbers.
+``diag(r) · (P · Q) · diag(s)``, whose inner product is of eight-bit numbers. Of float8, the kernel
+before rounds the activations and the kernel after applies the scales
+(:mod:`~helios_jax.kernels.quantize`).
 
 A float8 kernel is stored with its outputs first: a GPU's float8 products want the contracted axis
 last, and XLA would turn every kernel around in each program, and keep the copies: 12 GB of the 14B
@@ -16,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from helios_jax.kernels.dispatch import target
+from helios_jax.kernels.quantize import Quantized, UnscaledProduct, round_to_8_bits
 from helios_jax.models.layer_stack import is_separate_leaf
-from helios_jax.types import Array, DTypeLike, Float, Params
+from helios_jax.types import Array, Float, Params
 
 Quantization = Literal["int8", "fp8"]
 DTYPES = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn}
@@ -92,22 +95,28 @@ def outputs_first(kernel: Array, inputs: int) -> Array:
     return jnp.moveaxis(kernel, range(inputs), range(-inputs, 0))
 
 
-def round_to_8_bits(
-    x: Float[Array, "..."], axes: tuple[int, ...], dtype: DTypeLike
-) -> tuple[Array, Float[Array, "..."]]:
-    """``x ≈ rounded · scale`` with one float32 scale for all numbers along ``axes``, which maps the
-    largest of them to the largest number of the dtype.
+def is_float8(kernel: Array) -> bool:
+    """Whether a kernel is of eight-bit floats, and so stands with its outputs first."""
+    return jnp.issubdtype(kernel.dtype, jnp.floating) and kernel.dtype.itemsize == 1
 
-    Returns:
-      rounded, and scale without ``axes``.
+
+def float8_matmul(
+    x: Quantized,
+    kernel: Float[Array, "*features_and_inputs"],
+    scale: Float[Array, "*features"],
+    bias: Float[Array, "*features"],
+) -> UnscaledProduct:
+    """``x · kernel``, contracting the last axis of ``x`` with the last ones of ``kernel``; scales
+    and bias are left to whoever reads it.
+
+    The sums are stored in the bias's dtype on a GPU, half the bytes of float32. They are rounded
+    once more than on a CPU, a hundredth of what three bits of mantissa round.
     """
-    is_float = jnp.issubdtype(dtype, jnp.floating)
-    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True).astype(jnp.float32)
-    limit = float(jnp.finfo(dtype).max if is_float else jnp.iinfo(dtype).max)
-    scale = jnp.where(largest > 0, largest / limit, 1.0)
-    scaled = x.astype(jnp.float32) / scale
-    rounded = scaled if is_float else jnp.round(scaled)
-    return jnp.clip(rounded, -limit, limit).astype(dtype), scale.squeeze(axes)
+    size = x.values.shape[-1]
+    sums = bias.dtype if target().platform == "cuda" else jnp.float32
+    contracted = (x.values.ndim - 1, 1)
+    y = jnp.tensordot(x.values, kernel.reshape(-1, size), contracted, preferred_element_type=sums)
+    return UnscaledProduct(y.reshape(*x.scale.shape, *scale.shape), x.scale, scale, bias)
 
 
 def quantized_matmul(
@@ -119,23 +128,21 @@ def quantized_matmul(
 ) -> Float[Array, "*batch_and_features"]:
     """``x · kernel · scale``, contracting the last ``inputs`` axes of ``x`` with those of
     ``kernel``, which is as :func:`outputs_first` says; float32.
+
+    Activations are rounded for an int8 kernel only: for float8 there is :func:`float8_matmul`.
     """
     batch = x.shape[: x.ndim - inputs]
-    dtype = x.dtype
     x = x.reshape(*batch, -1)
-    is_float = jnp.issubdtype(kernel.dtype, jnp.floating)
     size = x.shape[-1]
-    kernel = kernel.reshape(-1, size) if is_float else kernel.reshape(size, -1)
+    outputs_last = not is_float8(kernel)
+    kernel = kernel.reshape(size, -1) if outputs_last else kernel.reshape(-1, size)
     token_scale = 1.0
+    sums = jnp.float32
     if round_activations:
         x, token_scale = round_to_8_bits(x, (-1,), kernel.dtype)
         token_scale = token_scale[..., None]
-    sums = jnp.int32 if x.dtype == jnp.int8 else jnp.float32
-    if is_float and round_activations and target().platform == "cuda":
-        # Half the bytes of the result. It is rounded once more than on a CPU, a hundredth of what
-        # three bits of mantissa round.
-        sums = dtype
-    contracted = (x.ndim - 1, 1 if is_float else 0)
+        sums = jnp.int32
+    contracted = (x.ndim - 1, 0 if outputs_last else 1)
     y = jnp.tensordot(x, kernel.astype(x.dtype), contracted, preferred_element_type=sums)
     y = (y.astype(jnp.float32) * token_scale).reshape(*batch, *scale.shape)
     return y * scale.reshape((1,) * len(batch) + scale.shape)

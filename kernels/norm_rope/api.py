@@ -14,13 +14,14 @@ from jaxtyping import Array, Float
 from ..batch import on_each_device
 from ..dispatch import Implementation, Target, dispatch
 from ..gradient import with_plain_gradient
+from ..quantize.types import UnscaledProduct
 from . import reference
 
 
 def norm_rope(
-    qkv: Float[Array, "B N 3 K d"],
-    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
-    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
+    qkv: Float[Array, "B N 3 K d"] | UnscaledProduct,
+    scales: tuple[Float[Array, "width"], Float[Array, "width"]],
+    rope: tuple[Float[Array, "N pairs"], Float[Array, "N pairs"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
     history: int,
@@ -36,7 +37,8 @@ def norm_rope(
     dtype after each, then once more after the gain. Values are copied.
 
     Args:
-      qkv: queries, keys and values, bfloat16, float16 or float32.
+      qkv: queries, keys and values, bfloat16, float16 or float32. Of a product without scales and
+        bias, these are applied first.
       scales: weights of the norms of queries and of keys.
       rope: cosines and sines of each token's angles, float32; cos² + sin² may be less than 1, as
         averaged rotations also shrink.
@@ -69,7 +71,7 @@ def _kernel(module: str) -> Callable[..., Any]:
     return with_plain_gradient(run, reference.norm_rope)
 
 
-def _refuses_triton(target: Target, qkv: Array, *_, **__) -> str | None:
+def _refuses_triton(target: Target, qkv: Array | UnscaledProduct, *_, **__) -> str | None:
     channels = qkv.shape[-1]
     if target.platform != "cuda":
         return f"it needs an NVIDIA GPU, not {target.platform}"
@@ -82,7 +84,7 @@ def _refuses_triton(target: Target, qkv: Array, *_, **__) -> str | None:
     return None
 
 
-def _refuses_pallas(target: Target, qkv: Array, *_, **__) -> str | None:
+def _refuses_pallas(target: Target, qkv: Array | UnscaledProduct, *_, **__) -> str | None:
     heads, channels = qkv.shape[-2:]
     if not target.has_mosaic:
         return f"it needs a GPU of compute capability 9 or 10, not {target.kind}"

@@ -16,6 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
+from ..quantize.pallas import scale_product
+from ..quantize.types import UnscaledProduct
+
 WORDS = 256
 """Words of a group of heads, two for each thread of a warpgroup: the fewest that spread over all
 its threads in the layout of larger arrays.
@@ -28,9 +31,9 @@ all the while.
 
 
 def norm_rope(
-    qkv: Float[Array, "B N 3 K d"],
-    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
-    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
+    qkv: Float[Array, "B N 3 K d"] | UnscaledProduct,
+    scales: tuple[Float[Array, "width"], Float[Array, "width"]],
+    rope: tuple[Float[Array, "N pairs"], Float[Array, "N pairs"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
     history: int,
@@ -51,14 +54,26 @@ def norm_rope(
     blocks = N // run
     key_blocks = S // run
     amplified = key_gain is not None and history > 0
+    unscaled = isinstance(qkv, UnscaledProduct)
 
-    def body(qkv, scales, gain, cos, sin, query, key, value, cos_of_heads, sin_of_heads, arrived):
+    def body(qkv, scales, gain, cos, sin, *refs):
+        *product, query, key, value, cos_of_heads, sin_of_heads, arrived = refs
         block = lax.axis_index("block")
         part = lax.axis_index("part")
         place = lax.rem(block, blocks)
         # Of keys and values, which those blocks of a sequence have that come first.
         key_block = lax.div(block, blocks) * key_blocks + place
         has_keys = place < key_blocks
+
+        def read(i, part):
+            """Even and odd channels of a token's queries, keys or values, in float32."""
+            even, odd = _unpack(qkv[block, i, part], dtype)
+            if unscaled:
+                token_scale, channel_scale, bias = product
+                factor = token_scale[block, i]
+                even = scale_product(even, factor, channel_scale[part, 0], bias[part, 0])
+                odd = scale_product(odd, factor, channel_scale[part, 1], bias[part, 1])
+            return even, odd
 
         def rotate(part, result, block_of_result):
             # A table serves all heads. Registers can only repeat an array that fills them once: the
@@ -72,8 +87,7 @@ def norm_rope(
 
             @pl.loop(0, run)
             def _(i):
-                words = qkv[block, i, part]
-                even, odd = _unpack(words, dtype)
+                even, odd = read(i, part)
                 inverse = lax.rsqrt(jnp.sum(even * even + odd * odd) / (K * d) + eps)
                 even = even * inverse * scale_of_even
                 odd = odd * inverse * scale_of_odd
@@ -103,7 +117,10 @@ def norm_rope(
         def _():
             @pl.loop(0, run)
             def _(i):
-                value[key_block, i] = qkv[block, i, 2]
+                if unscaled:
+                    value[key_block, i] = _pack(*read(i, 2), dtype)
+                else:
+                    value[key_block, i] = qkv[block, i, 2]
 
     weights = jnp.stack(scales).astype(jnp.float32)
     weights = weights.reshape(2, K * pairs, 2).swapaxes(1, 2).reshape(2, 2, *shape)
@@ -124,9 +141,17 @@ def norm_rope(
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         **({} if interpret is None else {"interpret": interpret}),
     )
+    product = ()
+    if isinstance(qkv, UnscaledProduct):
+        weights_of_product = (
+            weight.reshape(3, *shape, 2).transpose(0, 4, 1, 2, 3)
+            for weight in (qkv.channel_scale, qkv.bias)
+        )
+        product = (qkv.token_scale.reshape(B * blocks, run), *weights_of_product)
+        qkv = qkv.sums
     words = lax.bitcast_convert_type(qkv.reshape(B * blocks, run, 3, *shape, 2), jnp.uint32)
     cos, sin = (table.reshape(blocks, run, pairs) for table in rope)
-    results = kernel(words, weights, gain, cos, sin)
+    results = kernel(words, weights, gain, cos, sin, *product)
     query, key, value = (
         lax.bitcast_convert_type(result, dtype).reshape(B, -1, K, d) for result in results
     )

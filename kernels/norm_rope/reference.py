@@ -3,13 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..quantize.types import UnscaledProduct, scaled
 from ..residual_norm.reference import rms_norm
 
 
 def norm_rope(
-    qkv: Float[Array, "B N 3 K d"],
-    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
-    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
+    qkv: Float[Array, "B N 3 K d"] | UnscaledProduct,
+    scales: tuple[Float[Array, "width"], Float[Array, "width"]],
+    rope: tuple[Float[Array, "N pairs"], Float[Array, "N pairs"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
     history: int,
@@ -17,6 +18,7 @@ def norm_rope(
     keys: int | None = None,
 ) -> tuple[Float[Array, "B N K d"], Float[Array, "B S K d"], Float[Array, "B S K d"]]:
     """Queries, keys and values of attention; see :func:`.api.norm_rope`."""
+    qkv = scaled(qkv)
     query, key, value = (qkv[:, :, part] for part in range(3))
     scale_q, scale_k = scales
     query = norm_rope_one(query, scale_q, rope, eps=eps)
@@ -33,7 +35,7 @@ def norm_rope(
 def norm_rope_one(
     x: Float[Array, "B N K d"],
     scale: Float[Array, "K*d"],
-    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
+    rope: tuple[Float[Array, "N pairs"], Float[Array, "N pairs"]],
     *,
     eps: float,
 ) -> Float[Array, "B N K d"]:

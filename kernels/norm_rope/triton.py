@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from jaxtyping import Array, Float
 
+from ..quantize.triton import scale_product
+from ..quantize.types import UnscaledProduct
 from ..triton_calls import triton_call
 
 GROUP = 1024
@@ -30,12 +32,16 @@ def _rotate(
     gain,
     cos,
     sin,
+    factor,
+    channel_scale,
+    bias,
     token,
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,  # heads of a group
     CHANNELS: tl.constexpr,  # channels of a head
     HISTORY: tl.constexpr,  # heads of the tokens before this one are multiplied by `gain`
     EPS: tl.constexpr,
+    UNSCALED: tl.constexpr,
 ):
     """Norm and rotate one token's queries or keys."""
     dtype = result.dtype.element_ty
@@ -45,6 +51,8 @@ def _rotate(
     squares = tl.zeros([HEADS, CHANNELS], tl.float32)
     for start in tl.static_range(0, WIDTH, STEP):
         loaded = tl.load(x + start + group, eviction_policy="evict_first").to(tl.float32)
+        if UNSCALED:
+            loaded = scale_product(loaded, factor, channel_scale, bias, start + group, True)
         squares += loaded * loaded
         groups += (loaded,)
     inverse = tl.rsqrt(tl.sum(tl.reshape(squares, [STEP])) / WIDTH + EPS)
@@ -71,6 +79,9 @@ def norm_rope_body(
     cos,
     sin,
     gain,
+    token_scale,
+    channel_scale,
+    bias,
     query,
     key,
     value,
@@ -81,6 +92,7 @@ def norm_rope_body(
     CHANNELS: tl.constexpr,
     HISTORY: tl.constexpr,
     EPS: tl.constexpr,
+    UNSCALED: tl.constexpr,  # `qkv` is a product without its scales
 ):
     token = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
@@ -95,7 +107,25 @@ def norm_rope_body(
     )
     c = tl.load(cos + pairs)
     s = tl.load(sin + pairs)
-    _rotate(qkv + 3 * row, query + row, scale_q, gain, c, s, token, WIDTH, HEADS, CHANNELS, 0, EPS)
+    factor = tl.load(token_scale + batch * TOKENS + token) if UNSCALED else 1.0
+    _rotate(
+        qkv + 3 * row,
+        query + row,
+        scale_q,
+        gain,
+        c,
+        s,
+        factor,
+        channel_scale,
+        bias,
+        token,
+        WIDTH,
+        HEADS,
+        CHANNELS,
+        0,
+        EPS,
+        UNSCALED,
+    )
     if token < KEYS:
         _rotate(
             qkv + 3 * row + WIDTH,
@@ -104,23 +134,31 @@ def norm_rope_body(
             gain,
             c,
             s,
+            factor,
+            channel_scale + WIDTH,
+            bias + WIDTH,
             token,
             WIDTH,
             HEADS,
             CHANNELS,
             HISTORY,
             EPS,
+            UNSCALED,
         )
         # 2 x 113 MB at 11040 tokens, the same that XLA would move to make the values contiguous for
         # attention, in a launch of its own.
         for start in tl.static_range(0, WIDTH, HEADS * CHANNELS):
             group = start + tl.arange(0, HEADS * CHANNELS)
             loaded = tl.load(qkv + 3 * row + 2 * WIDTH + group, eviction_policy="evict_first")
-            tl.store(value + key_row + group, loaded)
+            if UNSCALED:
+                own = 2 * WIDTH + group
+                sums = loaded.to(tl.float32)
+                loaded = scale_product(sums, factor, channel_scale, bias, own, True)
+            tl.store(value + key_row + group, loaded.to(value.dtype.element_ty))
 
 
 def launch(
-    qkv: jax.Array, history: int, eps: float, keys: int | None = None
+    qkv: jax.Array | UnscaledProduct, history: int, eps: float, keys: int | None = None
 ) -> tuple[tuple[int, int], dict[str, Any]]:
     """Grid and constants of the kernel."""
     B, N, _, K, d = qkv.shape
@@ -133,14 +171,15 @@ def launch(
         CHANNELS=d,
         HISTORY=history,
         EPS=eps,
+        UNSCALED=isinstance(qkv, UnscaledProduct),
     )
     return (N, B), constants
 
 
 def norm_rope(
-    qkv: Float[Array, "B N 3 K d"],
-    scales: tuple[Float[Array, "K*d"], Float[Array, "K*d"]],
-    rope: tuple[Float[Array, "N d//2"], Float[Array, "N d//2"]],
+    qkv: Float[Array, "B N 3 K d"] | UnscaledProduct,
+    scales: tuple[Float[Array, "width"], Float[Array, "width"]],
+    rope: tuple[Float[Array, "N pairs"], Float[Array, "N pairs"]],
     key_gain: Float[Array, "K"] | None = None,
     *,
     history: int,
@@ -153,8 +192,10 @@ def norm_rope(
     gain = jnp.ones(K, jnp.float32) if key_gain is None else key_gain
     queries = jax.ShapeDtypeStruct((B, N, K, d), qkv.dtype)
     part = jax.ShapeDtypeStruct((B, constants["KEYS"], K, d), qkv.dtype)
+    # Of another array, itself stands for the scales and the bias, which are not read.
+    sums, *unscaled = qkv if isinstance(qkv, UnscaledProduct) else (qkv, qkv, qkv, qkv)
     query, key, value = triton_call(
-        *(qkv, *scales, *rope, gain),
+        *(sums, *scales, *rope, gain, *unscaled),
         kernel=norm_rope_body,
         name="helios_norm_rope",
         out_shape=[queries, part, part],

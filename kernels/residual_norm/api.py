@@ -6,15 +6,19 @@ Every one of them is a case of the fused kernel, ``residual_norm`` of :mod:`.tri
 """
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..dispatch import Implementation, Target, dispatch
+from ..gradient import with_plain_gradient
+from ..quantize.api import refuses_float8
+from ..quantize.types import Quantized, UnscaledProduct
 from . import reference
 from .fusion import Fusion
 from .gradient import differentiable
@@ -49,7 +53,7 @@ def layer_norm(
 
 
 def rms_norm(
-    x: Float[Array, "*axes D"],
+    x: Float[Array, "*axes D"] | UnscaledProduct,
     scale: Float[Array, "D"],
     *,
     eps: float,
@@ -57,9 +61,36 @@ def rms_norm(
 ) -> Float[Array, "*axes D"]:
     """x / √(mean(x²) + eps) · scale over the last axis, in float32.
 
-    Arguments, result and errors are those of :func:`layer_norm`.
+    Arguments, result and errors are those of :func:`layer_norm`. Of a product without scales and
+    bias, these are applied first.
     """
     return dispatch("rms_norm", RMS_NORM, implementation, x, scale, eps=eps)
+
+
+@overload
+def modulated_layer_norm(
+    x: Float[Array, "B N D"],
+    shift: Float[Array, "#B 2 D"],
+    scale: Float[Array, "#B 2 D"],
+    *,
+    history: int,
+    eps: float,
+    quantized: Literal[False] = False,
+    implementation: str | None = None,
+) -> Float[Array, "B N D"]: ...
+
+
+@overload
+def modulated_layer_norm(
+    x: Float[Array, "B N D"],
+    shift: Float[Array, "#B 2 D"],
+    scale: Float[Array, "#B 2 D"],
+    *,
+    history: int,
+    eps: float,
+    quantized: bool,
+    implementation: str | None = None,
+) -> Float[Array, "B N D"] | Quantized: ...
 
 
 def modulated_layer_norm(
@@ -69,8 +100,9 @@ def modulated_layer_norm(
     *,
     history: int,
     eps: float,
+    quantized: bool = False,
     implementation: str | None = None,
-) -> Float[Array, "B N D"]:
+) -> Float[Array, "B N D"] | Quantized:
     """LN(x) · (1 + scale) + shift without affine weights, in float32.
 
     Args:
@@ -78,6 +110,8 @@ def modulated_layer_norm(
       shift, scale: float32, a row for history and one for noisy tokens.
       history: number of history tokens, static.
       eps: added to the variance.
+      quantized: round the result to float8 as well, as
+        :func:`~helios_jax.kernels.quantize.quantize` does.
       implementation: as for :func:`layer_norm`.
 
     Returns:
@@ -94,12 +128,13 @@ def modulated_layer_norm(
         *arrays,
         history=history,
         eps=eps,
+        quantized=quantized,
     )
 
 
 def gated_residual(
     x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"],
+    y: Float[Array, "B n_y D"] | UnscaledProduct,
     gate: Float[Array, "#B #2 D"] | None,
     *,
     history: int,
@@ -110,6 +145,7 @@ def gated_residual(
     Args:
       x: ``history`` history tokens, then the noisy ones.
       y: the term of every token, or of the noisy ones only; then history tokens stay as they are.
+        Of a product without scales and bias, these are applied first.
       gate: a row for history and one for noisy tokens, or one for both; None for 1.
       history: number of history tokens, static.
       implementation: as for :func:`layer_norm`.
@@ -127,15 +163,16 @@ def gated_residual(
 
 def gated_residual_norm(
     x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"],
+    y: Float[Array, "B n_y D"] | UnscaledProduct,
     gate: Float[Array, "#B #2 D"] | None,
     affine: tuple[Float[Array, "#B #2 D"], Float[Array, "#B #2 D"]],
     *,
     history: int,
     eps: float,
     norm_history: bool = True,
+    quantized: bool = False,
     implementation: str | None = None,
-) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"]]:
+) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"] | Quantized]:
     """s = x + gate · y and LN(s) · scale + shift, in float32, without reading s back from memory.
 
     Args:
@@ -145,6 +182,8 @@ def gated_residual_norm(
         a modulated one.
       eps: added to the variance.
       norm_history: False to norm noisy tokens only.
+      quantized: round the norm to float8 as well, as
+        :func:`~helios_jax.kernels.quantize.quantize` does.
 
     Returns:
       The sum, and the norm of what it was rounded to; both in ``x``'s dtype. Where ``y`` is given
@@ -157,11 +196,11 @@ def gated_residual_norm(
     """
     _check(x, y, history)
     arrays = (x, y, gate, affine)
-    static = dict(history=history, eps=eps, norm_history=norm_history)
+    static = dict(history=history, eps=eps, norm_history=norm_history, quantized=quantized)
     return dispatch("gated_residual_norm", GATED_RESIDUAL_NORM, implementation, *arrays, **static)
 
 
-def _check(x: jax.Array, y: jax.Array, history: int) -> None:
+def _check(x: jax.Array, y: jax.Array | UnscaledProduct, history: int) -> None:
     noisy = x.shape[1] - history
     if y.shape[1] not in (x.shape[1], noisy):
         raise ValueError(
@@ -184,9 +223,10 @@ def _rms_norm(kernel, x, scale, *, eps):
     return normed.reshape(x.shape)
 
 
-def _modulated_layer_norm(kernel, x, shift, scale, *, history, eps):
+def _modulated_layer_norm(kernel, x, shift, scale, *, history, eps, quantized=False):
     weights = (None, 1 + scale.astype(jnp.float32), shift)
-    _, normed = kernel(x, None, *weights, Fusion(history=history, norm="layer", eps=eps))
+    fusion = Fusion(history=history, norm="layer", eps=eps, quantized=quantized)
+    _, normed = kernel(x, None, *weights, fusion)
     return normed
 
 
@@ -195,15 +235,24 @@ def _gated_residual(kernel, x, y, gate, *, history):
     return added
 
 
-def _gated_residual_norm(kernel, x, y, gate, affine, *, history, eps, norm_history):
+def _gated_residual_norm(
+    kernel, x, y, gate, affine, *, history, eps, norm_history=True, quantized=False
+):
     norm_from = 0 if norm_history else history
-    fusion = Fusion(history=history, norm="layer", eps=eps, norm_from=norm_from)
+    fusion = Fusion(
+        history=history, norm="layer", eps=eps, norm_from=norm_from, quantized=quantized
+    )
     return kernel(x, y, gate, *affine, fusion)
 
 
-def _sequences(x: jax.Array) -> jax.Array:
+def _sequences(x: jax.Array | UnscaledProduct) -> jax.Array | UnscaledProduct:
     """All tokens as one sequence [1, N, D], or as those of several samples where they are."""
-    return x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
+    if len(x.shape) == 3:
+        return x
+    if isinstance(x, UnscaledProduct):
+        sums = x.sums.reshape(1, -1, x.shape[-1])
+        return x._replace(sums=sums, token_scale=x.token_scale.reshape(1, -1))
+    return x.reshape(1, -1, x.shape[-1])
 
 
 def _shared(weight: jax.Array | None) -> jax.Array | None:
@@ -224,14 +273,28 @@ def _implementations(
     """
 
     def by_kernel(module: str, refuses_target, refuses_channels) -> Implementation:
-        def refuses(target, *arrays, **_):
+        def forward(*arguments):
+            # Imported when it is run: a CPU needs neither Triton nor Pallas.
+            return importlib.import_module(f".{module}", __package__).residual_norm(*arguments)
+
+        # Eight-bit numbers are for sampling: their gradient needs no kernel.
+        of_float8 = with_plain_gradient(functools.partial(fused, forward), plain)
+        of_others = functools.partial(fused, differentiable(module))
+
+        def run(*arrays, **static):
+            products = [array for array in arrays if isinstance(array, UnscaledProduct)]
+            chosen = of_float8 if products or static.get("quantized") else of_others
+            return chosen(*arrays, **static)
+
+        def refuses(target, *arrays, quantized=False, **_):
             return (
                 refuses_target(target)
+                or (refuses_float8(target) if quantized else None)
                 or _refuses_dtypes(arrays, adds)
                 or refuses_channels(arrays[0].shape[-1])
             )
 
-        return Implementation(functools.partial(fused, differentiable(module)), refuses)
+        return Implementation(run, refuses)
 
     return {
         "triton": by_kernel("triton", _refuses_triton, _refuses_triton_channels),

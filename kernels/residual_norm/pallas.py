@@ -15,6 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
+from ..quantize.pallas import round_to_float8, scale_of, scale_product
+from ..quantize.types import FLOAT8, Quantized, UnscaledProduct
 from .fusion import Fusion
 
 TOKENS = 8
@@ -35,33 +37,50 @@ shared memory.
 
 
 def residual_norm(
-    x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"] | None,
+    x: Float[Array, "B N D"] | UnscaledProduct,
+    y: Float[Array, "B n_y D"] | UnscaledProduct | None,
     gate: Float[Array, "#B #2 D"] | None,
     scale: Float[Array, "#B #2 D"] | None,
     shift: Float[Array, "#B #2 D"] | None,
     fusion: Fusion,
     *,
     interpret=False,
-) -> tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | None]:
+) -> tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | Quantized | None]:
     """``added`` and ``normed``, None for what is not asked for; see :mod:`.fusion`."""
     B, N, D = x.shape
+    dtype = x.dtype
+    unscaled = {}
+    for product in (x, y):
+        if isinstance(product, UnscaledProduct):
+            unscaled = product._asdict()
+            del unscaled["sums"]
+    x = x.sums if isinstance(x, UnscaledProduct) else x
+    y = y.sums if isinstance(y, UnscaledProduct) else y
     history = fusion.history
     norm_from = fusion.norm_from
     tile = (D // math.gcd(D, LANES), math.gcd(D, LANES))
     arrays = _folded(tile, x=x, y=y)
     weights = _folded(tile, gate=gate, scale=scale, shift=shift)
+    # These stay in memory, and in the caches near the cores: beside the other weights there is no
+    # room for them with two programs on a multiprocessor.
+    for name in ("channel_scale", "bias"):
+        if unscaled:
+            unscaled[name] = unscaled[name].reshape(tile)
     results = {}
     if y is not None:
-        results["added"] = N
+        results["added"] = jax.ShapeDtypeStruct((B, N, *tile), dtype)
     if fusion.norm:
-        results["normed"] = N - norm_from
+        tokens = (B, N - norm_from)
+        of_norm = FLOAT8 if fusion.quantized else dtype
+        results["normed"] = jax.ShapeDtypeStruct((*tokens, *tile), of_norm)
+        if fusion.quantized:
+            results["normed_scale"] = jax.ShapeDtypeStruct(tokens, jnp.float32)
     add_from = 0 if y is None else N - y.shape[1]
     history_programs = pl.cdiv(history, TOKENS)
     noisy_programs = pl.cdiv(N - history, TOKENS)
 
     def body(*refs, ready, weights_ready, **smem):
-        gmem = dict(zip((*arrays, *weights, *results), refs))
+        gmem = dict(zip((*arrays, *weights, *unscaled, *results), refs))
         program = lax.axis_index("program")
         batch = lax.axis_index("batch")
         segment = (program >= history_programs).astype(jnp.int32)
@@ -90,6 +109,13 @@ def residual_norm(
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(ref, gmem[name].at[batch, token])
 
+        def scaled(sums, token):
+            """A token of a product with scales and bias, in float32."""
+            if not unscaled:
+                return sums
+            factor = gmem["token_scale"][batch, token]
+            return scale_product(sums, factor, gmem["channel_scale"][...], gmem["bias"][...])
+
         fetch(first, 0)
         for name, weight in weights.items():
             row = gmem[name].at[
@@ -116,10 +142,10 @@ def residual_norm(
                 @pl.when(adds)
                 def _():
                     plgpu.barrier_wait(ready.at[STAGES + stage])
-                    term = smem["y"][stage].astype(jnp.float32)
+                    term = scaled(smem["y"][stage].astype(jnp.float32), token - add_from)
                     if gate is not None:
                         term *= smem["gate"][...].astype(jnp.float32)
-                    row[...] = (row[...].astype(jnp.float32) + term).astype(x.dtype)
+                    row[...] = (row[...].astype(jnp.float32) + term).astype(dtype)
 
                 store("added", row, token)
             if fusion.norm:
@@ -127,6 +153,8 @@ def residual_norm(
                 @pl.when(norms)
                 def _():
                     value = row[...].astype(jnp.float32)
+                    if y is None:
+                        value = scaled(value, token)
                     if fusion.norm == "layer":
                         value -= jnp.sum(value) / D
                     value *= lax.rsqrt(jnp.sum(value * value) / D + fusion.eps)
@@ -134,17 +162,27 @@ def residual_norm(
                         value *= smem["scale"][...].astype(jnp.float32)
                     if shift is not None:
                         value += smem["shift"][...].astype(jnp.float32)
-                    result = smem["x" if y is None else "y"].at[stage]
-                    result[...] = value.astype(x.dtype)
+                    value = value.astype(dtype)
+                    if fusion.quantized:
+                        value = value.astype(jnp.float32)
+                        factor = scale_of(value)
+                        gmem["normed_scale"][batch, token - norm_from] = factor
+                        value = round_to_float8(value, factor)
+                        result = smem["normed"].at[stage]
+                    else:
+                        result = smem["x" if y is None else "y"].at[stage]
+                    result[...] = value.astype(result.dtype)
                     store("normed", result, token - norm_from)
 
         plgpu.wait_smem_to_gmem(0)
 
     scratch = {name: plgpu.SMEM((STAGES, *tile), array.dtype) for name, array in arrays.items()}
     scratch |= {name: plgpu.SMEM(tile, weight.dtype) for name, weight in weights.items()}
+    if fusion.quantized:
+        scratch["normed"] = plgpu.SMEM((STAGES, *tile), FLOAT8)
     outputs = plgpu.kernel(
         body,
-        out_type=[jax.ShapeDtypeStruct((B, tokens, *tile), x.dtype) for tokens in results.values()],
+        out_type=list(results.values()),
         grid=(B, history_programs + noisy_programs),
         grid_names=("batch", "program"),
         scratch_types=dict(
@@ -155,9 +193,14 @@ def residual_norm(
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         kernel_name="helios_residual_norm",
         interpret=interpret,
-    )(*arrays.values(), *weights.values())
-    outputs = {name: output.reshape(*output.shape[:2], D) for name, output in zip(results, outputs)}
-    return outputs.get("added"), outputs.get("normed")
+    )(*arrays.values(), *weights.values(), *unscaled.values())
+    outputs = dict(zip(results, outputs))
+    rows = {
+        name: outputs[name].reshape(B, -1, D) for name in ("added", "normed") if name in outputs
+    }
+    if fusion.quantized:
+        return rows.get("added"), Quantized(rows["normed"], outputs["normed_scale"])
+    return rows.get("added"), rows.get("normed")
 
 
 def _folded(tile: tuple[int, int], **arrays: jax.Array | None) -> dict[str, jax.Array]:

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..quantize.reference import quantize
+from ..quantize.types import Quantized, UnscaledProduct, scaled
+
 
 def layer_norm(
     x: Float[Array, "*axes D"],
@@ -24,9 +27,10 @@ def layer_norm(
 
 
 def rms_norm(
-    x: Float[Array, "*axes D"], scale: Float[Array, "D"], *, eps: float
+    x: Float[Array, "*axes D"] | UnscaledProduct, scale: Float[Array, "D"], *, eps: float
 ) -> Float[Array, "*axes D"]:
     """x / √(mean(x²) + eps) · scale over the last axis, in float32."""
+    x = scaled(x)
     y = _tokens(x)
     y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
     return (y * scale.astype(jnp.float32)[None]).reshape(x.shape).astype(x.dtype)
@@ -39,20 +43,23 @@ def modulated_layer_norm(
     *,
     history: int,
     eps: float,
-) -> Float[Array, "B N D"]:
+    quantized: bool = False,
+) -> Float[Array, "B N D"] | Quantized:
     """LN(x) · (1 + scale) + shift without affine weights, in float32."""
     y = _scale_segments(layer_norm(x.astype(jnp.float32), eps=eps), 1 + scale, history)
-    return (y + _row_of_token(shift, x.shape[1], history)).astype(x.dtype)
+    normed = (y + _row_of_token(shift, x.shape[1], history)).astype(x.dtype)
+    return quantize(normed) if quantized else normed
 
 
 def gated_residual(
     x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"],
+    y: Float[Array, "B n_y D"] | UnscaledProduct,
     gate: Float[Array, "#B #2 D"] | None,
     *,
     history: int,
 ) -> Float[Array, "B N D"]:
     """x + gate · y in float32; without a ``y``, history tokens stay as they are."""
+    y = scaled(y)
     skipped = x.shape[1] - y.shape[1]
     term = y.astype(jnp.float32)
     if gate is not None:
@@ -63,14 +70,15 @@ def gated_residual(
 
 def gated_residual_norm(
     x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"],
+    y: Float[Array, "B n_y D"] | UnscaledProduct,
     gate: Float[Array, "#B #2 D"] | None,
     affine: tuple[Float[Array, "#B #2 D"], Float[Array, "#B #2 D"]],
     *,
     history: int,
     eps: float,
     norm_history: bool = True,
-) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"]]:
+    quantized: bool = False,
+) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"] | Quantized]:
     """s = x + gate · y, rounded to ``x``'s dtype, and LN(s) · scale + shift."""
     scale, shift = affine
     added = gated_residual(x, y, gate, history=history)
@@ -82,7 +90,8 @@ def gated_residual_norm(
     normed = layer_norm(x.astype(jnp.float32), eps=eps)
     normed = _scale_segments(normed, scale.astype(jnp.float32), history)
     normed += _row_of_token(shift.astype(jnp.float32), x.shape[1], history)
-    return added, normed.astype(x.dtype)
+    normed = normed.astype(x.dtype)
+    return added, quantize(normed) if quantized else normed
 
 
 def _tokens(x: Float[Array, "*axes D"]) -> Float[Array, "tokens D"]:

@@ -9,10 +9,13 @@ themselves are streamed past it.
 from typing import Any, no_type_check
 
 import jax
+import jax.numpy as jnp
 import triton
 import triton.language as tl
 from jaxtyping import Array, Float
 
+from ..quantize.triton import round_to_float8, scale_of, scale_product
+from ..quantize.types import FLOAT8, Quantized, UnscaledProduct
 from ..triton_calls import triton_call
 from .fusion import Fusion
 
@@ -72,14 +75,32 @@ def _mean(chunks, CHUNK: tl.constexpr, CHUNKS: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def _scaled(
+    sums, own, token_scale, channel_scale, bias, there, CHUNK: tl.constexpr, CHUNKS: tl.constexpr
+):
+    """A token's chunks of a product with scales and bias; zeros where the token is not there."""
+    factor = tl.load(token_scale + own, mask=there, other=0.0)
+    chunks = ()
+    for i in tl.static_range(CHUNKS):
+        channels = i * CHUNK + tl.arange(0, CHUNK)
+        chunks += (scale_product(sums[i], factor, channel_scale, bias, channels, there),)
+    return chunks
+
+
+@triton.jit
+@no_type_check
 def residual_norm_body(
     x,
     y,
     gate,
     scale,
     shift,
+    token_scale,
+    channel_scale,
+    bias,
     added,
     normed,
+    normed_scale,
     TOKENS: tl.constexpr,
     CHUNK: tl.constexpr,
     CHUNKS: tl.constexpr,
@@ -93,33 +114,34 @@ def residual_norm_body(
     CENTER: tl.constexpr,
     EPS: tl.constexpr,
     IN_PLACE: tl.constexpr,
+    UNSCALED: tl.constexpr,  # `y`, or `x` where there is none, is a product without its scales
+    QUANTIZED: tl.constexpr,
 ):
     token = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
     segment = (token >= HISTORY).to(tl.int32)
     CHANNELS: tl.constexpr = CHUNK * CHUNKS
-    value = _load(x + (batch * TOKENS + token) * CHANNELS, CHUNK, CHUNKS, True)
+    row = batch * TOKENS + token
+    value = _load(x + row * CHANNELS, CHUNK, CHUNKS, True)
+    dtype = x.dtype.element_ty
+    if UNSCALED:
+        dtype = bias.dtype.element_ty
+        if ADD_FROM is None:
+            value = _scaled(value, row, token_scale, channel_scale, bias, True, CHUNK, CHUNKS)
 
     if ADD_FROM is not None:
-        terms = _load(
-            y + (batch * (TOKENS - ADD_FROM) + token - ADD_FROM) * CHANNELS,
-            CHUNK,
-            CHUNKS,
-            token >= ADD_FROM,
-        )
+        own = batch * (TOKENS - ADD_FROM) + token - ADD_FROM
+        there = token >= ADD_FROM
+        terms = _load(y + own * CHANNELS, CHUNK, CHUNKS, there)
+        if UNSCALED:
+            terms = _scaled(terms, own, token_scale, channel_scale, bias, there, CHUNK, CHUNKS)
         sums = ()
         for i in tl.static_range(CHUNKS):
             term = terms[i]
             if GATE is not None:
                 term *= _weight(gate, GATE, batch, segment, i * CHUNK, CHUNK)
             sums += ((value[i] + term).to(added.dtype.element_ty),)
-        _store(
-            added + (batch * TOKENS + token) * CHANNELS,
-            sums,
-            CHUNK,
-            CHUNKS,
-            token >= ADD_FROM if IN_PLACE else True,
-        )
+        _store(added + row * CHANNELS, sums, CHUNK, CHUNKS, there if IN_PLACE else True)
         value = ()
         for i in tl.static_range(CHUNKS):
             value += (sums[i].to(tl.float32),)
@@ -142,14 +164,20 @@ def residual_norm_body(
                 result *= _weight(scale, SCALE, batch, segment, i * CHUNK, CHUNK)
             if SHIFT is not None:
                 result += _weight(shift, SHIFT, batch, segment, i * CHUNK, CHUNK)
-            results += (result.to(normed.dtype.element_ty),)
-        _store(
-            normed + (batch * (TOKENS - NORM_FROM) + token - NORM_FROM) * CHANNELS,
-            results,
-            CHUNK,
-            CHUNKS,
-            token >= NORM_FROM,
-        )
+            results += (result.to(dtype),)
+        own = batch * (TOKENS - NORM_FROM) + token - NORM_FROM
+        if QUANTIZED:
+            rounded = ()
+            largest = tl.zeros([CHUNK], tl.float32)
+            for i in tl.static_range(CHUNKS):
+                rounded += (results[i].to(tl.float32),)
+                largest = tl.maximum(largest, tl.abs(rounded[i]))
+            factor = scale_of(tl.max(largest, 0))
+            tl.store(normed_scale + own, factor, mask=token >= NORM_FROM)
+            results = ()
+            for i in tl.static_range(CHUNKS):
+                results += (round_to_float8(rounded[i], factor),)
+        _store(normed + own * CHANNELS, results, CHUNK, CHUNKS, token >= NORM_FROM)
 
 
 def chunk_size(channels: int) -> int:
@@ -157,9 +185,16 @@ def chunk_size(channels: int) -> int:
     return min(channels & -channels, CHUNK)
 
 
-def launch(x, y, gate, scale, shift, fusion: Fusion) -> tuple[tuple, tuple, dict[str, Any]]:
-    """Grid, shapes of the results (None where there is none) and constants of the kernel."""
+def launch(
+    x, y, gate, scale, shift, fusion: Fusion
+) -> tuple[tuple, list[jax.Array], list[jax.ShapeDtypeStruct], dict[str, Any]]:
+    """Grid, arrays, shapes of the results and constants of the kernel.
+
+    In the place of what is absent stands something that is never touched, among the arrays ``x``
+    itself only where it is not overwritten.
+    """
     B, N, D = x.shape
+    dtype = x.dtype
     chunk = chunk_size(D)
     add_from = None if y is None else N - y.shape[1]
     constants = dict(
@@ -177,14 +212,27 @@ def launch(x, y, gate, scale, shift, fusion: Fusion) -> tuple[tuple, tuple, dict
         # Tokens that nothing is added to stay where they are. Otherwise a new array is better: a
         # backward pass needs the old one, too.
         IN_PLACE=bool(add_from),
+        UNSCALED=isinstance(x if y is None else y, UnscaledProduct),
+        QUANTIZED=fusion.quantized,
     )
-    added = None
+    unscaled = [None, None, None]
+    if isinstance(x, UnscaledProduct):
+        x, *unscaled = x
+    if isinstance(y, UnscaledProduct):
+        y, *unscaled = y
+    stand_in = x if y is None else y
+    given = (x, y, gate, scale, shift, *unscaled)
+    arrays = [stand_in if array is None else array for array in given]
+    nothing = jax.ShapeDtypeStruct((), dtype)
+    results = [nothing, nothing, nothing]
     if y is not None:
-        added = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    normed = None
+        results[0] = jax.ShapeDtypeStruct(x.shape, dtype)
     if fusion.norm is not None:
-        normed = jax.ShapeDtypeStruct((B, N - fusion.norm_from, D), x.dtype)
-    return (N, B), (added, normed), constants
+        tokens = (B, N - fusion.norm_from)
+        results[1] = jax.ShapeDtypeStruct((*tokens, D), FLOAT8 if fusion.quantized else dtype)
+        if fusion.quantized:
+            results[2] = jax.ShapeDtypeStruct(tokens, jnp.float32)
+    return (N, B), arrays, results, constants
 
 
 def _strides(weight):
@@ -196,28 +244,32 @@ def _strides(weight):
 
 
 def residual_norm(
-    x: Float[Array, "B N D"],
-    y: Float[Array, "B n_y D"] | None,
+    x: Float[Array, "B N D"] | UnscaledProduct,
+    y: Float[Array, "B n_y D"] | UnscaledProduct | None,
     gate: Float[Array, "#B #2 D"] | None,
     scale: Float[Array, "#B #2 D"] | None,
     shift: Float[Array, "#B #2 D"] | None,
     fusion: Fusion,
-) -> tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | None]:
+) -> tuple[Float[Array, "B N D"] | None, Float[Array, "B n_normed D"] | Quantized | None]:
     """``added`` and ``normed``, None for what is not asked for; see :mod:`.fusion`."""
-    grid, results, constants = launch(x, y, gate, scale, shift, fusion)
-    # An absent array needs something in its place that is never touched; `x` itself only where it
-    # is not overwritten.
-    unused = jax.ShapeDtypeStruct((), x.dtype)
-    stand_in = x if y is None else y
-    arrays = (stand_in if array is None else array for array in (x, y, gate, scale, shift))
-    added, normed = triton_call(
+    grid, arrays, results, constants = launch(x, y, gate, scale, shift, fusion)
+    added, normed, normed_scale = triton_call(
         *arrays,
         kernel=residual_norm_body,
         name="helios_residual_norm",
-        out_shape=[result or unused for result in results],
+        out_shape=results,
         input_output_aliases={0: 0} if constants["IN_PLACE"] else {},
         grid=grid,
         num_warps=4,
         **constants,
     )
+    return asked_for(added, normed, normed_scale, y, fusion)
+
+
+def asked_for(
+    added, normed, normed_scale, y, fusion: Fusion
+) -> tuple[jax.Array | None, jax.Array | Quantized | None]:
+    """The results that a call asks for, of all that the kernel returns."""
+    if fusion.quantized:
+        normed = Quantized(normed, normed_scale)
     return (None if y is None else added), (None if fusion.norm is None else normed)

@@ -10,7 +10,7 @@ import pytest
 from helios_jax.commands import doctor as command
 from helios_jax.doctor import machine
 from helios_jax.doctor.fits import check_fits
-from helios_jax.doctor.kernels import Case, check_case, check_kernels
+from helios_jax.doctor.kernels import Case, cases, check_case, check_kernels, deviation
 from helios_jax.kernels import verdicts
 from helios_jax.kernels.dispatch import Implementation, dispatch
 from helios_jax.memory.report import GIB
@@ -128,6 +128,14 @@ def test_a_kernel_is_compared_forward_and_backward(run, status, says):
     verdict = check_case(case, "fast", case.implementations["fast"], time.monotonic() + 60)
     assert verdict.status == status
     assert says in verdict.detail
+
+
+@pytest.mark.parametrize("operation", ["gated_residual_norm", "quantize"])
+def test_rounding_to_float8_is_within_its_tolerance(operation):
+    """As any kernel is that rounds as the plain version does."""
+    case = [case for case in cases(24) if case.operation == operation][-1]
+    plain = case.implementations["xla"].run
+    assert 0.01 < deviation(plain, plain, case) <= case.tolerance
 
 
 def test_a_kernel_that_was_found_wrong_is_not_chosen(cache):

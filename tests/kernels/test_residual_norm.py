@@ -15,6 +15,7 @@ import pytest
 
 from helios_jax.kernels import dispatch
 from helios_jax.kernels.dispatch import Target, UnsupportedError
+from helios_jax.kernels.quantize import UnscaledProduct, quantize, scaled
 from helios_jax.kernels.residual_norm import (
     gated_residual,
     gated_residual_norm,
@@ -47,7 +48,7 @@ class Case(NamedTuple):
     Attributes:
       operation: of :mod:`helios_jax.kernels.residual_norm`.
       static: its static arguments, save ``history`` where ``takes_history``.
-      arrays: kinds whose sizes :func:`sizes_of` knows; a pair is a tuple of arrays.
+      arrays: kinds whose sizes :func:`structs` knows; a pair is a tuple of arrays.
     """
 
     operation: Callable[..., Any]
@@ -62,8 +63,13 @@ class Case(NamedTuple):
 
 
 NORM = dict(eps=EPS)
+ROUNDED = dict(eps=EPS, quantized=True)
 RESIDUAL_NOISY_NORM = "residual, then the affine norm of noisy tokens"
 UNGATED_NOISY_RESIDUAL = "ungated residual of noisy tokens, then the modulated norm of all"
+FLOAT8_RESIDUAL = "gated residual of a product, then the rounded norm of noisy tokens"
+FLOAT8_NOISY_RESIDUAL = "ungated residual of a product of noisy tokens, then the rounded norm"
+PRODUCT = UnscaledProduct("all", "token", "weight", "bias")
+NOISY_PRODUCT = UnscaledProduct("noisy", "noisy token", "weight", "bias")
 CASES = {
     "layer norm": Case(layer_norm, NORM, ("all", "weight", "weight"), takes_history=False),
     "layer norm without weights": Case(layer_norm, NORM, ("all",), takes_history=False),
@@ -79,19 +85,44 @@ CASES = {
         gated_residual_norm, NORM, ("all", "noisy", None, ("rows", "rows"))
     ),
 }
+FLOAT8_CASES = {
+    "rms norm of a product": Case(rms_norm, NORM, (PRODUCT, "weight"), takes_history=False),
+    "gated residual of a product": Case(gated_residual, {}, ("all", PRODUCT, "rows")),
+    "rounded modulated norm": Case(modulated_layer_norm, ROUNDED, ("all", "rows", "rows")),
+    FLOAT8_RESIDUAL: Case(
+        gated_residual_norm,
+        ROUNDED | dict(norm_history=False),
+        ("all", PRODUCT, "rows", ("row", "row")),
+    ),
+    FLOAT8_NOISY_RESIDUAL: Case(
+        gated_residual_norm, ROUNDED, ("all", NOISY_PRODUCT, None, ("rows", "rows"))
+    ),
+}
+"""Of a product of float8 operands, or rounded to float8: for sampling, with no gradient of their
+own.
+"""
+ALL_CASES = CASES | FLOAT8_CASES
 
 
 def structs(case, dtype, tokens, history, channels, batch):
     """Shapes and dtypes of a case's arrays: activations in the dtype given, weights in float32."""
-    sizes = dict(
-        all=(batch, tokens), noisy=(batch, tokens - history), rows=(batch, 2), row=(1, 1), weight=()
-    )
+    noisy = (batch, tokens - history)
+    sizes = {
+        "all": (batch, tokens, channels),
+        "noisy": (*noisy, channels),
+        "rows": (batch, 2, channels),
+        "row": (1, 1, channels),
+        "weight": (channels,),
+        "bias": (channels,),
+        "token": (batch, tokens),
+        "noisy token": noisy,
+    }
 
     def struct(kind):
-        of_kind = dtype if kind in ("all", "noisy") else jnp.float32
-        return jax.ShapeDtypeStruct((*sizes[kind], channels), of_kind)
+        of_kind = dtype if kind in ("all", "noisy", "bias") else jnp.float32
+        return jax.ShapeDtypeStruct(sizes[kind], of_kind)
 
-    return jax.tree.map(struct, CASES[case].arrays)
+    return jax.tree.map(struct, ALL_CASES[case].arrays)
 
 
 def inputs(case, dtype, tokens=4, history=1, channels=256, batch=2):
@@ -105,7 +136,7 @@ def inputs(case, dtype, tokens=4, history=1, channels=256, batch=2):
 
 def run(case, arrays, implementation=None, history=1):
     """The operation of a case on its arrays."""
-    return CASES[case].bind(history, implementation)(*arrays)
+    return ALL_CASES[case].bind(history, implementation)(*arrays)
 
 
 def assert_rounded_alike(ours, theirs):
@@ -136,7 +167,7 @@ def interpreted(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_CASES)
 def test_mosaic_kernel_is_the_plain_version(case, dtype, interpreted):
     """With several programs a segment, the last of them shorter, and weights of each sample."""
     arrays = inputs(case, dtype)
@@ -146,7 +177,7 @@ def test_mosaic_kernel_is_the_plain_version(case, dtype, interpreted):
 
 @needs_triton
 def test_triton_kernel_is_the_plain_version(monkeypatch):
-    """Tokens of several chunks, in both dtypes that its interpreter rounds."""
+    """Tokens of several chunks, in every dtype."""
     from helios_jax.kernels.residual_norm import triton
 
     monkeypatch.setattr(dispatch, "target", lambda: H100)
@@ -155,28 +186,29 @@ def test_triton_kernel_is_the_plain_version(monkeypatch):
 
     def collect(*arguments):
         """Keep the launch for later; return zeros."""
-        *arrays, fusion = arguments
-        x = arrays[0]
-        grid, results, constants = triton.launch(*arrays, fusion)
-
-        def blank(like):
-            return np.zeros((), x.dtype) if like is None else np.zeros(like.shape, like.dtype)
-
-        written = [np.array(x) if constants["IN_PLACE"] else blank(results[0]), blank(results[1])]
-        read = [blank(None) if array is None else np.asarray(array) for array in arrays]
+        *_, fusion = arguments
+        grid, read, results, constants = triton.launch(*arguments)
+        written = [np.zeros(result.shape, result.dtype) for result in results]
+        if constants["IN_PLACE"]:
+            written[0] = np.array(read[0])
         body = "helios_jax.kernels.residual_norm.triton:residual_norm_body"
-        launches.append(Launch(body, grid, (*read, *written), constants))
-        return tuple(result and jnp.zeros(result.shape, result.dtype) for result in results)
+        launches.append(Launch(body, grid, (*map(np.asarray, read), *written), constants))
+        blank = [jnp.zeros(result.shape, result.dtype) for result in results]
+        return triton.asked_for(*blank, arguments[1], fusion)
 
     runs = []
-    for case in CASES:
-        for dtype in (jnp.float32, jnp.float16):
+    for case in ALL_CASES:
+        for dtype in (jnp.float32, jnp.float16, jnp.bfloat16):
             runs.append((case, inputs(case, dtype, channels=96)))
     monkeypatch.setattr(triton, "residual_norm", collect)
     for case, arrays in runs:
         run(case, arrays, "triton")
-    results = iter([jax.tree.map(jnp.asarray, after[5:]) for after in interpret(*launches)])
-    monkeypatch.setattr(triton, "residual_norm", lambda *_: next(results))
+    results = iter([jax.tree.map(jnp.asarray, after[-3:]) for after in interpret(*launches)])
+
+    def take(*arguments):
+        return triton.asked_for(*next(results), arguments[1], arguments[-1])
+
+    monkeypatch.setattr(triton, "residual_norm", take)
     for case, arrays in runs:
         assert_rounded_alike(run(case, arrays, "triton"), run(case, arrays, "xla"))
 
@@ -231,8 +263,9 @@ def test_triton_gradient_is_the_plain_versions(monkeypatch):
 
     def forward(x, y, *rest):
         """Zeros, which the gradient does not depend on."""
-        _, results, _ = triton.launch(x, y, *rest)
-        return tuple(result and jnp.zeros(result.shape, result.dtype) for result in results)
+        _, _, results, _ = triton.launch(x, y, *rest)
+        blank = [jnp.zeros(result.shape, result.dtype) for result in results]
+        return triton.asked_for(*blank, y, rest[-1])
 
     def collect(arrays, gradients, fusion):
         """Keep the launch for later; return zeros."""
@@ -291,6 +324,19 @@ def test_history_without_a_term_stays():
     )
 
 
+@pytest.mark.parametrize("case", [FLOAT8_RESIDUAL, FLOAT8_NOISY_RESIDUAL])
+def test_what_is_rounded_is_what_is_stored_elsewhere(case):
+    """The scales of a product before, and the rounding after, change no bit of what passes of their
+    own over the same numbers give.
+    """
+    x, y, *rest = inputs(case, jnp.bfloat16)
+    static = ALL_CASES[case].static | dict(history=1, quantized=False)
+    added, normed = gated_residual_norm(x, scaled(y), *rest, **static)
+    found, rounded = run(case, (x, y, *rest))
+    np.testing.assert_array_equal(found, added)
+    jax.tree.map(np.testing.assert_array_equal, rounded, quantize(normed))
+
+
 def test_a_term_for_some_of_the_noisy_tokens_is_an_error():
     with pytest.raises(ValueError, match="y has 4 tokens, but x has 5, of which 3 are noisy"):
         gated_residual(jnp.zeros((1, 5, 8)), jnp.zeros((1, 4, 8)), None, history=2)
@@ -317,6 +363,13 @@ def test_a_term_for_some_of_the_noisy_tokens_is_an_error():
             "a power of two up to 1024, not 1632 channels",
         ),
         ("triton", H100, "gated residual", dict(dtype=jnp.float8_e4m3fn), "not float8_e4m3fn"),
+        (
+            "triton",
+            Target("cuda", "NVIDIA A100", (8, 0)),
+            FLOAT8_RESIDUAL,
+            {},
+            "float8 on compute capability 8.9 and later, not on NVIDIA A100",
+        ),
         (
             "pallas",
             Target("cuda", "NVIDIA A100", (8, 0)),
@@ -384,12 +437,12 @@ def test_a_cpu_runs_the_plain_version_in_silence(caplog):
 def compiled(case, shape, implementation):
     """The program at a real shape in bfloat16, and the kernels in it."""
     arrays = structs(case, jnp.bfloat16, *shape)
-    return compile_and_assemble(CASES[case].bind(shape.history, implementation), *arrays)
+    return compile_and_assemble(ALL_CASES[case].bind(shape.history, implementation), *arrays)
 
 
 @needs_compiler
 @pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton), "pallas"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_CASES)
 def test_compiles_for_an_h100(case, implementation):
     """At the largest of the real shapes: one kernel, no register spilled, and several programs a
     multiprocessor to keep the memory busy.

@@ -1,8 +1,8 @@
 """Triton's interpreter, which runs kernels with numpy, in another process: a process that compiles
 kernels cannot interpret them.
 
-It truncates float32 to bfloat16 instead of rounding, and multiplies the bits of bfloat16 matrices:
-give it float32 and float16.
+It multiplies the bits of bfloat16 matrices: give those to no product. Its own rounding of float32
+to bfloat16 and float8 is wrong, and is replaced by one that rounds to the nearest.
 """
 
 import importlib
@@ -12,7 +12,16 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
+
+DTYPES = {
+    "bf16": ml_dtypes.bfloat16,
+    "fp8e4nv": ml_dtypes.float8_e4m3fn,
+    "fp16": np.float16,
+    "fp32": np.float32,
+}
+"""Numpy's dtypes by Triton's names; the interpreter holds the first two as integers."""
 
 
 class Launch(NamedTuple):
@@ -88,7 +97,16 @@ def _run(kernel, grid, arrays, constants):
     return tuple(tensor.array for tensor in tensors)
 
 
+def _convert(bits, source, target, *_):
+    """Floats of one dtype as bits of another, rounded to the nearest, ties to even."""
+    rounded = bits.view(DTYPES[source.name]).astype(DTYPES[target.name])
+    return rounded.view(f"uint{8 * rounded.itemsize}")
+
+
 if __name__ == "__main__":
     sys.modules["torch"] = None  # Triton would import it, which takes seconds
+    from triton.runtime import interpreter
+
+    interpreter._convert_float = _convert
     outcome = [_run(*launch) for launch in pickle.load(sys.stdin.buffer)]
     sys.stdout.buffer.write(pickle.dumps(outcome))

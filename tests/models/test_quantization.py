@@ -99,6 +99,32 @@ def test_a_quantized_transformer_is_close_and_small(name, dtype, relative, round
     assert 1e-5 < error <= 4 * relative
 
 
+def test_float8_between_kernels_is_what_passes_of_their_own_make(monkeypatch):
+    """Rounded in the norms and scaled in the residuals, a velocity has the bits that it has where
+    every projection rounds its input and scales its output itself.
+    """
+    config = dataclasses.replace(TOY.transformer, round_activations=True)
+    params = random_params(TOY, 0, jnp.bfloat16)["transformer"]
+    quantized = quantize_transformer(params, "fp8")
+    separate = {**quantized, "blocks": separate_layers(quantized["blocks"])}
+    inputs = (
+        jax.random.normal(jax.random.key(3), (1, 3, 4, 6, 4)),
+        jnp.full((1,), 500.0),
+        jax.random.normal(jax.random.key(4), (1, 5, 16)),
+    )
+    model = HeliosTransformer(config, jnp.bfloat16)
+
+    def run():
+        # An optimized program keeps what is between fused operations in float32.
+        options = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 0}
+        apply = jax.jit(lambda *args: model.apply(*args), compiler_options=options)
+        return apply({"params": separate}, *inputs)
+
+    ours = run()
+    monkeypatch.setattr(Projection, "takes_quantized", lambda _: False)
+    np.testing.assert_array_equal(ours, run())
+
+
 def test_blocks_in_host_memory_are_quantized_there():
     """The same numbers, and the large kernels are in host memory as they were."""
     params = random_params(TOY, 0, jnp.float32)["transformer"]
