@@ -2,12 +2,13 @@
 
   python benchmarks/device_day.py                       # 12 minutes; run again, it goes on
   python benchmarks/device_day.py --parts=chunk,train   # some parts
-  python benchmarks/device_day.py --size=toy --budget_s=600   # small, on any device: does it run?
+  python benchmarks/device_day.py --size=toy            # small, on any device: does it run?
 
 Parts run one after another, the most valuable first, each in a process of its own with a limit of
-its own; what one has measured is in --out as soon as it is measured, and a part that is complete is
-not run again. At the end every measured row stands beside what was predicted of it
-(benchmarks/results/predicted_after.json, and the rates of helios_jax/cost/chips.py).
+its own. What one has measured is in --out as soon as it is measured; run again, it goes on with
+what is missing. At the end every row stands beside what was predicted of it: of whole programs
+benchmarks/results/predicted_after.json, of single operations their amount at the rates that
+helios_jax/cost/chips.py assumes.
 """
 
 import json
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import app, flags
+
+from helios_jax.cost.chips import CHIPS
 
 HERE = Path(__file__).parent
 SIZE = flags.DEFINE_enum("size", "full", ["full", "toy"], "The released model, or the tiny preset.")
@@ -46,41 +49,46 @@ class Part(NamedTuple):
 
 def parts() -> list[Part]:
     """All parts, the most valuable first."""
-    tests = ("tests/gpu",) if SIZE.value == "full" else ("tests/gpu/test_kernels.py",)
+    files = f"--ours={file('chunk')}.json,{file('model')}.json"
     return [
         Part("doctor", ("-m", "helios_jax.doctor", "--json", "--budget_s=60"), 100),
-        gpu("chunk", 240, "chunk 1-1-1", "chunk 2-2-2"),
-        gpu("rates", 60, "attention", "convolution"),
+        gpu("chunk", 240, "chunk"),
+        gpu("rates", 60, "copy", "matmul", "attention", "convolution"),
         gpu("model", 120, "block", "forward", "vae"),
-        script("train", 90, "gpu_train_step.py", f"--out={file('train')}"),
-        Part("tests", ("-m", "pytest", "-q", "-x", *tests), 120),
+        script("train", 90, "gpu_train_step.py"),
+        Part("tests", ("-m", "pytest", "-q", "-x", "tests/gpu"), 120),
         gpu("kernels", 60, "kernel"),
         gpu("requests", 60, "request", "first frames"),
-        script("torch", 120, "gpu_vs_torch.py", f"--out={file('torch')}", "--budget_s=60"),
+        script("torch", 90, "gpu_vs_torch.py", files, budget(60), repeats()),
     ]
 
 
 def gpu(name: str, seconds: float, *rows: str) -> Part:
-    """Rows of benchmarks/gpu.py; once it has run, those for which there was no time."""
-    tries = sorted(Path(OUT.value).glob(f"{name}_*.json"))
-    found = measured()
-    late = [row for path in tries for row in _late(path) if "median_s" not in found[row]]
-    wanted = sorted({row.partition(",")[0] for row in late}) or rows
+    """Rows of benchmarks/gpu.py that are not measured yet."""
     # Its own budget ends rows; the limit is for one that does not end.
-    arguments = [f"--rows={','.join(wanted)}", f"--budget_s={0.7 * seconds:.0f}"]
-    arguments.append(f"--repeats={3 if SIZE.value == 'full' else 1}")
-    return script(name, seconds, "gpu.py", *arguments, f"--out={file(f'{name}_{len(tries)}')}")
+    wanted = f"--rows={','.join(rows)}"
+    return script(name, seconds, "gpu.py", wanted, budget(0.7 * seconds), repeats(), "--resume")
 
 
-def _late(path: Path) -> list[str]:
-    """Rows for which a run had no time."""
-    rows = json.loads(path.read_text())["results"]
-    return [row["row"] for row in rows if "budget" in row.get("not_measured", "")]
+def longer() -> int:
+    """How many times as long a part may take: a toy compiles on a CPU."""
+    return 5 if SIZE.value == "toy" else 1
+
+
+def budget(seconds: float) -> str:
+    """After which a part begins no further row."""
+    return f"--budget_s={longer() * seconds:.0f}"
+
+
+def repeats() -> str:
+    """Of each row, after one that compiles."""
+    return f"--repeats={3 if SIZE.value == 'full' else 1}"
 
 
 def script(name: str, seconds: float, path: str, *arguments: str) -> Part:
     """A script beside this one."""
-    return Part(name, (str(HERE / path), f"--size={SIZE.value}", *arguments), seconds)
+    given = (f"--size={SIZE.value}", f"--out={file(name)}", *arguments)
+    return Part(name, (str(HERE / path), *given), seconds)
 
 
 def file(name: str) -> Path:
@@ -95,8 +103,7 @@ def run(part: Part, left: float) -> str:
       part: what is run; what it prints goes to a file as it comes.
       left: seconds in all.
     """
-    # A toy compiles on a CPU for as long as the whole runs on a GPU.
-    limit = min(part.seconds * (5 if SIZE.value == "toy" else 1), left)
+    limit = min(longer() * part.seconds, left)
     began = time.monotonic()
     with file(part.name).with_suffix(".log").open("w") as log:
         try:
@@ -107,25 +114,24 @@ def run(part: Part, left: float) -> str:
         except subprocess.TimeoutExpired:
             return f"stopped after {limit:.0f} s"
     how = "complete" if status == 0 else f"ended with status {status}"
-    results = sorted(Path(OUT.value).glob(f"{part.name}_*.json"))
-    if status == 0 and results and _late(results[-1]):
+    if status == 0 and any("no time" in row.get("not_measured", "") for row in read(part.name)):
         how = "out of time"
     return f"{how} in {time.monotonic() - began:.0f} s"
 
 
+def read(name: str) -> list[dict[str, Any]]:
+    """Rows of a part, if it has any."""
+    path = file(name).with_suffix(".json")
+    return json.loads(path.read_text())["results"] if path.exists() else []
+
+
 def measured() -> dict[str, dict[str, Any]]:
-    """Rows of all parts that have any, by name."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(Path(OUT.value).glob("*.json")):
-        content = json.loads(path.read_text())
-        for row in content.get("results", []) if isinstance(content, dict) else []:
-            if "row" in row and (row["row"] not in found or "median_s" in row):
-                found[row["row"]] = row
-    return found
+    """Rows of all parts by name."""
+    return {row["row"]: row for part in parts() for row in read(part.name)}
 
 
 def predictions() -> dict[str, float]:
-    """Seconds by the name of the row that measures them."""
+    """Seconds of whole programs by the name of the row that measures them."""
     path = Path(PREDICTED.value)
     if not path.exists():
         return {}
@@ -141,13 +147,22 @@ def predictions() -> dict[str, float]:
     return found
 
 
+def predicted(row: dict[str, Any], programs: dict[str, float]) -> float | None:
+    """Seconds predicted of a row: of a program, or of an amount at a rate that is assumed."""
+    if "assumed" in row:
+        rate = getattr(CHIPS[CHIP.value].rates, row["assumed"])
+        return row["amount"] / rate
+    return programs.get(row["row"])
+
+
 def comparison(states: dict[str, str]) -> str:
     """Parts and how they ended, then prediction and measurement row by row."""
-    expected = predictions()
+    programs = predictions()
+    rows = measured()
     lines = ["# A day on a device", "", "| part | |", "|---|---|"]
     lines += [f"| {name} | {state} |" for name, state in states.items()]
     lines += ["", "| row | measured | predicted | measured / predicted |", "|---|---|---|---|"]
-    for name, row in measured().items():
+    for name, row in rows.items():
         if "median_s" not in row:
             lines.append(f"| {name} | not measured: {row.get('not_measured', '')} | | |")
             continue
@@ -155,15 +170,24 @@ def comparison(states: dict[str, str]) -> str:
         shown = f"{value * 1e3:.4g} ms"
         if "rate" in row:
             shown += f", {row['rate']:.4g} {row['unit']}"
-        if name in expected:
-            wanted = expected[name]
-            lines.append(f"| {name} | {shown} | {wanted * 1e3:.4g} ms | {value / wanted:.2f} |")
-        else:
-            lines.append(f"| {name} | {shown} | | |")
-    missing = [name for name in expected if name not in measured()]
-    lines += [f"| {name} | not measured | {expected[name] * 1e3:.4g} ms | |" for name in missing]
+        wanted = predicted(row, programs)
+        beside = "| |" if wanted is None else f"{wanted * 1e3:.4g} ms | {value / wanted:.2f} |"
+        lines.append(f"| {name} | {shown} | {beside}")
+    missing = [name for name in programs if name not in rows]
+    lines += [f"| {name} | not measured | {programs[name] * 1e3:.4g} ms | |" for name in missing]
     size = f"Size: {SIZE.value}. Predictions are for the {CHIP.value}, from `{PREDICTED.value}`."
-    return "\n".join([*lines, "", size, ""])
+    lines += ["", size, "", *conditions(), ""]
+    return "\n".join(lines)
+
+
+def conditions() -> list[str]:
+    """What the first part that says so was measured on, as a list."""
+    for part in parts():
+        path = file(part.name).with_suffix(".json")
+        found = json.loads(path.read_text()).get("conditions") if path.exists() else None
+        if found:
+            return [f"* {name}: {value}" for name, value in found.items()]
+    return []
 
 
 def main(_) -> None:

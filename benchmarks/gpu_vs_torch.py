@@ -1,10 +1,11 @@
-"""helios-jax beside PyTorch (diffusers) on one GPU: random weights of the released size, bfloat16.
+"""PyTorch (diffusers) on one GPU beside what benchmarks/gpu.py has measured of helios-jax: random
+weights of the released size, bfloat16.
 
+  python benchmarks/gpu.py --rows=forward,vae,chunk
   python benchmarks/gpu_vs_torch.py             # needs torch with CUDA, and diffusers
   python benchmarks/gpu_vs_torch.py --size=toy  # on any device, to see that the script runs
 
-PyTorch runs first, in a process of its own, then `benchmarks/gpu.py` with the rows that both have,
-of the same shapes:
+Of the same shapes; each row is written as soon as it is measured:
 
   forward      one transformer call at a stage; PyTorch's with all 512 text rows, as its pipeline
                calls it
@@ -17,55 +18,60 @@ of the same shapes:
 import importlib.metadata
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import diffusers
+import torch
 from absl import app, flags
 
 SIZE = flags.DEFINE_enum(
-    "size", "full", ["full", "toy"], "The released model at 384 x 640, or the tiny preset."
+    "size",
+    "full",
+    ["full", "toy"],
+    "The released model at 384 x 640, or two blocks of the tiny one.",
 )
 REPEATS = flags.DEFINE_integer(
     "repeats", 5, "Timed repeats of a row after one that warms up.", lower_bound=1
 )
-BUDGET = flags.DEFINE_float(
-    "budget_s", 540, "Seconds of helios-jax's part after which no further row of it begins."
-)
+BUDGET = flags.DEFINE_float("budget_s", 540, "Seconds after which no further row begins.")
 COMPILE = flags.DEFINE_bool("compile", False, "torch.compile the transformer and the VAE.")
+OURS = flags.DEFINE_list(
+    "ours",
+    [str(Path(__file__).parent / "results/gpu.json")],
+    "What benchmarks/gpu.py has measured, one file or several.",
+)
 OUT = flags.DEFINE_string(
     "out",
     str(Path(__file__).parent / "results/gpu_vs_torch"),
     "Result files, without .json and .md.",
 )
-WORKER = flags.DEFINE_bool("worker", False, "Internal: be PyTorch, and print the rows.")
 
 TINY = dict(
     num_attention_heads=4,
     attention_head_dim=32,
     rope_dim=(12, 10, 10),
     ffn_dim=512,
-    num_layers=4,
+    num_layers=2,
     text_dim=64,
 )
 SIZES = {
     "full": ({}, {}, (384, 640)),
-    "toy": (TINY, dict(base_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1), (128, 192)),
+    "toy": (TINY, dict(base_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1), (64, 64)),
 }
 BFLOAT16 = ", bfloat16"
 """Ends the name of a row that PyTorch has in two dtypes, and helios-jax in one."""
+THEIRS = "PyTorch, "
+"""Begins the names of PyTorch's rows."""
 HISTORY = {"short": (0, 20), "mid": (17, 18), "long": range(1, 17)}
 """Positions in time of the history's frames, anchor first; the noisy frames follow."""
 
 
-def torch_rows() -> dict[str, dict]:
-    """Median seconds of each row with diffusers, and what they were measured on."""
-    import diffusers
-    import torch
-
+def torch_rows() -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """Each row with diffusers, and what they run on."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     half = torch.bfloat16 if device == "cuda" else torch.float32  # bfloat16 takes a CPU minutes
     torch.set_grad_enabled(False)
@@ -120,16 +126,6 @@ def torch_rows() -> dict[str, dict]:
                 transformer(stage, **call)
         decode()
 
-    def seconds(run: Callable) -> float:
-        samples = []
-        for _ in range(1 + REPEATS.value):
-            began = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            samples.append(time.perf_counter() - began)
-        return statistics.median(samples[1:])
-
     cells = H * W // 4
     history = cells * 2 + -(-cells // 4) + 4 * -(-cells // 16)
     rows = {
@@ -149,7 +145,19 @@ def torch_rows() -> dict[str, dict]:
         "PyTorch's dtype": f"{half}".removeprefix("torch.")
         + "; VAE float32 where the row does not say otherwise",
     }
-    return {"rows": {name: seconds(run) for name, run in rows.items()}, "conditions": conditions}
+    return rows, conditions
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Median seconds of a row."""
+    samples = []
+    for _ in range(1 + REPEATS.value):
+        began = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        samples.append(time.perf_counter() - began)
+    return statistics.median(samples[1:])
 
 
 def rope_arguments(transformer) -> tuple:
@@ -157,71 +165,65 @@ def rope_arguments(transformer) -> tuple:
     return transformer.config.rope_dim, transformer.config.rope_theta
 
 
-def markdown(report: dict) -> str:
+def ours() -> dict[str, float]:
+    """Median seconds of helios-jax's rows, of the files that are there."""
+    found = {}
+    for path in map(Path, OURS.value):
+        for row in json.loads(path.read_text())["results"] if path.exists() else []:
+            if "median_s" in row:
+                found[row["row"]] = row["median_s"]
+    return found
+
+
+def markdown(report: dict[str, Any]) -> str:
     """The results as a table."""
     lines = [
         "# helios-jax and PyTorch (diffusers) on one GPU",
         "",
         f"`{report['command']}`; how to read a row: `--help`.",
         "",
+        "| row | PyTorch ms | helios-jax ms | PyTorch / helios-jax |",
+        "|---|---|---|---|",
     ]
-    lines += ["| row | PyTorch ms | helios-jax ms | PyTorch / helios-jax |", "|---|---|---|---|"]
-    for name, theirs in report["torch"].items():
-        ours = report["jax"].get(name.removesuffix(BFLOAT16))
-        cells = ("", "") if ours is None else (f"{ours * 1e3:.4g}", f"{theirs / ours:.2f}")
+    for row in report["results"]:
+        name = row["row"].removeprefix(THEIRS)
+        if "median_s" not in row:
+            lines.append(f"| {name} | {row['not_measured']} | | |")
+            continue
+        theirs = row["median_s"]
+        own = report["jax"].get(name.removesuffix(BFLOAT16))
+        cells = ("", "") if own is None else (f"{own * 1e3:.4g}", f"{theirs / own:.2f}")
         lines.append(f"| {name} | {theirs * 1e3:.4g} | {cells[0]} | {cells[1]} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "## Conditions",
-            "",
-            *(f"* {name}: {value}" for name, value in report["conditions"].items()),
-            "",
-        ]
-    )
+    lines += ["", "## Conditions", ""]
+    lines += [f"* {name}: {value}" for name, value in report["conditions"].items()]
+    return "\n".join([*lines, ""])
 
 
 def main(argv: list[str]) -> None:
-    """Run both systems, PyTorch first, and write both files."""
+    """Measure row after row while there is time, and write both files after each."""
     if len(argv) > 1:
         sys.exit(f"unexpected argument {argv[1]!r}: see --help")
-    if WORKER.value:
-        print(json.dumps(torch_rows()))
-        return
-    shared = [f"--size={SIZE.value}", f"--repeats={REPEATS.value}"]
-    command = [sys.executable, __file__, "--worker", *shared, f"--compile={COMPILE.value}"]
-    theirs = json.loads(
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[
-            -1
-        ]
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(__file__).with_name("gpu.py")
-        command = [
-            sys.executable,
-            script,
-            *shared,
-            f"--budget_s={BUDGET.value}",
-            "--rows=forward,vae,chunk",
-            f"--out={folder}/gpu",
-        ]
-        subprocess.run(command, check=True)
-        measured = json.loads(Path(folder, "gpu.json").read_text())
-    ours = {row["row"]: row["median_s"] for row in measured["results"] if "median_s" in row}
+    deadline = time.monotonic() + BUDGET.value
+    rows, conditions = torch_rows()
     versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers")}
-    conditions = (
-        measured["conditions"] | versions | theirs["conditions"] | {"torch.compile": COMPILE.value}
-    )
-    report = {
-        "command": " ".join(["python benchmarks/gpu_vs_torch.py", *sys.argv[1:]]),
-        "conditions": conditions,
-        "torch": theirs["rows"],
-        "jax": ours,
-    }
-    Path(f"{OUT.value}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    Path(f"{OUT.value}.md").write_text(markdown(report), encoding="utf-8")
-    print(markdown(report))
+    conditions |= versions | {"torch.compile": f"{COMPILE.value}"}
+    results = []
+    for name, run in rows.items():
+        row: dict[str, Any] = {"row": THEIRS + name}
+        if time.monotonic() > deadline:
+            row["not_measured"] = "there was no time left for it"
+        else:
+            row["median_s"] = seconds(run)
+        print(json.dumps(row), flush=True)
+        results.append(row)
+        report = {
+            "command": " ".join(["python benchmarks/gpu_vs_torch.py", *sys.argv[1:]]),
+            "conditions": conditions,
+            "results": results,
+            "jax": ours(),
+        }
+        Path(f"{OUT.value}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        Path(f"{OUT.value}.md").write_text(markdown(report), encoding="utf-8")
 
 
 if __name__ == "__main__":
