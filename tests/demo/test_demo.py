@@ -15,15 +15,20 @@ import pytest
 from PIL import Image
 
 from helios_jax import HeliosPipeline
+from helios_jax.demo.asked import read_asked
 from helios_jax.demo.line import Line
 from helios_jax.demo.options import DemoOptions
 from helios_jax.demo.server import DemoServer
+from helios_jax.demo.video import DemoVideo
 from helios_jax.media import live_frames, load_latents
+from helios_jax.writers import WriteError
 from tests.sampling.conftest import TOY
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a red ball"
 OTHER = "two blue squares"
+PATIENT = DemoOptions(lease_s=1000.0)
+"""For visitors who only look when a video should be ready."""
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +229,49 @@ def test_places_follow_the_line_and_a_closed_page_frees_its_own(pipeline):
         assert client.json("GET", f"/api/videos/{third}")[1]["place"] == 1
         assert client.wait(third, 1)["status"] == "done"
         assert client.json("GET", f"/api/videos/{gone}")[1]["status"] == "stopped"
+
+
+def test_a_chunk_is_sampled_while_the_one_before_it_is_written(pipeline, monkeypatch):
+    may_write = threading.Event()
+    write = DemoVideo.write
+
+    def wait_and_write(video, record):
+        assert may_write.wait(100)
+        return write(video, record)
+
+    monkeypatch.setattr(DemoVideo, "write", wait_and_write)
+    with Line(pipeline, PATIENT) as line:
+        video = line.add(read_asked(pipeline.config, line.options, {"prompt": PROMPT, "chunks": 3}))
+        for _ in range(10_000):
+            if video.sampled == 2:
+                break
+            may_write.wait(0.01)
+        found = (video.sampled, video.made)
+        may_write.set()
+        assert found == (2, 0)
+        assert line.wait(video, 3, timeout=100.0)
+        assert video.status == "done"
+
+
+def test_a_full_disk_ends_the_video_with_a_message(pipeline, monkeypatch):
+    """Chunks after the one that is missing are not written, and the line goes on."""
+    write = DemoVideo.write
+
+    def fail_once(video, record):
+        if video.asked.request.seed == 1 and record.index == 1:
+            raise WriteError("video.mp4 cannot be written: No space left on device")
+        return write(video, record)
+
+    monkeypatch.setattr(DemoVideo, "write", fail_once)
+    with Line(pipeline, PATIENT) as line:
+        body = {"prompt": PROMPT, "chunks": 4}
+        full, other = (
+            line.add(read_asked(pipeline.config, line.options, body | {"seed": seed}))
+            for seed in (1, 2)
+        )
+        assert line.wait(other, 4, timeout=100.0)
+        assert (full.status, full.made) == ("failed", 1)
+        assert full.message.endswith("No space left on device")
 
 
 def test_without_the_token_nothing_is_served(pipeline):
