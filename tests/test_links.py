@@ -92,7 +92,8 @@ def test_a_file_of_the_project_that_a_page_names_is_there(page):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_python_name_that_a_page_names_is_there(page):
     for word in re.findall(r"`(helios_jax(?:\.\w+)+)(?:\([^`]*\))?`", prose(page)):
-        assert resolves(word), word
+        if not word.endswith((".json", ".md")):  # those are files
+            assert resolves(word), word
 
 
 def resolves(dotted: str) -> bool:
