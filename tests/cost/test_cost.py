@@ -203,7 +203,9 @@ def test_attention_backward_has_five_products():
 
 
 def test_a_fused_kernel_moves_its_arrays_once():
-    """An absent array has another in its place, which counts once."""
+    """An absent array has another in its place, which counts once; each of two absent results
+    is a number of 2 bytes.
+    """
     x = array(1, 512, 1024)
     scale = array(1024)
     size = 2 * 512 * 1024
@@ -214,7 +216,7 @@ def test_a_fused_kernel_moves_its_arrays_once():
 
         [kernel] = counted(norm, x, scale)[kernels.FUSED]
         assert size <= kernel.read <= size + 2 * 1024
-        assert size <= kernel.written <= size + 2
+        assert size <= kernel.written <= size + 4
 
 
 def test_a_sum_in_place_is_written_where_there_is_a_term():
@@ -225,7 +227,7 @@ def test_a_sum_in_place_is_written_where_there_is_a_term():
 
     found = counted(jax.jit(add, donate_argnums=0), array(1, 512, 1024), array(1, 128, 1024))
     [kernel] = found[kernels.FUSED]
-    assert kernel.written - 2 == 2 * 128 * 1024
+    assert kernel.written - 4 == 2 * 128 * 1024
 
 
 def test_what_comes_from_host_memory_is_counted_apart():
