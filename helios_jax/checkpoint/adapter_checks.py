@@ -104,7 +104,9 @@ def check_ranks(found: AdapterTensors, parts: Mapping[str, Part]) -> None:
 def check_values(found: AdapterTensors) -> None:
     """Refuse values that are no plain numbers, NaN or infinite."""
     integers = [key for key, tensor in found.tensors.items() if tensor.dtype.kind in "iub"]
-    integers = [key for key in integers if not key.endswith(".alpha")]
+    integers = [
+        key for key in integers if not key.endswith(".alpha") or found.tensors[key].dtype == bool
+    ]
     if integers:
         raise CheckpointError(f"{found.file} holds integers, not weights: {show_keys(integers)}")
     long = [key for key, tensor in found.tensors.items() if key.endswith(".alpha")]

@@ -1,5 +1,6 @@
 """Adapter files and folders: finding the file, its tensors by key, and what its settings say."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -13,6 +14,7 @@ import numpy as np
 from helios_jax.checkpoint.adapter_names import strip_prefixes
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import read_json
+from helios_jax.checkpoint.other_files import check_is_file
 from helios_jax.checkpoint.pth import View, load_pickle
 from helios_jax.checkpoint.safetensors_files import TorchTensor, read_file
 
@@ -42,6 +44,15 @@ SETTINGS = {
     "use_rslora": "use_rslora",
 }
 """What stands beside the tensors of a file that ``torch.save`` wrote, in PEFT's words."""
+
+ALPHAS = "network_alphas"
+"""Entry of a dictionary with the alpha of each module."""
+
+MAX_PATTERN = 500
+MAX_REPEATS = 3
+"""Letters and repetitions of one of PEFT's patterns: each of the latter multiplies the time that it
+takes, and nested ones take for ever.
+"""
 
 MAX_STRENGTH = 1e6
 """Far beyond any use, and far from what overflows."""
@@ -94,20 +105,35 @@ class AdapterFile:
         Raises:
           CheckpointError: if what stands after the colon is no number.
         """
-        if Path(text).exists():
-            return cls(Path(text))
+        if _is_there(text):
+            return cls(_expanded(text))
         head, _, tail = text.rpartition(":")
         if not head or tail.startswith(("/", "\\")):  # no colon, or that of a drive
-            return cls(Path(text))
+            return cls(_expanded(text))
         try:
             strength = float(tail)
         except ValueError:
-            if not Path(head).exists():
-                return cls(Path(text))
+            if not _is_there(head):
+                return cls(_expanded(text))
             raise CheckpointError(
                 f"{text}: {tail!r} is not a strength; write {head}:0.8, or {head} for 1"
             ) from None
-        return cls(Path(head), strength)
+        return cls(_expanded(head), strength)
+
+
+def _expanded(text: str) -> Path:
+    """A path, with the folder of a user for ``~``."""
+    with contextlib.suppress(RuntimeError):  # there is no such user
+        return Path(text).expanduser()
+    return Path(text)
+
+
+def _is_there(text: str) -> bool:
+    """Whether there is something of this name; no file has one that is too long."""
+    try:
+        return bool(text) and _expanded(text).exists()
+    except OSError:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,15 +184,19 @@ def find_adapter_file(path: Path) -> Path:
       CheckpointError: if there is none, or several that might be meant.
     """
     if not path.is_dir():
-        if not path.exists():
-            raise CheckpointError(f"{path} is not there: --lora takes a file or a folder")
+        if not _is_there(str(path)):
+            name = str(path) if len(str(path)) < 300 else f"{str(path)[:300]}..."
+            raise CheckpointError(f"{name} is not there: --lora takes a file or a folder")
+        check_is_file(path)
         return path
-    for name in KNOWN_FILES:
-        if (path / name).is_file():
-            return path / name
-        inner = list(path.glob(f"*/{name}"))  # PEFT has a folder for each name of an adapter
-        if len(inner) == 1:
-            return inner[0]
+    known = [path / name for name in KNOWN_FILES if (path / name).is_file()]
+    if not known:  # PEFT has a folder for each name of an adapter
+        known = [file for name in KNOWN_FILES for file in sorted(path.glob(f"*/{name}"))]
+    if len({file.with_suffix("") for file in known}) > 1:
+        names = ", ".join(file.relative_to(path).as_posix() for file in known[:3])
+        raise CheckpointError(f"{path} has {len(known)} files that may be one ({names}): name it")
+    if known:
+        return known[0]
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
     files = [file for file in files if not file.stem.startswith(PARTIAL)]
     if len(files) == 1:
@@ -195,18 +225,18 @@ def scale_of(
         settings = {}  # what stands beside a file that says it all may be another file's
     try:
         stated = _matching(settings.get("rank_pattern"), names, settings.get("r"))
-        if stated is not None and int(stated) != rank:
+        if stated is not None and _number(stated) != rank:
             raise CheckpointError(
-                f"{found.settings_file} says rank {stated} of {names[0]}, whose factors in "
-                f"{found.file.name} have rank {rank}: are these the settings of this file?"
+                f"{found.settings_file} says rank {str(stated)[:50]} of {names[0]}, whose factors "
+                f"in {found.file.name} have rank {rank}: are these the settings of this file?"
             )
         alpha = own_alpha
         if alpha is None and settings:
             own = settings.get("lora_alpha", PEFT_ALPHA)
             alpha = _matching(settings.get("alpha_pattern"), names, own)
-        alpha = rank if alpha is None else float(alpha)
+        alpha = rank if alpha is None else _number(alpha)
         scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError, re.error) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
@@ -214,12 +244,32 @@ def scale_of(
         ) from error
     if not math.isfinite(scale):
         raise CheckpointError(f"{found.file}: the alpha of {names[0]} is not a finite number")
+    if abs(scale) > MAX_STRENGTH:
+        raise CheckpointError(
+            f"{found.file}: the alpha of {names[0]} is {alpha:g}, {scale:g} times its rank: beyond "
+            "all use"
+        )
     return scale
+
+
+def _number(value: Any) -> float:
+    """A number of the settings, which may be written as a string.
+
+    Raises:
+      TypeError, ValueError: if it is none.
+    """
+    if isinstance(value, bool):
+        raise TypeError("a switch is no number")
+    return float(value)
 
 
 def _matching(patterns: Mapping[str, Any] | None, names: tuple[str, str], default: Any) -> Any:
     """The value of the first of PEFT's patterns that a module's name, or the end of it, matches."""
     for pattern, value in (patterns or {}).items():
+        repeats = len(re.findall(r"[*+?{]", pattern))
+        nested = re.search(r"\)[*+?{]", pattern)
+        if len(pattern) > MAX_PATTERN or repeats > MAX_REPEATS or nested:
+            raise ValueError("a pattern of the settings is too long, or repeats too much")
         if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in names):
             return value
     return default
@@ -242,20 +292,25 @@ def _read_pickle(file: Path) -> tuple[dict[str, TorchTensor], dict[str, Any]]:
     """
     state = load_pickle(file, {})
     settings: dict[str, Any] = {}
+    alphas: dict[str, Any] = {}
     while isinstance(state, dict) and not any(isinstance(part, View) for part in state.values()):
-        inner = [part for part in state.values() if isinstance(part, dict)]
-        for part in [state, *inner]:
-            settings |= {SETTINGS[name]: part[name] for name in SETTINGS if name in part}
-        holders = [part for part in inner if _holds_tensors(part)]
+        inner = {name: part for name, part in state.items() if isinstance(part, dict)}
+        alphas |= _named_alphas(inner.pop(ALPHAS, {}))
+        holders = [part for part in inner.values() if _holds_tensors(part)]
+        for part in (state, *(part for part in inner.values() if part not in holders)):
+            settings |= _settings(file, part)
         state = holders[0] if len(holders) == 1 else None
     if not isinstance(state, dict):
         raise CheckpointError(
             f"{file} does not hold one dictionary of tensors: save that of the adapter alone"
         )
     tensors = {}
-    for name, part in state.items():
+    alphas |= _named_alphas(state.get(ALPHAS, {}))
+    for name, part in (state | alphas).items():
         if name in SETTINGS:
             settings[SETTINGS[name]] = part
+        elif name == ALPHAS:
+            continue
         elif isinstance(part, View):
             tensors[str(name)] = part.tensor()
         elif isinstance(part, int | float):
@@ -266,6 +321,33 @@ def _read_pickle(file: Path) -> tuple[dict[str, TorchTensor], dict[str, Any]]:
                 f"{file}: {str(name)[:80]} is a {type(part).__name__}, not a tensor"
             )
     return tensors, settings
+
+
+def _settings(file: Path, part: Mapping[Any, Any]) -> dict[str, Any]:
+    """PEFT's settings that stand in a dictionary, or in one of those in it by adapter.
+
+    Raises:
+      CheckpointError: if a number there scales the adapter in a way that is not known.
+    """
+    found = {}
+    for name, value in part.items():
+        if name in SETTINGS:
+            found[SETTINGS[name]] = value
+        elif isinstance(value, dict) and len(part) == 1:  # {"default": {"r": 4, ...}}
+            found |= {SETTINGS[key]: value[key] for key in SETTINGS if key in value}
+        elif isinstance(value, int | float) and re.search("scal|alpha|strength", str(name)):
+            raise CheckpointError(
+                f"{file}: {str(name)[:50]}={value} stands beside its tensors, and may scale them: "
+                "it is not read; save the adapter with lora_alpha, or without"
+            )
+    return found
+
+
+def _named_alphas(alphas: Any) -> dict[str, Any]:
+    """Alphas by module, as Diffusers hands them on, under the keys that they have in a file."""
+    if not isinstance(alphas, dict):
+        return {}
+    return {f"{str(name).removesuffix('.alpha')}.alpha": value for name, value in alphas.items()}
 
 
 def _holds_tensors(part: Any) -> bool:
@@ -305,6 +387,11 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
     for name, what in CHANGES_THE_SUM.items():
         if settings.get(name):
             raise CheckpointError(f"{file}: {name} says that this is {what}, which is not merged")
+    for name, value in settings.items():
+        if name.startswith("use_") and not isinstance(value, bool | None):
+            raise CheckpointError(f"{file}: {name}={str(value)[:50]!r} is neither true nor false")
+        if name.startswith("use_") and value and name != "use_rslora":
+            raise CheckpointError(f"{file}: {name} is not known, and may change what is merged")
     start = str(settings.get("init_lora_weights")).lower()
     if start.startswith(CHANGES_THE_BASE):
         raise CheckpointError(

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from helios_jax.checkpoint.kinds import unwrapped
+
 Role = Literal["down", "up", "up_bias", "alpha", "difference", "whole"]
 """What a tensor is: ``A``, ``B``, the bias that came with ``B``, alpha, a difference that is added,
 or a whole tensor in the place of the base's."""
@@ -18,13 +20,20 @@ Naming = Literal["Diffusers", "Wan"]
 NAMINGS: tuple[Naming, Naming] = ("Diffusers", "Wan")
 
 PREFIXES = (
-    r"(transformer|diffusion_model|base_model\.model|model|module|_orig_mod|pipe\.dit|dit|unet)\.",
+    r"(transformer|diffusion_model|base_model\.model|model|module|pipe\.(dit|transformer)|dit|unet"
+    r"|net|network|student)\.",
     r"(lora_unet|lora_transformer|lycoris)[._]+",
 )
 """What stands before a module, any number of times."""
 
 ATTENTION = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
 NORMS = (("norm_q", "norm_q"), ("norm_k", "norm_k"))
+
+MAX_KEY = 1000
+"""Letters; the longest that is known has 120."""
+
+MAX_PREFIXES = 16
+"""That are taken off a name; a file with more is made to take time."""
 
 MODULES = (
     *((f"patch_{name}", f"patch_{name}") for name in ("embedding", "short", "mid", "long")),
@@ -78,7 +87,11 @@ OTHER_KINDS = (
     (r"[._]b?oft_|\.oft_R", "an OFT adapter"),
     (r"\.lora_(mid|t1|t2)\b|\.lora_E\b", "a LoRA with a core matrix between its two factors"),
     (r"\.[ab][12]\.weight$", "a GLoRA adapter"),
-    (r"\.vera_lambda|\.ia3_l|\.on_input$|\.lora_embedding_[AB]", "an adapter of another method"),
+    (
+        r"\.(vera_lambda|ia3_l|on_input$|lora_embedding_[AB]|fourierft_|hra_u|bone_|miss_|road_"
+        r"|c3a_|shira_|randlora_|poly_lora|vblora_|glora_|loha_|waveft_|cartridge_)",
+        "an adapter of another method",
+    ),
     (r"\.base_layer\.weight|\.original_module\.", "a whole model with its adapter still apart"),
     (r"_loras\.(down|up)\.", "an artefact of training with restrict_lora (q_loras, k_loras)"),
 )
@@ -118,6 +131,8 @@ class Part(NamedTuple):
 
 def read_key(key: str, naming: Naming) -> Part | None:
     """What a key says in one naming; None if it says nothing there."""
+    if len(key) > MAX_KEY:
+        return None
     for suffix, role, parameter in SUFFIXES:
         match = re.search(rf"(?:{suffix})\Z", key)
         if match is None:
@@ -140,7 +155,11 @@ def best_naming(keys: Iterable[str]) -> Naming:
 
 def strip_prefixes(name: str) -> str:
     """A name without what stands before its module."""
-    while match := re.match("|".join(PREFIXES), name):
+    name = unwrapped(name)
+    for _ in range(MAX_PREFIXES):
+        match = re.match("|".join(PREFIXES), name)
+        if match is None:
+            break
         name = name[match.end() :]
     return name
 
