@@ -22,6 +22,7 @@ from helios_jax.checkpoint.diffusers_config import write_configs, write_wan_conf
 from helios_jax.checkpoint.directory import FOLDERS, TOKENIZER, open_checkpoint
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import new_directory, write_digests, write_json
+from helios_jax.checkpoint.finite import is_finite
 from helios_jax.checkpoint.layout import Slot
 from helios_jax.checkpoint.names import COMPONENTS, component_slots
 from helios_jax.checkpoint.pipeline_index import PIPELINE
@@ -95,8 +96,9 @@ def from_torch(
       CheckpointError: if the source cannot be used or ``out`` exists; nothing is written then.
     """
     start = time.perf_counter()
+    selection = source if isinstance(source, Selection) else Selection(source)
     found = read_source(
-        source if isinstance(source, Selection) else Selection(source),
+        selection,
         init_from_wan,
         adapters,
         Path(partial) if partial else None,
@@ -113,7 +115,7 @@ def from_torch(
             for component in COMPONENTS:
                 slots = component_slots(found.config, component)
                 dtypes = _leaf_dtypes(slots, tensors[component])
-                read = functools.partial(_read_part, tensors[component], dtypes)
+                read = functools.partial(_read_part, tensors[component], dtypes, selection.verify)
                 write_component(root, component, slots, dtypes, read, bar.update)
         write_json(root / TORCH_NAMES, _torch_names(tensors, found.tied))
         with _bar(size, "digesting", progress) as bar:
@@ -227,14 +229,26 @@ def _leaf_dtypes(slots: list[Slot], tensors: Mapping[str, TorchTensor]) -> dict[
     dtypes: dict[str, np.dtype] = {}
     for slot in slots:
         dtype = tensors[slot.name].dtype
-        dtypes[slot.path] = np.promote_types(dtypes.get(slot.path, dtype), dtype)
+        try:
+            dtypes[slot.path] = np.promote_types(dtypes.get(slot.path, dtype), dtype)
+        except TypeError:  # float16 beside bfloat16
+            dtypes[slot.path] = np.dtype(np.float32)
     return dtypes
 
 
 def _read_part(
-    tensors: Mapping[str, TorchTensor], dtypes: Mapping[str, np.dtype], slot: Slot
+    tensors: Mapping[str, TorchTensor],
+    dtypes: Mapping[str, np.dtype],
+    verify: bool,
+    slot: Slot,
 ) -> np.ndarray:
-    return slot.to_jax(tensors[slot.name].read()).astype(dtypes[slot.path], copy=False)
+    values = tensors[slot.name].read()
+    if verify and not is_finite(values):
+        raise CheckpointError(
+            f"{slot.name} has NaN or infinite values: its training broke down, or an adapter is "
+            "too strong; --noverify (Selection(verify=False)) converts it all the same"
+        )
+    return slot.to_jax(values).astype(dtypes[slot.path], copy=False)
 
 
 def _torch_names(

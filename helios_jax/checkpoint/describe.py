@@ -185,11 +185,11 @@ def _component(path: Path, chosen: str | None) -> Description:
 def _file(path: Path, chosen: str | None) -> Description:
     if is_gguf(path):
         return Description(str(path), f"GGUF file of {path.stat().st_size} bytes")
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, chosen)
     family, size = _family(tensors)
     name = "transformer" if family else what_else(tensors)
     return Description(
-        str(path), LAYOUTS["file"], family, size, "", (_part(name, read_tensors, path),)
+        str(path), LAYOUTS["file"], family, size, "", (_part(name, read_tensors, path, chosen),)
     )
 
 
@@ -288,7 +288,7 @@ def _sizes(tensors: Mapping[str, TorchTensor]) -> str:
     if MARK not in bare:
         return ""
     layers = {name.split(".")[1] for name in bare if name.startswith("blocks.")}
-    return f"{len(layers)} layers of width {tensors[bare[MARK]].shape[0]}"
+    return f"{len(layers)} layers of width {(tensors[bare[MARK]].shape or (0,))[0]}"
 
 
 def _family(tensors: Mapping[str, TorchTensor], two: bool = False) -> tuple[str, str]:
@@ -296,7 +296,7 @@ def _family(tensors: Mapping[str, TorchTensor], two: bool = False) -> tuple[str,
     bare = _bare(tensors)
     if MARK not in bare:
         return "", ""
-    shape = tensors[bare[MARK]].shape
+    shape = tensors[bare[MARK]].shape or (0,)
     size = SIZES.get(shape[0], f"of width {shape[0]}")
     if bare[MARK].split(".")[0] in kinds.CAUSAL_KEYS:
         return kinds.CAUSAL, size

@@ -44,13 +44,26 @@ def check_tensors(
         "unexpected": dict.fromkeys(unexpected, ""),
         "of another shape": wrong,
     }
-    problems = [f"{kind}: {', '.join(summarise(names))}" for kind, names in kinds.items() if names]
+    problems = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
     if problems:
         cause = likely_cause(missing, unexpected)
         message = (
             f"{what} does not have the tensors its configuration asks for; {'; '.join(problems)}"
         )
         raise CheckpointError(f"{message}. {cause}" if cause else message)
+
+
+MAX_ENTRIES = 60
+MAX_ENTRY = 160
+"""How many names a message has of each kind, and how many letters of each."""
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    """The entries of :func:`summarise` with commas, cut where a file was made to be long."""
+    entries = summarise(names)
+    shown = [x if len(x) <= MAX_ENTRY else f"{x[:MAX_ENTRY]}..." for x in entries[:MAX_ENTRIES]]
+    more = len(entries) - MAX_ENTRIES
+    return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
 
 
 def summarise(names: Mapping[str, str]) -> list[str]:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.other_files import check_is_file
 from helios_jax.locks import only_writer, remove_stale_lock, replace_folder
 from helios_jax.writers import writing
 
 DIGESTS = "digests.json"
+MAX_JSON_BYTES = 64 * 2**20
+"""Of a configuration, an index or a list of digests; those of 14B have less than 1 MiB."""
 
 Progress = Callable[[int], Any]
 """Told how many bytes more are done."""
@@ -173,11 +176,16 @@ def read_json(path: Path) -> dict[str, Any]:
       CheckpointError: if there is no such file or it holds something else.
     """
     try:
-        return parse_json(path, path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing")
+        check_is_file(path)
+        with open(path, "rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} has more than {MAX_JSON_BYTES >> 20} MiB, and is no JSON")
+    return parse_json(path, content)
 
 
 def parse_json(path: Path, content: bytes) -> dict[str, Any]:
@@ -187,7 +195,7 @@ def parse_json(path: Path, content: bytes) -> dict[str, Any]:
       CheckpointError: naming ``path``, if it is not JSON, too deeply nested, or not a dictionary.
     """
     try:
-        value = json.loads(content.decode("utf-8"))
+        value = json.loads(content.decode("utf-8-sig"))
     except RecursionError:
         raise CheckpointError(f"{path} is not valid JSON: nested too deeply") from None
     except ValueError as error:

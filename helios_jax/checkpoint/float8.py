@@ -50,9 +50,9 @@ def widened(path: Path, tensors: Mapping[str, TorchTensor]) -> dict[str, TorchTe
             _check_format(path, name, tensor)
         if last in BESIDE:
             continue
-        if tensor.dtype in FLOAT8:
-            names = [f"{module}.{scale}" for scale in SCALES]
-            found = [tensors[scale] for scale in names if last == "weight" and scale in tensors]
+        names = [f"{module}.{scale}" for scale in SCALES]
+        found = [tensors[scale] for scale in names if last == "weight" and scale in tensors]
+        if tensor.dtype in FLOAT8 or found:  # a scale counts beside a wider weight, too
             result[name] = _widen(path, name, tensor, found[0] if found else None)
         else:
             result[name] = tensor

@@ -53,6 +53,11 @@ PIPELINES = {
     "SkyReelsV2DiffusionForcingPipeline": "SkyReels-V2 with diffusion forcing",
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": "SkyReels-V2 with diffusion forcing",
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": "SkyReels-V2 with diffusion forcing",
+    "WanSpeechToVideoPipeline": "Wan S2V (speech to video)",
+    "WanFunInpaintPipeline": "Wan Fun-Inpaint",
+    "WanFunCameraControlPipeline": "Wan Fun-Camera (camera control)",
+    "WanPhantomPipeline": "Phantom-Wan (subjects to video)",
+    "SkyReelsV2VideoToVideoPipeline": "SkyReels-V2",
     "WanDMDPipeline": "FastWan, a few-step Wan whose sampler is not Helios'",
     "WanCausalDMDPipeline": "a causal Wan (Self-Forcing)",
 }
@@ -65,8 +70,14 @@ MODEL_TYPES = {
     "vace": "Wan VACE (video editing)",
     "s2v": "Wan S2V (speech to video)",
     "animate": "Wan-Animate",
+    "control": "Wan Fun-Control",
+    "camera_control": "Wan Fun-Camera (camera control)",
+    "phantom": "Phantom-Wan (subjects to video)",
 }
 """``model_type`` of original configurations that is not ``"t2v"``."""
+
+WRAPPED = r"(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\."
+"""What libraries of training put between the parts of a tensor's name, anywhere."""
 
 CAUSAL = "causal Wan (Self-Forcing, CausVid or the like)"
 CAUSAL_KEYS = ("generator", "generator_ema")
@@ -103,6 +114,11 @@ def kind_of(names: Iterable[str], channels: int | None = None) -> str | None:
         if channels in kind.channels or any(re.search(kind.tensors, name) for name in names):
             return kind.name
     return None
+
+
+def unwrapped(name: str) -> str:
+    """The name of a tensor without what libraries of training put into it."""
+    return re.sub(WRAPPED, "", name)
 
 
 def packed_as(names: Collection[str]) -> str | None:

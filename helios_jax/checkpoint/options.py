@@ -121,8 +121,23 @@ ORIGINAL_OPTIONS = (
     Option("cross_attn_norm", (True,), "leaves out the norm before cross-attention"),
     Option("inject_sample_info", (False, None), "adds the frame rate to the time embedding"),
     Option("num_frame_per_block", (1, None), "makes the attention causal, block by block"),
+    # VideoX-Fun's other names of the same, and switches that are off with what goes with them.
+    *map(Option, ("hidden_size", "in_channels", "in_dim_ref_conv", "in_dim_control_adapter")),
+    Option("downscale_factor_control_adapter"),
+    Option("cross_attn_type", ("cross_attn", "t2v_cross_attn"), "reads an image, too"),
+    Option("add_ref_conv", (False, None), "adds a reference image"),
+    Option("add_control_adapter", (False, None), "adds the control of a camera"),
 )
 """Keys of an original Wan's ``config.json``: those that are read, and options."""
+
+
+ABOUT_THE_FILE = (
+    "architectures", "auto_map", "dtype", "gradient_checkpointing", "torch_dtype",
+    "transformers_version", "use_gradient_checkpointing",
+)  # fmt: skip
+"""Keys of any configuration that say how weights were saved or trained, and not what is computed:
+dtypes are those of the tensors.
+"""
 
 
 def check_option(path: Path, section: type, key: str, value: Any) -> None:
@@ -146,19 +161,25 @@ def check_known(path: Path, options: tuple[Option, ...], key: str, value: Any) -
     Raises:
       CheckpointError: as :func:`check_option`.
     """
-    if key.startswith("_"):
+    if key.startswith("_") or key in ABOUT_THE_FILE:
         return
     known = {option.name: option for option in options}
     if key not in known:
         if value:
             raise CheckpointError(
-                f"{path}: unknown option {key}={value!r}, which may change the model: it is not "
-                "supported"
+                f"{path}: unknown option {_short(key)}={_short(value)}, which may change the "
+                "model: it is not supported"
             )
         return
     option = known[key]
     if option.idle is not None and value not in option.idle:
         raise CheckpointError(
-            f"{path}: {key}={value!r} {option.changes}: it is not supported, only "
+            f"{path}: {key}={_short(value)} {option.changes}: it is not supported, only "
             f"{option.idle[0]!r} is"
         )
+
+
+def _short(value: Any) -> str:
+    """A key or a value as a message shows it."""
+    text = value if isinstance(value, str) and value.isidentifier() else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -6,12 +6,14 @@ Wan 2.1 has its transformer beside the rest. Wan 2.2 A14B has two, each in a fol
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from helios_jax.checkpoint import kinds, wan
 from helios_jax.checkpoint.diffusers_config import checked
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import read_json
 from helios_jax.checkpoint.options import ORIGINAL_OPTIONS, check_known
+from helios_jax.checkpoint.pipeline_index import WEIGHTS
 from helios_jax.checkpoint.pth import read_pth
 from helios_jax.checkpoint.safetensors_files import TorchTensor
 from helios_jax.config import TextEncoderConfig, TransformerConfig, VAEConfig, from_dict
@@ -50,10 +52,10 @@ def original_transformer_folder(folder: Path, chosen: str | None) -> Path:
             f"{folder} is Wan 2.2 TI2V-5B, whose VAE ({VAE_OF_48_CHANNELS}) has 48 channels where "
             f"Helios' has 16. {kinds.ADVICE}"
         )
-    if unread := sorted({file.name for file in folder.glob("*.pth")} - {*WAN_FILES.values()}):
+    if unread := _unread(folder):
         raise CheckpointError(
-            f"{folder} has weights that are not read: {', '.join(unread)}; an image-to-video Wan "
-            f"has an image encoder there. {kinds.ADVICE}"
+            f"{folder} has weights that are not read: {', '.join(unread[:4])}; an image-to-video "
+            f"Wan has an image encoder there. {kinds.ADVICE}"
         )
     experts = [name for name in EXPERTS if (folder / name).is_dir()]
     if chosen in experts:
@@ -61,6 +63,9 @@ def original_transformer_folder(folder: Path, chosen: str | None) -> Path:
     if chosen is not None:
         there = ", ".join(experts) or "one transformer only, which needs no --transformer"
         raise CheckpointError(f"{folder} has no transformer {chosen}; it has {there}")
+    for name in experts:  # an image-to-video A14B would be refused after the choice, too
+        if (folder / name / "config.json").is_file():
+            _check_type(folder / name / "config.json")
     if experts and not (folder / "config.json").exists():
         raise CheckpointError(
             f"{folder} is Wan 2.2 A14B, with a transformer for high noise and one for low noise "
@@ -70,14 +75,24 @@ def original_transformer_folder(folder: Path, chosen: str | None) -> Path:
     return folder
 
 
+def _unread(folder: Path) -> list[str]:
+    """Files and folders of weights beside those that are read."""
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name in (*WAN_FILES.values(), *EXPERTS) or entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            tokenizer = entry.name == WAN_FILES["tokenizer"].split("/")[0]
+            if not tokenizer and any(file.suffix in WEIGHTS for file in entry.rglob("*")):
+                found.append(entry.name)
+        elif entry.suffix in WEIGHTS and entry.suffix != ".safetensors":
+            found.append(entry.name)
+    return found
+
+
 def original_transformer_config(path: Path) -> TransformerConfig:
     """The transformer that an original ``config.json`` describes."""
-    values = read_json(path)
-    if (stated := values.get("model_type", "t2v")) != "t2v":
-        kind = kinds.MODEL_TYPES.get(stated)
-        raise CheckpointError(
-            f"{path}: model_type={stated!r}{f', {kind}' if kind else ''}. {kinds.ADVICE}"
-        )
+    values = _check_type(path)
     for key, value in values.items():
         check_known(path, ORIGINAL_OPTIONS, key, value)
     try:
@@ -96,6 +111,19 @@ def original_transformer_config(path: Path) -> TransformerConfig:
             f"{path} is not the config.json of a Wan 2.1 model ({type(error).__name__}: {error})"
         ) from error
     return checked(path, from_dict, TransformerConfig, fields)
+
+
+def _check_type(path: Path) -> dict[str, Any]:
+    """The values of an original ``config.json``, refused where they are of another kind of Wan."""
+    values = read_json(path)
+    stated = values.get("model_type") or "t2v"
+    kind = kinds.MODEL_TYPES.get(str(stated)) or kinds.kind_of([], values.get("in_dim"))
+    if stated != "t2v" or kind:
+        said = (
+            f"model_type={str(stated)[:50]!r}" if stated != "t2v" else f"in_dim={values['in_dim']}"
+        )
+        raise CheckpointError(f"{path}: {said}{f', {kind}' if kind else ''}. {kinds.ADVICE}")
+    return values
 
 
 def original_vae(folder: Path) -> tuple[VAEConfig, dict[str, TorchTensor]]:

@@ -4,6 +4,7 @@
 settings; folders beside it may hold more weights than it names.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
 STARTING_POINTS = ("transformer_init", "transformer_ode")
 """Transformers that the releases have beside their own: what a stage of the training began with."""
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".msgpack", ".npz")
 """Endings of files with weights."""
 
 
@@ -66,7 +67,7 @@ def check_all_is_read(folder: Path, index: Mapping[str, Any], transformer: str |
       CheckpointError: naming what is not read, what it is, and what can be done.
     """
     chosen = transformer is not None
-    extra = [name for name in _weight_folders(folder, index) if name not in READ]
+    extra = [name for name in _parts(folder, index) if name not in READ]
     if "transformer_2" in extra and not chosen:
         ratio = index.get("boundary_ratio")
         raise CheckpointError(
@@ -103,19 +104,22 @@ def read_index(folder: Path) -> dict[str, Any]:
     return read_json(folder / PIPELINE)
 
 
-def _weight_folders(folder: Path, index: Mapping[str, Any]) -> list[str]:
-    """Parts with weights: those that the index names, and folders that hold files of weights."""
+def _parts(folder: Path, index: Mapping[str, Any]) -> list[str]:
+    """Parts with weights: those that the index names, folders that hold files of weights, and such
+    files that lie beside the index.
+    """
     named = {
         name
         for name, value in index.items()
         if isinstance(value, list) and any(item is not None for item in value)
     }
-    held = {
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_dir()
-        and not entry.name.startswith(".")
-        and any(file.suffix in WEIGHTS for file in entry.iterdir())
-    }
+    held: set[str] = set()
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        weights = [name for name in files if name.endswith(WEIGHTS) and not name.startswith(".")]
+        if Path(place) == folder:
+            held.update(weights)
+        elif weights:
+            held.add(Path(place).relative_to(folder).as_posix())
     # Parts without weights, such as an image processor, are settings of the same kind.
     return sorted(named | held)

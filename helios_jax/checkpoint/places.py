@@ -4,12 +4,14 @@ Nothing here opens a connection: what is not on this machine is named, with the 
 downloads it.
 """
 
+import contextlib
 import os
 import re
 import shlex
 from pathlib import Path
 
 from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.other_files import check_is_file
 
 REPOSITORIES = (
     "BestWishYsh/Helios-Base",
@@ -23,6 +25,7 @@ REPOSITORIES = (
 """Repositories of the Hugging Face Hub with weights that are converted as they are."""
 
 _REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_REVISION = re.compile(r"(?P<name>[^@]+)@(?P<revision>[\w][\w./-]*)")
 _CACHED = re.compile(r"models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
 
 
@@ -31,21 +34,44 @@ def resolve(source: str | os.PathLike) -> Path:
 
     Args:
       source: a path; a repository's folder in the Hugging Face cache (``models--ORG--NAME``, or its
-        ``snapshots``); or ``ORG/NAME``, a repository that is in the cache.
+        ``snapshots``); or ``ORG/NAME``, a repository that is in the cache, and
+        ``ORG/NAME@REVISION``, a branch, a tag or the beginning of a commit of it.
 
     Raises:
-      CheckpointError: if nothing is there, with the command that downloads it where that is known.
+      CheckpointError: if nothing is there, with the command that downloads it where that is known;
+        or if it is a pipe or a device, or a repository of several snapshots of which none is named.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path = Path(source)
+    with contextlib.suppress(RuntimeError):  # no such user
+        path = path.expanduser()
+    if _exists(path):
+        if not path.is_dir():
+            check_is_file(path)
         return _snapshot(path)
     name = str(source).rstrip("/")
+    revision = ""
+    if match := _REVISION.fullmatch(name):
+        name, revision = match.groups()
     if _REPOSITORY.fullmatch(name):
         for cache in _caches():
             cached = cache / f"models--{name.replace('/', '--')}"
             if cached.is_dir():
-                return _snapshot(cached)
-    raise CheckpointError(_nothing_there(name))
+                return _snapshot(cached, revision)
+    raise CheckpointError(_nothing_there(name, revision))
+
+
+def _exists(path: Path) -> bool:
+    """Whether a file or a folder is there.
+
+    Raises:
+      CheckpointError: if that cannot be known.
+    """
+    try:
+        return path.exists()
+    except OSError as error:  # no permission, or a name that is too long
+        name = str(path)
+        shown = name if len(name) < 200 else f"{name[:200]}..."
+        raise CheckpointError(f"cannot read {shown}: {error.strerror}") from error
 
 
 def repository(path: Path) -> str | None:
@@ -96,35 +122,76 @@ def _caches() -> list[Path]:
     return [cache / "huggingface/hub"]
 
 
-def _snapshot(path: Path) -> Path:
-    """The snapshot of a repository's folder in the cache: that of ``refs/main``, else the one that
-    was touched last. Any other path is itself.
+def _snapshot(path: Path, revision: str = "") -> Path:
+    """The snapshot of a repository's folder in the cache: that of a revision, else of
+    ``refs/main``, else the one that was touched last. Any other path is itself.
     """
     folder = path.parent if path.name == "snapshots" else path
     if not (folder / "snapshots").is_dir() or not _CACHED.fullmatch(folder.resolve().name):
         return path
-    reference = folder / "refs/main"
-    if reference.is_file():
-        snapshot = folder / "snapshots" / reference.read_text(encoding="utf-8").strip()
-        if snapshot.is_dir():
-            return snapshot
-    snapshots = [entry for entry in (folder / "snapshots").iterdir() if entry.is_dir()]
+    snapshots = {}
+    for entry in sorted((folder / "snapshots").iterdir()):
+        if entry.is_dir():
+            snapshots[entry.name] = entry
+    name = repository(folder)
     if not snapshots:
-        name = repository(folder)
         raise CheckpointError(
             f"{folder} has no snapshot: its download did not get far; run `hf download {name}`"
         )
-    return max(snapshots, key=lambda entry: entry.stat().st_mtime)
+    commit = _commit(folder / "refs", revision or "main")
+    if commit in snapshots:
+        return snapshots[commit]
+    if not revision:
+        return max(snapshots.values(), key=lambda entry: entry.stat().st_mtime)
+    begun = [commit for commit in snapshots if revision and commit.startswith(revision)]
+    if len(begun) == 1:
+        return snapshots[begun[0]]
+    raise CheckpointError(
+        f"{folder} has no revision {revision} ({', '.join(list(snapshots)[:4])}): run `hf download "
+        f"{name} --revision {revision}`"
+    )
 
 
-def _nothing_there(name: str) -> str:
+def snapshot_remark(source: str | os.PathLike, place: Path) -> str | None:
+    """A sentence that says which snapshot of several was taken where nothing names one."""
+    folder = place.parent.parent
+    if place.parent.name != "snapshots" or Path(source).resolve() == place.resolve():
+        return None
+    others = [entry for entry in place.parent.iterdir() if entry.is_dir()]
+    named = _REVISION.fullmatch(str(source)) or _commit(folder / "refs", "main") == place.name
+    if len(others) < 2 or named or not _CACHED.fullmatch(folder.resolve().name):
+        return None
+    name = repository(folder)
+    return (
+        f"of {len(others)} snapshots the newest is taken, {name}@{place.name}; refs/main names none"
+    )
+
+
+def _commit(references: Path, name: str) -> str:
+    """The commit that a branch or a tag is; "" where the cache does not know."""
+    path = references / name
+    if ".." in path.parts or not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return file.read(100).decode("utf-8", "replace").strip()
+
+
+def _nothing_there(name: str, revision: str = "") -> str:
     """What is said of a source that is not there."""
+    if match := re.fullmatch(r"(?:https?|hf)://(?:huggingface\.co/)?([\w.-]+/[\w.-]+).*", name):
+        return (
+            f"{name} is an address, and nothing is downloaded here: run `hf download {match[1]}` "
+            f"and name {match[1]}"
+        )
+    if len(name) > 200:
+        name = f"{name[:200]}..."
     known = _known(name.rpartition("/")[2])
     if _REPOSITORY.fullmatch(name) and (known is None or known == name):
         caches = ", ".join(map(str, _caches()))
         return (
             f"{name} is not there: no such path, and no such repository in the Hugging Face cache "
-            f"({caches}); if it is a repository of the Hub, `hf download {name}` puts it there"
+            f"({caches}); if it is a repository of the Hub, `hf download {name}"
+            f"{f' --revision {revision}' if revision else ''}` puts it there"
         )
     if known:
         return (

@@ -19,6 +19,7 @@ import numpy as np
 
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.layout import Shape
+from helios_jax.checkpoint.other_files import check_is_file, describe_other_file
 from helios_jax.checkpoint.pickles import (
     MAX_BYTES,
     Functions,
@@ -83,6 +84,7 @@ def load_pickle(
     Raises:
       CheckpointError: as :func:`read_pth`.
     """
+    check_is_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename: info for info in archive.infolist()}
@@ -118,7 +120,7 @@ def load_pickle(
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path} is {_describe_other_file(path)}") from error
+        raise CheckpointError(f"{path} is {_no_archive(path)}") from error
     except PickleError as error:
         raise CheckpointError(f"{path} is damaged: its pickle cannot be read ({error})") from error
     except Exception as error:  # a damaged archive may fail in any way
@@ -277,11 +279,14 @@ def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + name + extra
 
 
-def _describe_other_file(path: Path) -> str:
+def _no_archive(path: Path) -> str:
     """What a file is that is not a whole zip archive."""
     with open(path, "rb") as file:
-        if file.read(2) == b"PK":
-            return "truncated: the end of the zip archive is missing"
+        start = file.read(2)
+    if start == b"PK":
+        return "truncated: the end of the zip archive is missing"
+    if start[:1] != b"\x80" and (what := describe_other_file(path)):
+        return f"not a zip archive, as torch.save writes: it is {what}"
     return (
         "not a zip archive: damaged, or written by PyTorch before 1.6; load it with torch and save "
         "it again"

@@ -22,6 +22,7 @@ import numpy as np
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.files import Progress, parse_json, read_json, write_json
 from helios_jax.checkpoint.layout import Shape
+from helios_jax.checkpoint.other_files import check_is_file, describe_other_file
 from helios_jax.checkpoint.places import download_command
 
 DTYPES = {
@@ -44,6 +45,13 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 TORCH_METADATA = {"format": "pt"}
 FLAX_METADATA = {"format": "flax"}
 """What a file says of the framework whose axes its tensors have."""
+
+MAX_SHARDS = 1000
+"""That are looked for by the name of one of them."""
+
+MAX_AXES = 32
+MAX_SIZE = 2**48
+"""Far beyond what any file has, and far from what NumPy cannot count."""
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the format's own library has."""
@@ -114,18 +122,23 @@ def read_file(path: Path) -> tuple[dict[str, TorchTensor], dict[str, str]]:
       CheckpointError: if the file is missing, truncated or not a safetensors file, or tensors share
         bytes.
     """
+    check_is_file(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or 8 + length > size or length > MAX_HEADER_BYTES:
-                raise CheckpointError(
-                    f"{path} is truncated or not a safetensors file: its header should end at byte "
-                    f"{8 + length} of {size}"
-                )
-            content = file.read(length)
+            content = file.read(length) if 0 < length <= min(size - 8, MAX_HEADER_BYTES) else b""
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    if not content.startswith(b"{"):
+        if what := describe_other_file(path):
+            raise CheckpointError(f"{path} is not a safetensors file: it is {what}")
+        if content:
+            raise CheckpointError(f"{path} is not a safetensors file: its header cannot be read")
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file: its header should end at byte "
+            f"{8 + length} of {size}"
+        )
     try:
         header = parse_json(path, content)
         metadata = header.pop("__metadata__", {})
@@ -177,9 +190,11 @@ def read_folder(folder: Path) -> dict[str, TorchTensor]:
             f"`{download_command(folder, ['*.safetensors'])}`"
         )
     if missing := [file.name for file in files if not file.is_file()]:
+        names = ", ".join([*missing[:8], *(["..."] if len(missing) > 8 else [])])
+        wanted = missing if len(missing) <= 8 else ["*.safetensors"]
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(files)} shards: {', '.join(missing)}. "
-            f"Was the download interrupted? `{download_command(folder, missing)}`"
+            f"{folder} lacks {len(missing)} of {len(files)} shards: {names}. Was the download "
+            f"interrupted? `{download_command(folder, wanted)}`"
         )
     tensors: dict[str, TorchTensor] = {}
     for file in files:
@@ -191,6 +206,17 @@ def read_folder(folder: Path) -> dict[str, TorchTensor]:
             )
         tensors |= shard
     return tensors
+
+
+def unread_files(folder: Path) -> list[str]:
+    """The safetensors files of a folder that its index does not name; none where there is no
+    index, and all are read.
+    """
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if not indices:
+        return []
+    named = {name for index in indices for name in _weight_map(index).values()}
+    return sorted(file.name for file in folder.glob("*.safetensors") if file.name not in named)
 
 
 def write_folder(
@@ -272,7 +298,7 @@ def _numbered(files: list[Path]) -> list[Path]:
     for file in files:
         if match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})\.safetensors", file.name):
             stem, count = match.groups()
-            for number in range(1, int(count) + 1):
+            for number in range(1, min(int(count), MAX_SHARDS) + 1):
                 wanted.add(file.with_name(f"{stem}-{number:05d}-of-{count}.safetensors"))
     return sorted(wanted)
 
@@ -285,13 +311,15 @@ def _entry(path: Path, name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, S
     """The dtype, the shape and the first and last byte of a tensor."""
     shape = tuple(entry["shape"])
     begin, stop = entry["data_offsets"]
-    if not all(type(size) is int and size >= 0 for size in (*shape, begin, stop)):
+    if not all(type(size) is int and 0 <= size < MAX_SIZE for size in (*shape, begin, stop)):
         raise TypeError(name)
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
         raise _DamagedHeaderError(
             f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(DTYPES)}"
         )
+    if len(shape) > MAX_AXES:
+        raise _DamagedHeaderError(f"{path}: the header is damaged: {name} has {len(shape)} axes")
     if stop - begin != math.prod(shape) * dtype.itemsize:
         raise _DamagedHeaderError(
             f"{path}: the header is damaged: {name} of {list(shape)} {entry['dtype']} cannot have "
@@ -319,7 +347,8 @@ def _map(path: Path, offset: int, dtype: np.dtype, shape: Shape) -> np.ndarray:
 def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or any(
-        os.path.basename(str(name)) != name for name in weight_map.values()
+        os.path.basename(str(name)) != name or name in ("", ".", "..")
+        for name in weight_map.values()
     ):
         raise CheckpointError(f"{index} is damaged: its weight_map does not name files beside it")
     return weight_map

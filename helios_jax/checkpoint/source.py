@@ -18,7 +18,7 @@ from helios_jax.checkpoint.errors import CheckpointError, check_tensors
 from helios_jax.checkpoint.layouts import layout_of
 from helios_jax.checkpoint.lora import merge
 from helios_jax.checkpoint.names import component_slots
-from helios_jax.checkpoint.places import resolve
+from helios_jax.checkpoint.places import resolve, snapshot_remark
 from helios_jax.checkpoint.rest import (
     Rest,
     read_rest,
@@ -80,14 +80,17 @@ class Selection:
 
     Attributes:
       source: a file, a folder, or the name of a repository in the Hugging Face cache.
-      transformer: the folder of one of several transformers in it; None: the only one.
+      transformer: the folder, or the entry of a file, of one of several transformers in it; None:
+        the only one.
       rest: a source, or a helios-jax checkpoint, from which all but the transformer is taken; None:
         the source itself.
+      verify: refuse NaN and infinite values.
     """
 
     source: str | os.PathLike
     transformer: str | None = None
     rest: str | os.PathLike | None = None
+    verify: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,15 +162,23 @@ def _read(place: Path, selection: Selection, init_from_wan: bool) -> Source:
         )
     rest = read_rest(beside)
     config = _config(place, beside, transformer, rest)
-    tensors: Components = {"transformer": transformer.tensors, **rest.tensors}
+    tensors: Components = {
+        "transformer": transformer.tensors,
+        **rest.tensors,
+        **transformer.bundled,
+    }
     if transformer.is_wan:
         _check(place, {"transformer": tensors["transformer"]}, config, without=wan.HISTORY_PATCHES)
         tensors["transformer"] = wan.with_history_patches(tensors["transformer"])
     tied = tuple(name for name in TIED if name in tensors["text_encoder"])
     tensors["text_encoder"] = _without_tied_copy(beside, tensors["text_encoder"])
-    _check(place, {"transformer": tensors["transformer"]}, config)
-    _check(beside, {name: tensors[name] for name in rest.tensors}, config)
+    for name, own in tensors.items():
+        from_rest = name in rest.tensors and name not in transformer.bundled
+        _check(beside if from_rest else place, {name: own}, config)
     notes = transformer.notes
+    for given, found in ((selection.source, place), (selection.rest, beside)):
+        if given is not None and (remark := snapshot_remark(given, found)):
+            notes += (remark,)
     if not transformer.is_wan and sampling_of(place) is None:
         steps = "+".join(map(str, config.sample.steps))
         notes += (f"it is sampled as {beside} is: {config.scheduler.solver}, {steps} steps",)

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from helios_jax.checkpoint import kinds, wan
+from helios_jax.checkpoint.diffusers_config import checked
 from helios_jax.checkpoint.errors import CheckpointError
 from helios_jax.checkpoint.pth import View, load_pickle
 from helios_jax.checkpoint.safetensors_files import TorchTensor, read_file
 from helios_jax.config import TransformerConfig
 
-WRAPPERS = ("state_dict", "model", "module", "ema", "transformer")
+WRAPPERS = (
+    "state_dict", "model", "module", "ema", "transformer", "model_ema", "ema_model",
+    "ema_state_dict", "teacher", "student",
+)  # fmt: skip
 """Entries of pickled dictionaries under which trainers put the tensors."""
 
 MARK = "patch_embedding.weight"
@@ -26,17 +30,21 @@ HEAD_DIM = 128
 """Channels of a head in every release, which no tensor tells."""
 
 
-def read_tensors(path: Path) -> dict[str, TorchTensor]:
+def read_tensors(path: Path, chosen: str | None = None) -> dict[str, TorchTensor]:
     """The tensors of a file of safetensors or of ``torch.save``, by name.
 
+    Args:
+      path: the file.
+      chosen: the entry of one of several transformers in it; None: the only one.
+
     Raises:
-      CheckpointError: if it is neither, or a GGUF file.
+      CheckpointError: if it is neither, or a GGUF file, or has several transformers.
     """
     if is_gguf(path):
         raise CheckpointError(f"{path} is a GGUF file, {kinds.GGUF_ADVICE}")
     if _starts(path) != b"PK" and path.suffix not in (".pth", ".pt", ".bin", ".ckpt"):
-        return read_file(path)[0]
-    return _tensors(path, load_pickle(path, {}))
+        return _chosen(path, read_file(path)[0], chosen)
+    return _tensors(path, load_pickle(path, {}), chosen)
 
 
 def is_gguf(path: Path) -> bool:
@@ -45,8 +53,11 @@ def is_gguf(path: Path) -> bool:
 
 
 def _starts(path: Path, length: int = 2) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(length)
+    try:
+        with open(path, "rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
 
 
 def without_prefix(
@@ -102,10 +113,11 @@ def config_of(
 
     width, channels, *kernel = shape(MARK)
     head_dim = like.attention_head_dim if like.width == width else HEAD_DIM
-    if width % head_dim or len(kernel) != 3:
+    if width % head_dim or len(kernel) != 3 or not math.prod((width, channels, *kernel)):
         raise CheckpointError(
-            f"{path}: its width, {width}, is not a number of heads of {head_dim} channels; give "
-            "the rest (--rest) from a model of the same geometry, whose configuration tells"
+            f"{path}: {MARK} is {[width, channels, *kernel]}, and its width not a number of heads "
+            f"of {head_dim} channels; give the rest (--rest) from a model of the same geometry, "
+            "whose configuration tells"
         )
     patch = (kernel[0], kernel[1], kernel[2])
     layers = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
@@ -113,7 +125,9 @@ def config_of(
     mode = like.history_scale_mode
     if scale is not None:
         mode = "scalar" if scale.shape == (1,) else "per_head"
-    return dataclasses.replace(
+    return checked(
+        path,
+        dataclasses.replace,
         like,
         patch_size=patch,
         num_attention_heads=width // head_dim,
@@ -130,8 +144,50 @@ def config_of(
     )
 
 
-def _tensors(path: Path, content: Any) -> dict[str, TorchTensor]:
+def _chosen(
+    path: Path, tensors: dict[str, TorchTensor], chosen: str | None
+) -> dict[str, TorchTensor]:
+    """The tensors of a file without those of the transformers that are not chosen."""
+    entries = []
+    for name in tensors:
+        prefix = name.removesuffix(MARK)
+        if prefix != name and (not prefix or prefix.endswith(".")):
+            entries.append(prefix.rstrip("."))
+    if chosen is None and len(entries) < 2:
+        return tensors
+    others = _other_entries(path, entries, chosen)
+    found = {}
+    for name, tensor in tensors.items():
+        if "" in others:  # what has no prefix is the other transformer's
+            own = name.startswith(f"{chosen}.")
+        else:
+            own = not any(name.startswith(f"{other}.") for other in others)
+        if own:
+            found[name] = tensor
+    return found
+
+
+def _other_entries(path: Path, entries: list[str], chosen: str | None) -> list[str]:
+    """The entries of transformers that are not the chosen one.
+
+    Raises:
+      CheckpointError: if none is chosen of several, or another than those that are there.
+    """
+    if len(entries) < 2:
+        raise CheckpointError(f"{path} has one transformer: leave out --transformer")
+    if chosen not in entries:
+        told = " or ".join(f"--transformer {entry}" for entry in entries[:8])
+        raise CheckpointError(f"{path} has {len(entries)} transformers: choose with {told}")
+    return [entry for entry in entries if entry != chosen]
+
+
+def _tensors(path: Path, content: Any, chosen: str | None) -> dict[str, TorchTensor]:
     """The tensors of a pickled dictionary, or of the one of :data:`WRAPPERS` that it has."""
+    if isinstance(content, Mapping):
+        held = [key for key in WRAPPERS if _has_transformer(content.get(key))]
+        if chosen is not None or len(held) > 1:
+            _other_entries(path, held, chosen)
+            content = content[chosen]
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -150,6 +206,10 @@ def _tensors(path: Path, content: Any) -> dict[str, TorchTensor]:
             f"{', '.join(WRAPPERS)}; it holds {keys}"
         )
     return found
+
+
+def _has_transformer(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and any(str(name).endswith(MARK) for name in entry)
 
 
 def what_else(tensors: Mapping[str, TorchTensor]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helios_jax.checkpoint import float8, kinds, wan
+from helios_jax.checkpoint.bundled import find_bundled
 from helios_jax.checkpoint.diffusers_config import read_transformer_config
 from helios_jax.checkpoint.errors import CheckpointError, summarise
 from helios_jax.checkpoint.files import read_json
@@ -24,7 +25,7 @@ from helios_jax.checkpoint.pipeline_index import (
     check_class,
     read_index,
 )
-from helios_jax.checkpoint.safetensors_files import TorchTensor, read_folder
+from helios_jax.checkpoint.safetensors_files import TorchTensor, read_folder, unread_files
 from helios_jax.checkpoint.transformer_file import config_of, read_tensors, without_prefix
 from helios_jax.config import TransformerConfig
 
@@ -44,12 +45,14 @@ class Transformer:
       tensors: in Diffusers' names of today.
       is_wan: whether it is Wan's, without history patches.
       notes: what was done to it that its file does not say, a sentence each.
+      bundled: tensors of other components in its file.
     """
 
     config: TransformerConfig
     tensors: dict[str, TorchTensor]
     is_wan: bool
     notes: tuple[str, ...] = ()
+    bundled: dict[str, dict[str, TorchTensor]] = dataclasses.field(default_factory=dict)
 
 
 def read_transformer(
@@ -66,7 +69,7 @@ def read_transformer(
       CheckpointError: if there is none, or it is of a kind that Helios does not start from.
     """
     layout = layout_of(path)
-    if chosen is not None and layout not in ("pipeline", "original"):
+    if chosen is not None and layout not in ("pipeline", "original", "file"):
         raise CheckpointError(f"{path} has one transformer: leave out --transformer")
     if layout == "pipeline":
         return _of_pipeline(path, chosen)
@@ -75,7 +78,7 @@ def read_transformer(
     if layout == "component":
         return _of_folder(path)
     if layout == "file":
-        return _of_file(path, like)
+        return _of_file(path, chosen, like)
     raise CheckpointError(f"{path} {describe_other(path, layout)}")
 
 
@@ -83,7 +86,7 @@ def _of_pipeline(folder: Path, chosen: str | None) -> Transformer:
     index = read_index(folder)
     check_class(folder, index)
     name = chosen or "transformer"
-    if not (folder / name).is_dir():
+    if not (folder / name).is_dir() or not re.fullmatch(r"transformer\w*", name):
         there = [entry.name for entry in folder.iterdir() if entry.name.startswith("transformer")]
         raise CheckpointError(
             f"{folder} has no {name}: give the folder of a whole pipeline"
@@ -105,21 +108,29 @@ def _of_folder(folder: Path, is_wan: bool | None = None) -> Transformer:
             f"{PIPELINE} (or {WAN_FILES['vae']}), or a transformer"
         )
     tensors, notes = _normalised(folder, read_folder(folder))
+    if unread := unread_files(folder):
+        shown = ", ".join(unread[:3])
+        notes += (f"left out: {shown} ({len(unread)} in all), which the index does not name",)
     if "num_heads" in values:
         return Transformer(original_transformer_config(path), tensors, True, notes)
     is_wan = not kind.startswith("Helios") if is_wan is None else is_wan
     return Transformer(read_transformer_config(path), tensors, is_wan, notes)
 
 
-def _of_file(path: Path, like: TransformerConfig | None) -> Transformer:
-    own, others = without_prefix(path, read_tensors(path))
+def _of_file(path: Path, chosen: str | None, like: TransformerConfig | None) -> Transformer:
+    read = read_tensors(path, chosen)
+    own, names = without_prefix(path, read)
+    bundled, others = find_bundled(path, {name: read[name] for name in names})
     notes: tuple[str, ...] = ()
+    if bundled:
+        notes = (f"{' and '.join(bundled)} are taken out of {path.name}, too",)
     if others:
         groups = ", ".join(sorted({name.split(".")[0] for name in others})[:6])
-        notes = (f"left out: {groups} ({len(others)} in all), which are not the transformer's",)
+        notes += (f"left out: {groups} ({len(others)} in all), which are not the transformer's",)
     tensors, more = _normalised(path, own)
     is_wan = not any(re.match(wan.HISTORY_PATCHES, name) for name in tensors)
-    return Transformer(config_of(path, tensors, like), tensors, is_wan, notes + more)
+    config = config_of(path, tensors, like)
+    return Transformer(config, tensors, is_wan, notes + more, bundled)
 
 
 def _normalised(
@@ -136,10 +147,22 @@ def _normalised(
             f"{path} holds weights that {library} packed, which are not read: take the release in "
             "bfloat16 or float32"
         )
+    tensors = wan.renamed(tensors, ((kinds.WRAPPED, ""),))
     patch = tensors.get("patch_embedding.weight")
     channels = patch.shape[1] if patch is not None and len(patch.shape) > 1 else None
     if kind := kinds.kind_of(tensors, channels):
         raise CheckpointError(f"{path} is the transformer of {kind}. {kinds.ADVICE}")
+    integers = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.dtype.kind in "iub" and name.rpartition(".")[2] not in float8.BESIDE
+    ]
+    if integers:
+        shown = ", ".join(summarise(dict.fromkeys(integers, ""))[:2])
+        raise CheckpointError(
+            f"{path} holds integers where weights belong ({shown}; {len(integers)} in all): "
+            "quantised weights are not read, take the release in bfloat16 or float32"
+        )
     notes = []
     if packed := float8.packed(tensors):
         notes.append(f"float8 weights ({len(packed)} in all) are dequantised to float32")

@@ -95,7 +95,8 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "transformer",
         None,
-        "Folder of one of several transformers in --source, such as transformer_ode.",
+        "Folder of one of several transformers in --source, such as transformer_ode, or its entry "
+        "in a file, such as ema.",
         flag_values=options,
     )
     flags.DEFINE_string(
@@ -137,6 +138,9 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         "Dtype to store the transformer and the text encoder in.",
         flag_values=options,
     )
+    flags.DEFINE_bool(
+        "verify", True, "Refuse NaN and infinite values in weights.", flag_values=options
+    )
     flags.DEFINE_bool("overwrite", False, "Replace --out if it exists.", flag_values=options)
 
 
@@ -164,7 +168,7 @@ def convert_checkpoint(options: flags.FlagValues) -> None:
         if remark := partial_remark(adapters, options.partial):
             complain(remark)
         summary = convert.from_torch(
-            Selection(options.source, options.transformer, options.rest),
+            Selection(options.source, options.transformer, options.rest, options.verify),
             options.out,
             adapters=adapters,
             partial=options.partial,

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import torch
 
 from helios_jax.checkpoint.convert import from_torch
@@ -12,7 +13,8 @@ from helios_jax.checkpoint.source import Selection
 from tests.checkpoint.test_selection import OWN_CLASS
 
 from .test_convert import rewrite
-from .test_wan import ORIGINAL_TRANSFORMER, original_name
+from .test_wan import ORIGINAL_TRANSFORMER, ORIGINAL_VAE, original_name
+from .torch_models import randomised, text_encoder
 from .toy_layouts import (
     Layout,
     Toy,
@@ -208,6 +210,36 @@ def started_from_float8() -> Toy:
     return started()._replace(transformer=model)
 
 
+def average_of_a_trainer(chosen: str | None):
+    entries = {"model": dict(toy(ODE).transformer.state_dict()), "ema": state(), "step": 7}
+    torch.save(entries, "helios.pt")
+    return Selection("helios.pt", chosen, helios("Helios-Distilled"))
+
+
+@functools.cache
+def wan_of_other_parts() -> Toy:
+    """A Wan whose VAE and text encoder are not those of the rest."""
+    models = randomised(diffusers.AutoencoderKLWan(base_dim=2)), text_encoder()
+    return Toy(wan_toy().transformer, *models)
+
+
+@functools.cache
+def started_with_other_parts() -> Toy:
+    return wan_of_other_parts()._replace(transformer=started().transformer)
+
+
+def wan_with_all_parts(vae: str, text: str):
+    models = wan_of_other_parts()
+    own = original(models.vae, ORIGINAL_VAE)
+    parts = {f"{vae}{name}": tensor for name, tensor in own.items()}
+    for name, tensor in models.text_encoder.state_dict().items():
+        if name != "encoder.embed_tokens.weight":
+            parts[f"{text}{name}"] = tensor.contiguous()
+    parts["text_encoders.spiece_model"] = torch.zeros(3, dtype=torch.uint8)
+    file = single("wan.safetensors", wan_state(), "model.diffusion_model.", **parts)
+    return Selection(file, None, wan("Wan2.1-T2V-1.3B-Diffusers"))
+
+
 def bfloat16() -> Toy:
     """Diffusers keeps nothing in float32 when it is told to save in bfloat16."""
     return toy()._replace(transformer=rounded(toy().transformer, torch.bfloat16))
@@ -259,6 +291,8 @@ ACCEPTED = (
            call(in_one_file, "module.", state), toy),
     Layout("Helios in a file of torch.save", "helios.pt", call(pickled, None), toy),
     Layout("the same inside a dictionary", "state_dict", call(pickled, "state_dict"), toy),
+    Layout("the average of a trainer's file", "{'model': ..., 'ema': ...}, --transformer ema",
+           call(average_of_a_trainer, "ema"), toy),
     Layout("Helios in float8 with scales", "ffn.net.2.scale_weight, scaled_fp8",
            call(float8, "scale_weight"), call(of_float8, "scale_weight")),
     Layout("Helios in float8, today's names of ComfyUI", "ffn.net.2.weight_scale, comfy_quant",
@@ -281,6 +315,14 @@ ACCEPTED = (
     Layout("Wan 2.1 in one file in Diffusers' names", "blocks.0.attn1.to_q.weight",
            call(wan_in_one_file, "", True), started, True),
     Layout("Wan 2.1 in one file of torch.save", "wan.pth", wan_pickled, started, True),
+    Layout("a checkpoint of ComfyUI with Wan's VAE and text encoder",
+           "vae.encoder.conv1.weight, text_encoders.umt5xxl.transformer.shared.weight",
+           call(wan_with_all_parts, "vae.", "text_encoders.umt5xxl.transformer."),
+           started_with_other_parts, True),
+    Layout("the same in earlier names of ComfyUI",
+           "first_stage_model.conv2.weight, cond_stage_model.umt5xxl.transformer.shared.weight",
+           call(wan_with_all_parts, "first_stage_model.", "cond_stage_model.umt5xxl.transformer."),
+           started_with_other_parts, True),
     Layout("Wan 2.1 in float8 with scales", "ffn.0.scale_weight", wan_in_float8,
            started_from_float8, True),
     Layout("Wan 2.2 A14B, Diffusers, the half for low noise", "--transformer transformer_2",

@@ -11,7 +11,14 @@ from safetensors.torch import save_file
 from helios_jax.checkpoint.source import Selection
 from tests.checkpoint.test_selection import OWN_CLASS
 
-from .accepted_layouts import in_one_file, state, two_originals, two_transformers, wan_state
+from .accepted_layouts import (
+    average_of_a_trainer,
+    in_one_file,
+    state,
+    two_originals,
+    two_transformers,
+    wan_state,
+)
 from .toy_layouts import (
     Layout,
     helios,
@@ -166,6 +173,30 @@ def vae_file():
     return Selection(single("wan_2.1_vae.safetensors", tensors), None, helios("Helios-Base"))
 
 
+def beside_the_index(name: str):
+    folder = helios("Helios-Base", "base")
+    save_file({"a": torch.zeros(1)}, folder / name)
+    return Selection(folder)
+
+
+def pointer():
+    folder = helios("Helios-Base", "base")
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 57250000000\n"
+    (folder / "transformer/diffusion_pytorch_model.safetensors").write_text(text)
+    return Selection(folder)
+
+
+def i2v_of_two():
+    selection = two_originals(None)
+    for name in ("high_noise_model", "low_noise_model"):
+        write_json(Path(selection.source) / name / "config.json", model_type="i2v", in_dim=36)
+    return selection
+
+
+def changed(name: str, change):
+    return in_one_file("", lambda: state() | {name: change(state()[name])})
+
+
 call = functools.partial
 SELF_FORCING = "self_forcing_dmd.pt: generator_ema"
 REFUSED = (
@@ -212,6 +243,15 @@ REFUSED = (
            call(with_tensor, "fps_embedding.weight"), init_from_wan=True),
     Layout("Self-Forcing", SELF_FORCING, call(causal, "generator_ema"), init_from_wan=True),
     Layout("CausVid", "model.pt: generator", call(causal, "generator"), init_from_wan=True),
+    Layout("Wan 2.2 I2V A14B, original", "high_noise_model/config.json: model_type i2v",
+           i2v_of_two, init_from_wan=True),
+    Layout("weights and their average in a trainer's file", "{'model': ..., 'ema': ...}",
+           call(average_of_a_trainer, None)),
+    Layout("an adapter beside the index", "pytorch_lora_weights.safetensors",
+           call(beside_the_index, "pytorch_lora_weights.safetensors")),
+    Layout("a pointer of Git LFS", "version https://git-lfs.github.com/spec/v1", pointer),
+    Layout("integers", "blocks.0.ffn.net.2.weight of uint8",
+           call(changed, "blocks.0.ffn.net.2.weight", torch.Tensor.byte)),
     Layout("GGUF", "wan2.1-t2v-14b-Q4_K_M.gguf", gguf, init_from_wan=True),
     Layout("a folder of GGUF", "folder/wan2.1-t2v-14b-Q4_K_M.gguf", gguf_folder),
     Layout("four bits of bitsandbytes", "blocks.0.ffn.0.weight.absmax",

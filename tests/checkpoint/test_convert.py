@@ -386,7 +386,7 @@ BAD_FOLDERS = {
     ),
     "almost nothing": (
         lambda folder: (folder / "vae" / WEIGHTS).write_bytes(b"abc"),
-        f"vae/{WEIGHTS} is truncated or not a safetensors",
+        f"vae/{WEIGHTS} is not a safetensors file: it is a text",
     ),
     "not safetensors": (
         lambda folder: (folder / "vae" / WEIGHTS).write_bytes(b"\1" + bytes(9)),

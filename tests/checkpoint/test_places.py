@@ -3,7 +3,7 @@
 import pytest
 
 from helios_jax.checkpoint import CheckpointError
-from helios_jax.checkpoint.places import download_command, resolve
+from helios_jax.checkpoint.places import download_command, resolve, snapshot_remark
 
 NAME = "BestWishYsh/Helios-Base"
 
@@ -84,3 +84,43 @@ def test_missing_files_are_downloaded_into_their_place(cache, tmp_path):
         f"hf download BestWishYsh/Helios-Mid vae/a --local-dir {local}"
     )
     assert download_command(tmp_path, ["a"]) == f"hf download REPOSITORY a --local-dir {tmp_path}"
+
+
+def test_a_revision_is_a_branch_a_tag_or_the_beginning_of_a_commit(cache):
+    (cache / "refs/v1").write_text("bbb")
+    for revision in ("v1", "bbb", "b"):
+        assert resolve(f"{NAME}@{revision}") == cache / "snapshots/bbb"
+    with pytest.raises(CheckpointError, match=f"hf download {NAME} --revision v2"):
+        resolve(f"{NAME}@v2")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../../..", b"a" * 10**6])
+def test_a_damaged_reference_is_none_and_the_choice_is_said(cache, content):
+    (cache / "refs/main").write_bytes(content)
+    (cache / "snapshots/bbb/touched").touch()
+    place = resolve(NAME)
+    assert place == cache / "snapshots/bbb"
+    assert "of 2 snapshots the newest is taken" in snapshot_remark(NAME, place)
+
+
+def test_a_choice_that_somebody_made_is_not_said(cache):
+    assert snapshot_remark(NAME, resolve(NAME)) is None
+    (cache / "refs/main").unlink()
+    path = cache / "snapshots/aaa"
+    assert snapshot_remark(path, resolve(path)) is None
+    assert snapshot_remark(f"{NAME}@bbb", resolve(f"{NAME}@bbb")) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["https://huggingface.co/a/b", "hf://a/b", "https://huggingface.co/a/b/tree/main"]
+)
+def test_an_address_comes_with_the_command_that_downloads_it(name):
+    with pytest.raises(CheckpointError, match="run `hf download a/b` and name a/b"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "~nobody-here/x"])
+def test_a_name_that_no_file_can_have_is_one_short_line(name):
+    with pytest.raises(CheckpointError) as error:
+        resolve(name)
+    assert len(str(error.value)) < 400

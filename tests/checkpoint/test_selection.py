@@ -290,3 +290,115 @@ def test_files_of_other_formats_are_named(released, tmp_path):
     for name, says in cases.items():
         with pytest.raises(CheckpointError, match=says):
             from_torch(Selection(tmp_path / name, None, released), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["/etc", "../copy", "vae", "transformer/../vae"])
+def test_a_transformer_is_a_folder_of_its_name_in_the_pipeline(copy, tmp_path, name):
+    with pytest.raises(CheckpointError, match=r"one of transformer, transformer_ode as --trans"):
+        from_torch(Selection(copy, name), tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_integers_are_no_weights(released, tmp_path, dtype):
+    def change(tensors):
+        tensors["blocks.0.ffn.net.2.weight"] = tensors["blocks.0.ffn.net.2.weight"].to(dtype)
+
+    file = single_file(released, tmp_path / "one.safetensors", change=change)
+    with pytest.raises(CheckpointError, match="holds integers where weights belong"):
+        from_torch(Selection(file, None, released), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["blocks.1.attn1.to_q.bias", "proj_out.weight", "patch_mid.bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_are_not_converted_unless_asked_for(released, tmp_path, name, value):
+    def change(tensors):
+        tensors[name] = tensors[name].clone()
+        tensors[name].view(-1)[0] = value
+
+    file = single_file(released, tmp_path / "one.safetensors", change=change)
+    with pytest.raises(CheckpointError, match=f"{name} has NaN or infinite values"):
+        from_torch(Selection(file, None, released), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    from_torch(Selection(file, None, released, verify=False), tmp_path / "out")
+
+
+def test_layers_of_two_narrow_dtypes_are_held_in_a_wide_one(released, tmp_path):
+    """float16 and bfloat16 have no common dtype but float32, which holds both exactly."""
+
+    def change(tensors):
+        for number, name in enumerate(sorted(tensors)):
+            tensors[name] = tensors[name].to((torch.float16, torch.bfloat16)[number % 2])
+
+    file = single_file(released, tmp_path / "one.safetensors", change=change)
+    from_torch(Selection(file, None, released), tmp_path / "out")
+    found = load_params(tmp_path / "out", "transformer")["blocks"]["attn1"]["qkv"]["kernel"]
+    assert found.dtype == np.float32
+    stored = load_file(file)["blocks.1.attn1.to_k.weight"].float().numpy().T
+    np.testing.assert_array_equal(np.asarray(found[1]).reshape(24, 3, 24)[:, 1], stored)
+
+
+def test_a_scale_counts_beside_a_weight_that_is_not_float8(released, converted, tmp_path):
+    def change(tensors):
+        tensors["proj_out.weight"] = tensors["proj_out.weight"] / 4
+        tensors["proj_out.scale_weight"] = torch.tensor(4.0)
+
+    file = single_file(released, tmp_path / "one.safetensors", change=change)
+    converts_to(tmp_path, converted, file, None, released)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_of_two_transformers_in_a_file_one_is_chosen(released, converted, tmp_path, suffix):
+    """A trainer's weights and their average."""
+    own = tensors_of(released / "transformer_ode")
+    average = tensors_of(released / "transformer")
+    file = tmp_path / f"one{suffix}"
+    if suffix == ".pt":
+        torch.save({"model": own, "ema": average, "step": 7}, file)
+    else:
+        entries = {"model": own, "ema": average}
+        save_file({f"{key}.{n}": t for key, held in entries.items() for n, t in held.items()}, file)
+    for chosen in (None, "other"):
+        says = r"has 2 transformers: choose with --transformer \w+ or --transformer \w+"
+        with pytest.raises(CheckpointError, match=says):
+            from_torch(Selection(file, chosen, released), tmp_path / "out")
+    converts_to(tmp_path, converted, file, "ema", released)
+
+
+@pytest.mark.parametrize(
+    "name", ["paint.safetensors", "transformer_partial.pth", "lora/a.safetensors",
+             "transformer/paint/adapter_model.safetensors", "onnx/model.onnx"],
+)  # fmt: skip
+def test_weights_that_lie_about_a_pipeline_are_not_passed_over(copy, tmp_path, name):
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="has weights that are not read"):
+        from_torch(copy, tmp_path / "out")
+
+
+def test_a_shard_that_the_index_does_not_name_is_said_to_be_left_out(converted, tmp_path):
+    save_pipeline(tmp_path / "torch", max_shard_size="30KB")
+    save_file({"a": torch.zeros(1)}, tmp_path / "torch/transformer/old-00009-of-00009.safetensors")
+    [note] = from_torch(tmp_path / "torch", tmp_path / "out").notes
+    assert note.startswith("left out: old-00009-of-00009.safetensors")
+
+
+@pytest.mark.parametrize(
+    "option", [{"torch_dtype": "bfloat16"}, {"dtype": "float16"}, {"gradient_checkpointing": True}]
+)
+def test_what_a_configuration_says_of_its_file_changes_nothing(copy, converted, tmp_path, option):
+    set_json(copy / "transformer/config.json", **option)
+    converts_to(tmp_path, converted, copy)
+
+
+@pytest.mark.parametrize("value", [10**9, 10**40])
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [("transformer/config.json", "num_layers"), ("text_encoder/config.json", "num_layers"),
+     ("scheduler/scheduler_config.json", "num_train_timesteps"),
+     ("vae/config.json", "num_res_blocks")],
+)  # fmt: skip
+def test_a_number_that_would_take_all_memory_is_one_line(copy, tmp_path, file, field, value):
+    set_json(copy / file, **{field: value})
+    with pytest.raises(CheckpointError, match=f"{field}=10.* must be at least") as error:
+        from_torch(copy, tmp_path / "out")
+    assert len(str(error.value)) < 500
