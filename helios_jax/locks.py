@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -24,6 +25,11 @@ from typing import NamedTuple
 
 from helios_jax.errors import HeliosError
 from helios_jax.writers import writing
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Flags that Windows does not have."""
+
+_NO_FILE = "{} cannot be locked: {} is a link, a folder or a pipe; remove it"
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems without locks."""
@@ -78,7 +84,7 @@ def lock(
       WriteError: if nothing can be written beside the path.
     """
     path = Path(os.path.abspath(path))
-    file = path.with_name(f".{path.name}.lock")
+    file = _lock_file(path)
     name = f"{what} {path}".strip()
     deadline = time.monotonic() + wait_s
     with writing(path):
@@ -100,7 +106,7 @@ def lock(
 def remove_stale_lock(path: str | os.PathLike) -> None:
     """Remove the lock of a process that was killed when its work on a path was done."""
     path = Path(os.path.abspath(path))
-    if path.with_name(f".{path.name}.lock").exists():
+    if _lock_file(path).exists():
         with contextlib.suppress(HeliosError), lock(path):
             pass
 
@@ -163,6 +169,12 @@ def replace_folder(path: Path, new: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def _lock_file(path: Path) -> Path:
+    """The lock of a path; one of all the names that it has by symbolic links."""
+    path = Path(os.path.realpath(path))
+    return path.with_name(f".{path.name}.lock")
+
+
 def _take(file: Path, name: str, must: bool) -> int | None:
     """Try to lock the file.
 
@@ -172,8 +184,17 @@ def _take(file: Path, name: str, must: bool) -> int | None:
     Raises:
       LockedError: if it ``must`` be had now, and another writer has it.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    # No link and no pipe: whoever may write in the folder could have put it there so that another
+    # file is cut.
     try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            raise LockedError(_NO_FILE.format(name, file)) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise LockedError(_NO_FILE.format(name, file))
         locked = _flock(descriptor)
         owner = _read(descriptor)
         if locked is None:

@@ -143,3 +143,25 @@ def test_a_lock_that_a_process_left_after_its_work_is_removed(tmp_path):
     with lock(tmp_path / "a"):
         remove_stale_lock(tmp_path / "a")
         assert (tmp_path / ".a.lock").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("victim", path)])
+def test_what_somebody_put_in_the_place_of_a_lock_is_not_touched(tmp_path, make):
+    """A link would have another file cut, and a pipe be waited for."""
+    (tmp_path / "victim").write_text("precious")
+    make(tmp_path / ".a.lock")
+    with pytest.raises(LockedError, match="is a link, a folder or a pipe"):  # noqa: SIM117
+        with lock(tmp_path / "a"):
+            pass
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_one_path_by_several_names_has_one_writer(tmp_path):
+    """A file, a run's folder, and what is not there yet."""
+    (tmp_path / "run").mkdir()
+    for name in ("a.mp4", "run", "new"):
+        link = tmp_path / f"latest-{name}"
+        link.symlink_to(name)
+        with lock(tmp_path / name), pytest.raises(LockedError):  # noqa: SIM117
+            with lock(link):
+                pass
