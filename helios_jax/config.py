@@ -17,7 +17,6 @@ from helios_jax.fields import (
     Difference,
     Finite,
     Natural,
-    NonNegative,
     Positive,
     Range,
     Section,
@@ -27,6 +26,12 @@ from helios_jax.fields import (
     to_config_dict,
     to_dict,
 )
+
+Layers = Annotated[int, Range(1, 1000)]
+"""Of a model: a damaged file that says more would take all memory for their names alone."""
+
+Frames = Annotated[int, Range(1, 10_000)]
+"""Of latents, that are held at once."""
 
 Solver = Literal["unipc", "euler", "dmd", "dpmpp_2m"]
 """Names of :data:`~helios_jax.diffusion.solvers.SOLVERS`."""
@@ -60,7 +65,7 @@ class TransformerConfig(Checked):
     text_dim: Count = 4096
     freq_dim: Count = 256
     ffn_dim: Count = 13824
-    num_layers: Count = 40
+    num_layers: Layers = 40
     eps: Positive = 1e-6
     rope_dim: tuple[Natural, Natural, Natural] = (44, 42, 42)
     rope_theta: Positive = 10000.0
@@ -106,7 +111,7 @@ class VAEConfig(Checked):
     base_dim: Count = 96
     z_dim: Count = 16
     dim_mult: tuple[Count, ...] = (1, 2, 4, 4)
-    num_res_blocks: Count = 2
+    num_res_blocks: Layers = 2
     temperal_downsample: tuple[bool, ...] = (False, True, True)
     latents_mean: tuple[Finite, ...] = (
         -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -147,12 +152,12 @@ class TextEncoderConfig(Checked):
     d_model: Count = 4096
     d_kv: Count = 64
     d_ff: Count = 10240
-    num_layers: Count = 24
+    num_layers: Layers = 24
     num_heads: Count = 64
     relative_attention_num_buckets: Annotated[int, Range(4)] = 32
     relative_attention_max_distance: Count = 128
     layer_norm_epsilon: Positive = 1e-6
-    max_sequence_length: Count = 512
+    max_sequence_length: Annotated[int, Range(1, 100_000)] = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,19 +176,19 @@ class SchedulerConfig(Checked):
 
     section = "scheduler"
 
-    num_train_timesteps: Annotated[int, Range(2)] = 1000
-    stages: Count = 3
+    num_train_timesteps: Annotated[int, Range(2, 1_000_000)] = 1000
+    stages: Annotated[int, Range(1, 16)] = 3
     stage_range: tuple[Share, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
     gamma: Annotated[float, Range(above=0)] = 1 / 3
-    shift: Positive = 1.0
+    shift: Annotated[float, Range(above=0, greatest=1000)] = 1.0
     solver: Solver = "unipc"
     use_dynamic_shifting: bool = True
     time_shift_type: Literal["exponential", "linear"] = "exponential"
     shift_tokens: Literal["previous_stage", "own_stage"] = "previous_stage"
     base_image_seq_len: Count = 256
     max_image_seq_len: Count = 4096
-    base_shift: Finite = 0.5
-    max_shift: Finite = 1.15
+    base_shift: Annotated[float, Range(-20, 20)] = 0.5
+    max_shift: Annotated[float, Range(-20, 20)] = 1.15
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -226,14 +231,14 @@ class SampleConfig(Checked):
     width: Count = 640
     num_frames: Count = 132
     fps: Count = 24
-    steps: tuple[Count, ...] = (20, 20, 20)
-    guidance_scale: NonNegative = 5.0
+    steps: tuple[Annotated[int, Range(1, 10_000)], ...] = (20, 20, 20)
+    guidance_scale: Annotated[float, Range(0, 1000)] = 5.0
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     cfg_zero_star: bool = False
     zero_init_steps: Natural = 0
     amplify_first_chunk: bool = False
-    history_sizes: tuple[Count, Count, Count] = (16, 2, 1)
-    latent_frames_per_chunk: Count = 9
+    history_sizes: tuple[Frames, Frames, Frames] = (16, 2, 1)
+    latent_frames_per_chunk: Frames = 9
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ A field's annotation says what it may be. ``Annotated[int, Range(1)]`` is a whol
 1; the range of a tuple's annotation holds for each of its items.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -38,7 +39,10 @@ class Range(NamedTuple):
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, int | float):
             return False
-        return math.isfinite(value) and self.least <= value <= self.greatest and value > self.above
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
+        # An integer that no float can hold is still compared exactly.
+        return self.least <= value <= self.greatest and value > self.above
 
     def __str__(self) -> str:
         parts = []
@@ -47,14 +51,17 @@ class Range(NamedTuple):
         if math.isfinite(self.above):
             parts.append(f"greater than {self.above:g}")
         if math.isfinite(self.greatest):
-            parts.append(f"at most {self.greatest:g}")
+            parts.append(f"at most {self.greatest:.10g}")
         return " and ".join(parts) or "finite"
 
 
-Count = Annotated[int, Range(1)]
+MOST = 2**31 - 1
+"""The greatest number that a device counts to."""
+
+Count = Annotated[int, Range(1, MOST)]
 """At least 1."""
 
-Natural = Annotated[int, Range(0)]
+Natural = Annotated[int, Range(0, MOST)]
 """At least 0."""
 
 Share = Annotated[float, Range(0, 1)]
@@ -194,7 +201,16 @@ def _check(hint: Any, value: Any, where: str) -> None:
     """Refuse a value, or an item of a tuple, that is out of the range its annotation states."""
     for item, (range_, place) in _ranges(hint, value, where):
         if item not in range_:
-            raise ConfigError(f"{place}={item!r} must be {range_}")
+            raise ConfigError(f"{place}={_short(item)} must be {range_}")
+
+
+def _short(value: Any) -> str:
+    """A value as a message shows it, which may be a number of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no more than 4,300
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _ranges(hint: Any, value: Any, where: str) -> Iterator[tuple[Any, tuple[Range, str]]]:
@@ -228,7 +244,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise ConfigError(f"{where}={value!r} must be one of {', '.join(map(repr, args))}")
+        raise ConfigError(f"{where}={_short(value)} must be one of {', '.join(map(repr, args))}")
     if origin is tuple:
         if isinstance(value, list | tuple):
             return _coerce_tuple(args, value, where)
@@ -237,17 +253,21 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return None
         return _coerce(next(kind for kind in args if kind is not types.NoneType), value, where)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
+        raise ConfigError(f"{where} is greater than any float")
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     expected = getattr(hint, "__name__", hint)
-    raise ConfigError(f"{where}={value!r} must be of type {expected}, not {type(value).__name__}")
+    raise ConfigError(
+        f"{where}={_short(value)} must be of type {expected}, not {type(value).__name__}"
+    )
 
 
 def _coerce_tuple(args: tuple[Any, ...], value: list | tuple, where: str) -> tuple[Any, ...]:
     """A list or tuple as a tuple of the annotated types."""
     if args[-1] is not Ellipsis and len(value) != len(args):
-        raise ConfigError(f"{where}={value!r} must have {len(args)} values")
+        raise ConfigError(f"{where}={_short(value)} must have {len(args)} values")
     kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
     return tuple(
         _coerce(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value))

@@ -113,3 +113,17 @@ def test_numbers_out_of_their_range_are_refused(section, field, value):
     kind = type(getattr(HeliosConfig(), section))
     with pytest.raises(ConfigError, match=rf"^{section}\.{field}"):
         kind(**{field: value})
+
+
+@pytest.mark.parametrize("digits", [309, 400, 5000])
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [("sample", "num_frames"), ("sample", "guidance_scale"), ("transformer", "num_layers"),
+     ("scheduler", "shift"), ("scheduler", "gamma"), ("vae", "base_dim")],
+)  # fmt: skip
+def test_an_integer_that_no_float_holds_is_one_short_line(section, field, digits):
+    with pytest.raises(ConfigError) as error:
+        from_dict(HeliosConfig, {section: {field: -(10**digits)}})
+    with pytest.raises(ConfigError) as error:
+        from_dict(HeliosConfig, {section: {field: 10**digits}})
+    assert len(str(error.value)) < 300

@@ -32,6 +32,11 @@ WIDTH = 100
 """Columns of a help text."""
 
 
+MAY_BE_EMPTY = (
+    "compile_cache", "coordinator", "negative_prompt", "note", "prompt", "title", "wandb",
+)  # fmt: skip
+"""Flags of text whose empty value says something, or is refused where it is read."""
+
 DefineFlags: TypeAlias = Callable[[flags.FlagValues, Sequence[str]], None]
 """Defines a command's flags in the ``FlagValues`` it is given; all arguments come with it."""
 
@@ -96,6 +101,10 @@ def _run(
     except KeyboardInterrupt:
         complain("interrupted; files that were not finished are removed", argv[0])
         return 130
+    except MemoryError as error:
+        reason = " ".join(str(error).split()) or "this machine has no more"
+        complain(f"out of memory: {reason}", argv[0])
+        return HeliosError.exit_status
     except Exception:
         if reason := devices.unavailable():
             complain(reason, argv[0])
@@ -122,9 +131,14 @@ def _warnings_as_lines(program: str) -> Generator[None]:
 
 
 def complain(message: str, program: str | None = None) -> None:
-    """Print one line on standard error, in the program's name."""
+    """Print one line on standard error, in the program's name. What a terminal would obey, such as
+    an escape character in the name of a file, is printed as it is written in Python.
+    """
     name = os.path.basename(program or sys.argv[0])
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    if not line.isprintable():
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    print(f"{name}: {line}", file=sys.stderr)
 
 
 def wants_help(argv: Sequence[str]) -> bool:
@@ -268,6 +282,7 @@ def _parse(
         raise
     except Exception as error:  # a recipe is a program, which raises anything
         raise UsageError(_explain(error, words)) from error
+    _check_values(options)
     if "config" in options and not isinstance(options.config, ConfigDict | None):
         raise UsageError(
             f"--config: get_config() of the recipe must return a ConfigDict, not "
@@ -275,6 +290,23 @@ def _parse(
         )
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}: every option has a name, see --help")
+
+
+def _check_values(options: flags.FlagValues) -> None:
+    """Refuse flags whose text is empty, as that of a variable of the shell that is not set: they
+    would be taken for flags that were not given. And whole numbers that no machine counts to.
+
+    Raises:
+      UsageError: naming the flag.
+    """
+    for name in options:
+        flag = options[name]
+        values = flag.value if isinstance(flag.value, list) else [flag.value]
+        may_be_empty = name in MAY_BE_EMPTY or name.startswith("config.")
+        if flag.present and "" in values and not may_be_empty:
+            raise UsageError(f"--{name} is empty: give it a value, or leave it out")
+        if any(type(value) is int and abs(value) >= 2**63 for value in values):
+            raise UsageError(f"--{name} is a number of more than 18 digits, beyond all use")
 
 
 def _explain(error: Exception, words: list[str]) -> str:

@@ -203,7 +203,7 @@ class TrainConfig(Checked):
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     steps: Count = 1000
-    seed: int = 0
+    seed: Natural = 0
     accumulate: Count = 1
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     offload: bool = False

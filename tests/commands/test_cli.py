@@ -2,7 +2,7 @@
 
 import pytest
 
-from helios_jax.commands import sample, train
+from helios_jax.commands import convert, demo, encode, sample, train
 from helios_jax.commands.cli import run_command
 from helios_jax.models.tokenizer import toy_tokenizer
 
@@ -41,3 +41,59 @@ def test_thresholds_that_are_no_one_or_two_numbers_are_one_line(capsys, threshol
     arguments = ["--prompt=a", "--drift", f"--drift_thresholds={thresholds}"]
     assert sample.main(["helios-jax sample", *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [(sample, "checkpoint"), (sample, "image"), (sample, "lora"), (sample, "out"),
+     (sample, "prompt_file"), (convert, "source"), (convert, "rest"), (convert, "partial"),
+     (encode, "captions"), (train, "run"), (demo, "token")],
+)  # fmt: skip
+def test_a_flag_of_a_variable_that_is_not_set_is_refused(capsys, command, flag):
+    """``--image=$IMAGE`` would be a video without it, ``--token=$TOKEN`` a server without."""
+    arguments = {sample: ["--prompt=a"], encode: ["--out=records"]}.get(command, [])
+    arguments = [] if "prompt" in flag else arguments
+    assert command.main(["helios-jax", *arguments, f"--{flag}="]) == 2
+    assert f"--{flag} is empty: give it a value, or leave it out" in capsys.readouterr().err
+
+
+def test_memory_that_is_not_there_is_one_line(capsys):
+    def allocate(options):
+        bytearray(2**62)
+
+    assert run_command("", lambda options, argv: None, allocate, ["helios-jax encode"]) == 2
+    assert capsys.readouterr().err.startswith("helios-jax encode: out of memory")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\x07b", "a\u202eb", "a\udcffb"])
+def test_a_terminal_obeys_no_file_name(capsys, name):
+    """Escape sequences, a bell, a change of direction, and bytes that are no characters."""
+    assert sample.main(["helios-jax sample", "--prompt=a", f"--out={name}.xyz"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert name not in told
+    assert told.strip().isprintable()
+
+
+@pytest.mark.parametrize("digits", [320, 4000])
+@pytest.mark.parametrize(
+    "flag", ["num_frames", "height", "batch", "seed", "fps", "zero_init_steps"]
+)
+def test_a_number_of_many_digits_is_one_short_line(capsys, flag, digits):
+    assert sample.main(["helios-jax sample", "--prompt=a", f"--{flag}={'9' * digits}"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert len(told) < 600
+
+
+@pytest.mark.parametrize(
+    "flag", ["guidance_scale", "shift", "base_shift", "max_shift", "guidance_interval"]
+)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300", "1e30"])
+def test_floats_beyond_all_use_are_refused(capsys, flag, value):
+    """Beyond float32 a guidance scale gave grey frames."""
+    value = f"0,{value}" if flag == "guidance_interval" else value
+    assert sample.main(["helios-jax sample", "--prompt=a", f"--{flag}={value}"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert flag in told
