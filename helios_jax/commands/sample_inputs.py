@@ -61,6 +61,8 @@ def check_flags(options: flags.FlagValues) -> None:
             raise RequestError("--contact_sheet shows videos made whole: not with --resume")
     if options.fps is not None and options.fps < 1:
         raise RequestError(f"fps={options.fps} must be at least 1")
+    if options.fps is not None and media.output_kind(options.out) != ".safetensors":
+        media.check_rate(options.out, options.fps)
     if options.resume and (prompt_flags(options) or options.image or options.video):
         raise RequestError(
             "--resume goes on with the prompts it finds: leave --prompt and its like out"
@@ -207,6 +209,7 @@ def stream_files(
         live=options.live,
         fps=options.fps,
         overwrite=options.overwrite,
+        verify=options.verify,
         latents=own(options.save_latents),
         statistics=own(options.statistics),
         curves=own(options.report),

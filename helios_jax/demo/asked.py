@@ -12,6 +12,7 @@ import numpy as np
 
 from helios_jax.config import HeliosConfig
 from helios_jax.demo.options import DemoError, DemoOptions
+from helios_jax.sampling.fields import check_unicode
 from helios_jax.sampling.geometry import frames_per_chunk
 from helios_jax.sampling.pixels import image_pixels, video_pixels
 from helios_jax.sampling.request import Request, read_request
@@ -90,13 +91,14 @@ def read_prompt(body: Mapping[str, Any]) -> str:
     """The prompt of a request's JSON.
 
     Raises:
-      DemoError: if it is missing, empty or too long.
+      DemoError, RequestError: if it is missing, empty, too long, or no Unicode.
     """
     prompt = body.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise DemoError("prompt must be a text that is not empty")
     if len(prompt) > MAX_CHARACTERS:
         raise DemoError(f"the prompt has {len(prompt):,} characters; at most {MAX_CHARACTERS:,}")
+    check_unicode("the prompt", prompt)
     return prompt.strip()
 
 

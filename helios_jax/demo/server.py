@@ -298,7 +298,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not token:
             return True
         given = self.query.get("token", "")
-        if given and hmac.compare_digest(given, token) and self.path.startswith("/?"):
+        known = hmac.compare_digest(given.encode(), token.encode())
+        if known and self.path.startswith("/?"):
             self.send_response(HTTPStatus.SEE_OTHER)
             self.send_header("Set-Cookie", f"token={token}; HttpOnly; SameSite=Strict; Path=/")
             self.send_header("Location", "/")
@@ -317,7 +318,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return False
 
     def _send_json(self, value: Any, status: int = HTTPStatus.OK) -> None:
-        data = json.dumps(value, ensure_ascii=False).encode()
+        data = json.dumps(value).encode()  # ASCII: a refusal may quote what no encoding has
         self._send(data, "application/json; charset=utf-8", status=status)
 
     def _send(self, data: bytes, kind: str, name: str = "", status: int = HTTPStatus.OK) -> None:

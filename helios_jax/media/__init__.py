@@ -6,7 +6,14 @@ from helios_jax.media.fit import FITS
 from helios_jax.media.images import read_image
 from helios_jax.media.latents import LatentsWriter, load_latents, save_latents
 from helios_jax.media.live import LiveWriter, live_frames, open_live_writer, read_live_chunks
-from helios_jax.media.output import check_file, check_output, is_pipe, numbered, output_kind
+from helios_jax.media.output import (
+    check_file,
+    check_output,
+    check_rate,
+    is_pipe,
+    numbered,
+    output_kind,
+)
 from helios_jax.media.video import VideoWriter, open_video_writer, save_video
 from helios_jax.media.video_input import TooShortError, VideoInput, read_pieces, read_video
 from helios_jax.media.viewing import save_contact_sheet, show
@@ -22,6 +29,7 @@ __all__ = [
     "VideoWriter",
     "check_file",
     "check_output",
+    "check_rate",
     "is_pipe",
     "live_frames",
     "load_latents",

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from helios_jax.media.ffmpeg import MAX_PIXELS, MediaError
 from helios_jax.media.images import lay_on_white
@@ -51,7 +51,7 @@ def is_animation(path: str | os.PathLike) -> bool:
     try:
         with _opened(path) as image:
             return getattr(image, "n_frames", 1) > 1
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # decoders meet damage with whatever error it leads to
         return False
 
 
@@ -94,8 +94,9 @@ def _reading(path: str | os.PathLike) -> Iterator[Image.Image]:
         raise MediaError(f"{path}: frames of more than {MAX_PIXELS} pixels") from error
     except MediaError:
         raise
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise MediaError(f"{path}: damaged animation: {error}") from error
+    except Exception as error:  # decoders meet damage with whatever error it leads to
+        reason = str(error) or type(error).__name__
+        raise MediaError(f"{path}: damaged animation: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ each is written once; :func:`load_latents` reads both.
 """
 
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from helios_jax.media.output import check_output, output_kind, staged
 from helios_jax.types import Array, Float
 from helios_jax.writers import tensor_bytes, writing
 
+MAX_HEADER = 100_000_000
+"""Bytes, as in the format's own library."""
 ENTRY = 192
 """Bytes of a file's header that are enough for the entry of a chunk."""
 
@@ -64,7 +67,7 @@ def load_latents(
         if not names:
             raise ValueError("it has no latents")
         parts = [_map(path, header[name], start) for name in names]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise MediaError(f"{path}: not a file of latents: {error}") from error
     for name, part in zip(names, parts):
         if header[name]["dtype"] != "F32" or part.ndim != 5 or not part.size:
@@ -209,7 +212,7 @@ def _read_header(path: str | os.PathLike) -> tuple[dict[str, Any], int]:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= size - 8:
+        if not 2 <= length <= min(size - 8, MAX_HEADER):
             raise ValueError("it has no header")
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
@@ -228,10 +231,12 @@ def _map(path: str | os.PathLike, entry: Mapping[str, Any], start: int) -> np.nd
     """
     shape = tuple(entry["shape"])
     first, end = entry["data_offsets"]
+    if not 0 <= first <= end:
+        raise ValueError("a tensor lies outside of it")
     if start + end > os.path.getsize(path):
         raise ValueError("it is cut short")
     if entry["dtype"] != "F32":
         return np.empty(shape, np.void)
-    if end - first != 4 * int(np.prod(shape)):
+    if end - first != 4 * math.prod(shape):
         raise ValueError("a tensor has not the size that its shape says")
     return np.memmap(path, "<f4", "r", start + first, shape)

@@ -28,7 +28,7 @@ from helios_jax.media.ffmpeg import (
     frame_rate,
     raw_frames,
 )
-from helios_jax.media.output import check_output, is_pipe, output_kind
+from helios_jax.media.output import check_output, check_rate, is_pipe, output_kind
 from helios_jax.writers import writing
 
 # Without B-frames a frame is decoded when it is shown, and chunks fit together without gaps.
@@ -64,8 +64,7 @@ def open_live_writer(
         raise MediaError(
             f"{path}: only .mp4, a named pipe or - (standard output) can be written live"
         )
-    if not 0 < fps <= 1000:
-        raise MediaError(f"{path}: fps={fps} must be above 0 and at most 1000")
+    check_rate(path, fps)
     check_output(path)
     with contextlib.ExitStack() as stack:
         writer = LiveWriter(path, fps, stack)

@@ -51,6 +51,18 @@ def output_kind(path: str | os.PathLike) -> str:
     return suffix
 
 
+def check_rate(path: str | os.PathLike, fps: int | float) -> None:
+    """Refuse frame rates that a result cannot have.
+
+    Raises:
+      MediaError: saying what it can.
+    """
+    # Browsers slow down a GIF whose delays are shorter than two hundredths of a second.
+    fastest = 50 if output_kind(path) == ".gif" else 1000
+    if not 0 < fps <= fastest:
+        raise MediaError(f"{path}: fps={fps} must be above 0 and at most {fastest}")
+
+
 def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
     """Find out whether a result can be written at ``path``, before anything heavy is done for it.
 

@@ -21,7 +21,14 @@ from helios_jax.media.ffmpeg import (
     frame_rate,
     raw_frames,
 )
-from helios_jax.media.output import check_output, is_pipe, numbered, output_kind, staged
+from helios_jax.media.output import (
+    check_output,
+    check_rate,
+    is_pipe,
+    numbered,
+    output_kind,
+    staged,
+)
 
 # A GIF gets a palette for each frame: one for all would need the whole video first.
 ENCODERS = {
@@ -60,10 +67,7 @@ def open_video_writer(
         raise MediaError(f"{path}: a pipe cannot be given a whole file at the end; write it live")
     if kind not in ENCODERS:
         raise MediaError(f"{path}: {kind} files hold no video; name .mp4, .gif, or a folder")
-    # Browsers slow down a GIF whose delays are shorter than two hundredths.
-    fastest = 50 if kind == ".gif" else 1000
-    if not 0 < fps <= fastest:
-        raise MediaError(f"{path}: fps={fps} must be above 0 and at most {fastest}")
+    check_rate(path, fps)
     check_output(path, overwrite)
     target = Path(os.path.abspath(path))
     with staged(target, overwrite) as partial:

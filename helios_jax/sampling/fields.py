@@ -1,6 +1,7 @@
 """What a request's fields state beside their type: flags, states and plans are made from it."""
 
 import dataclasses
+import re
 from typing import Any
 
 from helios_jax.errors import HeliosError
@@ -24,6 +25,20 @@ def request_field(
     """
     metadata = {"help": help, "sampler": sampler, "flag": flag}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_unicode(what: str, text: str) -> None:
+    """Refuse halves of surrogate pairs, which are no characters: what a shell passes on of bytes
+    that are not UTF-8, and JSON writes as ``\\ud800``.
+
+    Raises:
+      RequestError: saying which.
+    """
+    if half := re.search("[\ud800-\udfff]", text):
+        raise RequestError(
+            f"{what} is not valid Unicode: its character {half.start() + 1} is half of a pair, "
+            f"U+{ord(half[0]):04X}; give it as UTF-8"
+        )
 
 
 def show(value: Any) -> str:

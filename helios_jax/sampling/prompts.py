@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios_jax.readers import ReadError, read_csv, read_json, read_yaml
-from helios_jax.sampling.fields import RequestError
+from helios_jax.sampling.fields import RequestError, check_unicode
 
 MAX_CHUNKS = 1_000_000
 """Of a schedule: two weeks of video."""
 
 MAX_CHARACTERS = 100_000
 """Of a prompt; the text encoder reads a few thousand of them."""
+
+
+MAX_BATCH = 10_000
+"""Videos at once; far more than any device holds."""
 
 
 class PromptEntry(NamedTuple):
@@ -174,6 +178,10 @@ def spread(prompt: str | Sequence[str], batch: int | None) -> tuple[str, ...]:
         raise RequestError(
             f"the prompt has {longest:,} characters; a prompt has at most {MAX_CHARACTERS:,}"
         )
+    for text in prompts:
+        check_unicode("the prompt", text)
+    if batch is not None and batch > MAX_BATCH:
+        raise RequestError(f"batch={batch} must be at most {MAX_BATCH:,}")
     if len(prompts) == 1:
         prompts *= 1 if batch is None else batch
     if batch not in (None, len(prompts)):

@@ -29,7 +29,7 @@ from helios_jax.fields import (
     to_dict,
 )
 from helios_jax.sampling.chunk import ChunkPlan
-from helios_jax.sampling.fields import RequestError, request_field, show
+from helios_jax.sampling.fields import RequestError, check_unicode, request_field, show
 from helios_jax.sampling.geometry import check_size, frames_per_chunk
 from helios_jax.sampling.prompts import Prompt, PromptSchedule, to_schedule
 
@@ -209,6 +209,7 @@ class Request(Checked):
                 f"seed={self.seed} must be at most {MAX_SEED + 1 - self.batch} for a batch of "
                 f"{self.batch}"
             )
+        check_unicode("the negative prompt", self.negative_prompt)
         check_size(self.config, self.height, self.width)
 
     @functools.cached_property

@@ -20,6 +20,7 @@ from types import TracebackType
 import numpy as np
 
 from helios_jax import media
+from helios_jax.checkpoint.finite import is_finite
 from helios_jax.errors import HeliosError
 from helios_jax.locks import only_writer
 from helios_jax.media.output import staged
@@ -44,6 +45,7 @@ class StreamFiles:
         it; always so for a named pipe or standard output, without the state.
       fps: frames per second; by default the configuration's.
       overwrite: let a folder of images take the place of an older one.
+      verify: refuse chunks with NaN or infinite values, which would be grey frames.
       latents: a .safetensors file for the latents of every chunk.
       statistics: a .csv file for the statistics of every chunk.
       curves: an .svg file that shows these.
@@ -54,6 +56,7 @@ class StreamFiles:
     live: bool = False
     fps: int | None = None
     overwrite: bool = False
+    verify: bool = True
     latents: str | None = None
     statistics: str | None = None
     curves: str | None = None
@@ -209,14 +212,19 @@ class StreamWriter:
 
     def _write(self, record: ChunkRecord) -> None:
         """Write a chunk everywhere, in the order that :meth:`__init__` can cut back."""
+        # Copied to the host whole: an index into an array on the device would compile a program.
+        latents = np.asarray(record.latents)
+        if self._files.verify and not is_finite(latents):
+            raise WriteError(
+                f"chunk {record.index} has NaN or infinite values: the weights, an adapter or a "
+                "setting of the sampler broke it; --noverify (verify=False) goes on all the same"
+            )
         if self.state_path and not self.frames:
             # That of an older video, which is replaced now, must not go on with this one.
             with writing(self.state_path):
                 Path(self.state_path).unlink(missing_ok=True)
         left = self._request.num_frames - self.frames
         whole = left >= self._request.frames_per_chunk
-        # Copied to the host whole: an index into an array on the device would compile a program.
-        latents = np.asarray(record.latents)
         frames = None if self.output == "latent" else np.asarray(record.frames)
         for number, writer in enumerate(self._writers):
             if isinstance(writer, media.LatentsWriter):

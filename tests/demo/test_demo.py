@@ -184,6 +184,10 @@ def test_a_video_may_begin_from_an_image(client):
         ({"prompt": "a", "image": "!"}, "image must be a file in base64"),
         ({"prompt": "a", "image": "aGVsbG8="}, "not an image"),
         ([], "the body must be a JSON object"),
+        ({"prompt": "a \ud800"}, "not valid Unicode"),
+        ({"prompt": "a", "negative_prompt": "\udfff"}, "not valid Unicode"),
+        ({"prompt": "a", "\ud800": 1}, "unknown: \ud800"),
+        ({"prompt": "a", "height": 10**400}, "must be"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(client, body, says):

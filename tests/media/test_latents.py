@@ -1,5 +1,8 @@
 """Latents come back as they were written."""
 
+import json
+import os
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -122,3 +125,32 @@ def test_what_a_killed_process_left_behind_the_end_is_ignored(tmp_path):
     with file.open("ab") as half:
         half.write(b"x" * 100)
     np.testing.assert_array_equal(load_latents(file)[0], LATENTS)
+
+
+def with_header(path, header, data=b"", length=None):
+    content = header if isinstance(header, bytes) else json.dumps(header).encode()
+    length = len(content) if length is None else length
+    path.write_bytes(length.to_bytes(8, "little") + content + data)
+    return path
+
+
+def entry(shape, *offsets):
+    return {"latents": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"[" * 10**5, b'{"latents":' * 10**4, entry([2**32, 2**32, 1, 1, 1], 0, 0),
+     entry([10**30, 0, 1, 1, 1], 0, 0), entry([1] * 100, 0, 4), entry([1, 1, 1, 1, 1], -8, -4),
+     entry([1.0, 1, 1, 1, 1], 0, 4), entry("11111", 0, 4), {"latents": 5}, {"latents": []}],
+)  # fmt: skip
+def test_a_header_that_lies_is_one_line(tmp_path, header):
+    with pytest.raises(MediaError, match="not a file of latents"):
+        load_latents(with_header(tmp_path / "x.safetensors", header, bytes(64)))
+
+
+def test_a_header_as_long_as_the_disk_is_not_read(tmp_path):
+    path = with_header(tmp_path / "x.safetensors", b"", length=2**39)
+    os.truncate(path, 2**40)  # takes no room
+    with pytest.raises(MediaError, match="it has no header"):
+        load_latents(path)

@@ -185,3 +185,19 @@ def test_a_story_may_be_a_list_as_a_file_has_it():
 def test_an_entry_of_a_list_that_is_none_is_named():
     with pytest.raises(RequestError, match=r"entry 1 must be a mapping of prompt"):
         to_schedule([{"prompt": "a red ball"}, "it turns blue"], 1)
+
+
+@pytest.mark.parametrize("text", ["a \udcff ball", "\ud800", "a red ball\udfff"])
+def test_half_a_character_is_refused_by_its_place(text):
+    """Bytes of the command line that are not UTF-8, and what JSON writes as \\ud800."""
+    place = next(i for i, char in enumerate(text, 1) if "\ud800" <= char <= "\udfff")
+    with pytest.raises(RequestError, match=f"its character {place} is half of a pair, U\\+D"):
+        to_schedule(text, None)
+    with pytest.raises(RequestError, match="not valid Unicode"):
+        to_schedule([{"prompt": text, "chunks": 1}], None)
+
+
+@pytest.mark.parametrize("text", ["\u202ea red ball", "a\0b", "e\u0301\u0301", "🎈", "أحمر"])
+def test_other_characters_are_text(text):
+    """Marks of direction, controls, accents in heaps, signs outside of the first plane."""
+    assert to_schedule(text, None).prompts() == [text]

@@ -1,5 +1,6 @@
 """Streams on disk: live or whole, with latents and statistics, cut back and gone on with."""
 
+import dataclasses
 import os
 import shutil
 
@@ -9,10 +10,12 @@ import pytest
 from helios_jax.locks import LockedError
 from helios_jax.media import MediaError, live_frames, load_latents, save_latents
 from helios_jax.readers import ReadError
+from helios_jax.sampling.loop import ChunkRecord
 from helios_jax.sampling.request import RequestError, make_request
 from helios_jax.sampling.state import load_state
 from helios_jax.sampling.statistics import load_statistics
 from helios_jax.sampling.writing import StreamFiles, StreamWriter
+from helios_jax.writers import WriteError
 
 from .conftest import TOY
 
@@ -241,3 +244,24 @@ def test_statistics_of_another_kind_are_not_gone_on_with(pipeline, tmp_path):
     with pytest.raises(ReadError, match="has other columns"):
         go_on()
     assert load_state(tmp_path / "a.mp4.state").chunk == 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.safetensors"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_chunk_of_nan_is_said_and_not_a_grey_video(tmp_path, name, value):
+    """It comes of broken weights, or of a setting far beyond any use."""
+    request = make_request(TOY, num_frames=33, height=64, width=64)
+    latents = np.zeros((1, *request.latent_shape), np.float32)
+    latents[0, 3, 2, 1, 0] = value
+    record = ChunkRecord(0, latents, np.zeros((1, 33, 64, 64, 3), np.uint8), None, None)
+    files = StreamFiles(str(tmp_path / name))
+
+    def write(files):
+        with StreamWriter(files, request) as writer:
+            writer.write(record)
+
+    with pytest.raises(WriteError, match="chunk 0 has NaN or infinite values"):
+        write(files)
+    assert list(tmp_path.iterdir()) == []
+    write(dataclasses.replace(files, verify=False))
+    assert (tmp_path / name).exists()
