@@ -63,11 +63,13 @@ from helios_jax.evaluation.bench.score import (
     find_videos,
     known_metrics,
     reasons_to_skip,
+    result_files,
     score_videos,
 )
-from helios_jax.evaluation.bench.summary import GENERATION, common, read_model
-from helios_jax.locks import lock
+from helios_jax.evaluation.bench.summary import common, read_model
+from helios_jax.locks import only_writer
 from helios_jax.sampling.request import read_request
+from helios_jax.writers import writing
 
 DURATIONS = ("120", "240", "720", "1440")
 """Frames of HeliosBench's videos."""
@@ -136,8 +138,10 @@ def generate(options: flags.FlagValues) -> None:
     frames = sum(prompt.frames or 0 for prompt in prompts)
     print(f"{len(prompts)} videos, {frames:,} frames, to {options.out}")
     out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with lock(out, "the videos"):
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    made = [out / prompt.video_name for prompt in prompts]
+    with only_writer(out, "the videos", beside=[*made, out / TABLE, out / files.GENERATION]):
         generate_videos(prompts, out, load_maker(path, request), conditions)
 
 
@@ -197,12 +201,13 @@ def score(options: flags.FlagValues) -> None:
     if options.dry_run:
         return
     use_compile_cache(options.compile_cache)
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out, "the results"):
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out, "the results", beside=result_files(out, entries)):
         if prompts:  # before anything is measured, so that half a run has its prompts
             write_prompts(out / TABLE, prompts)
-        if (videos / GENERATION).is_file():
-            files.write_json(out / GENERATION, files.read_json(videos / GENERATION))
+        if (videos / files.GENERATION).is_file():
+            files.write_json(out / files.GENERATION, files.read_json(videos / files.GENERATION))
         score_videos(entries, out, everything, chosen)
     _tell_failures(out, names)
     if any(out.glob("*_results.json")):

@@ -11,19 +11,19 @@ Exit status: 0 when the clips are written, 2 when they cannot be (one line on st
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from helios_jax.commands.cli import UsageError, run_command
-from helios_jax.locks import lock
+from helios_jax.locks import only_writer, remove_partials
 from helios_jax.media import open_video_writer
 from helios_jax.progress import track
 from helios_jax.world.captions import caption
 from helios_jax.world.drawing import SMALLEST, render
 from helios_jax.world.scenes import EDITIONS, SPLITS, sample_scene
+from helios_jax.writers import write_whole, writing
 
 CAPTIONS = "captions.jsonl"
 
@@ -93,8 +93,9 @@ def write_clips(options: flags.FlagValues) -> None:
     index = folder / CAPTIONS
     if index.exists():
         raise UsageError(f"{index} exists already; remove it or name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(index, "the captions"):
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(index, "the captions"):
         _write_clips(options, folder, index)
 
 
@@ -105,12 +106,11 @@ def _write_clips(options: flags.FlagValues, folder: Path, index: Path) -> None:
     for number in track(numbers, str(folder), unit="clips"):
         scene = sample_scene(options.seed, number, options.split, int(options.edition))
         path = folder / f"{number:05d}.mp4"
+        remove_partials(path)
         with open_video_writer(path, options.fps) as writer:
             writer.write(render(scene, *size))
         lines.append(json.dumps({"path": path.name, "caption": caption(scene, number)}))
-    partial = folder / f".{CAPTIONS}.partial"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(partial, index)
+    write_whole(index, ("\n".join(lines) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from helios_jax.errors import HeliosError
 from helios_jax.evaluation.judge import ATTRIBUTES, interval
 from helios_jax.readers import ReadError, read_json
 from helios_jax.sampling.curves import save_curves
+from helios_jax.writers import write_whole
 
 
 class EvaluationError(HeliosError):
@@ -36,7 +37,7 @@ class Results(NamedTuple):
     def save(self) -> None:
         """Write the JSON file."""
         content = {"conditions": self.conditions, "results": self.parts}
-        self.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_whole(self.json, f"{json.dumps(content, indent=1)}\n".encode())
 
     def write_page(self) -> None:
         """Write the Markdown page, and the curves where there are long videos."""
@@ -49,7 +50,7 @@ class Results(NamedTuple):
         lines += ["", "## Conditions", ""]
         lines += [f"* {name}: {value}" for name, value in self.conditions.items()]
         page = self.out.with_name(f"{self.out.name}.md")
-        page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_whole(page, ("\n".join(lines) + "\n").encode())
 
 
 def load_results(out: Path, conditions: dict[str, Any], overwrite: bool) -> Results:

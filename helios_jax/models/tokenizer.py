@@ -19,6 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from helios_jax.errors import HeliosError
 from helios_jax.types import Int
+from helios_jax.writers import write_whole
 
 PAD, EOS, UNKNOWN = range(3)
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
@@ -135,12 +136,7 @@ class Tokenizer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write ``tokenizer.json`` at ``path``, whole or not at all."""
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
-        try:
-            partial.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, self._backend.to_str(pretty=True).encode())
 
 
 def _warn_of_cut(prompt: str, start: int, tokens: int, room: int) -> None:

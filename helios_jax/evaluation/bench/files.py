@@ -7,13 +7,31 @@ original writes, and others beside them, which its scripts pass over.
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from helios_jax import readers
 from helios_jax.evaluation.bench import ratings
 from helios_jax.evaluation.bench.errors import BenchError
+from helios_jax.writers import write_whole, writing
+
+NOTES: dict[str, tuple[type, ...]] = {
+    "conditions": (dict,),
+    "date": (str,),
+    "frames per second": (int, float),
+    "machine": (str,),
+    "made": (list,),
+    "metrics": (list,),
+    "skipped": (dict,),
+    "versions": (dict, str),
+}
+"""Types of what stands in ``conditions.json`` and ``generation.json``."""
+
+MAX_BYTES = 256 * readers.MIB
+"""Of a result file."""
 
 SCORE_KEYS: dict[str, str] = {
     "aesthetic": "aesthetic_score",
@@ -30,6 +48,8 @@ SCORE_KEYS: dict[str, str] = {
 
 DRIFT_DESCRIPTION = "Start-end contrast of {} (first/last 15% frames)"
 MERGED = "merged_results.json"
+GENERATION = "generation.json"
+"""Of a folder of videos: conditions and times of making them."""
 ALL_MODELS = "all_models_merged.json"
 
 
@@ -103,17 +123,85 @@ def read_results(path: str | os.PathLike) -> MetricResults:
     metric = path.name.removesuffix("_results.json")
     average = content.get(_average_key(metric))
     try:
+        videos = read_rows(content["per_video_results"])
+        key = MetricResults(metric, ()).key
+        for video in videos:
+            if not math.isfinite(float(video.get(key, 0))):
+                raise ValueError(f"{key} of video {video['id']} is no finite number")
+        judge = content.get("model_name")
+        if not isinstance(judge, str | None):
+            raise TypeError("its model_name is no text")
         return MetricResults(
             metric=metric,
-            videos=tuple(dict(video) for video in content["per_video_results"]),
-            failed=tuple(dict(video) for video in content.get("failed_videos", [])),
+            videos=videos,
+            failed=read_rows(content.get("failed_videos", [])),
             average=None if average is None else float(average),
-            judge=content.get("model_name"),
+            judge=judge,
             frames_per_video=content.get("num_frames_per_video"),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BenchError(
             f"{path} is not a result file of HeliosBench ({type(error).__name__}: {error})"
+        ) from error
+
+
+def read_rows(rows: Any) -> tuple[dict[str, Any], ...]:
+    """The rows of a result file: mappings, each with the number of its video.
+
+    Raises:
+      TypeError: if they are something else.
+    """
+    if not isinstance(rows, list):
+        raise TypeError("its videos are no list")
+    for row in rows:
+        if not isinstance(row, dict) or type(row.get("id")) is not int:
+            raise TypeError("a row has no id, a whole number")
+        if not isinstance(row.get("video_name", ""), str):
+            raise TypeError(f"video_name of video {row['id']} is no text")
+        if not isinstance(row.get("error", ""), str):
+            raise TypeError(f"error of video {row['id']} is no text")
+    return tuple(rows)
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What a folder says of its conditions, of scoring or of making the videos; nothing if the file
+    is not there.
+
+    Raises:
+      BenchError: if it holds something else.
+    """
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    for name, types in NOTES.items():
+        if name in content and not isinstance(content[name], types):
+            kinds = " or ".join(kind.__name__ for kind in types)
+            raise BenchError(f"{path} is damaged: its {name!r} is no {kinds}")
+    if not all(isinstance(reason, str) for reason in content.get("skipped", {}).values()):
+        raise BenchError(f"{path} is damaged: a reason in 'skipped' is no text")
+    return content
+
+
+def read_free(path: Path) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+    """The rows of the free measures, and those of videos that could not be measured.
+
+    Raises:
+      BenchError: if they are something else.
+    """
+    content = read_json(path)
+    try:
+        rows = read_rows(content.get("per_video_results", []))
+        for row in rows:
+            values = [*row["values"].values()]
+            for curve in row["curves"].values():
+                values += curve
+            values += [row["width"], row["height"], row.get("fps") or 0.0]
+            if not all(math.isfinite(float(value)) for value in values):
+                raise ValueError(f"a measure of video {row['id']} is no finite number")
+        return rows, read_rows(content.get("failed_videos", []))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BenchError(
+            f"{path} is no file of measures ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -226,11 +314,9 @@ def read_json(path: Path) -> dict[str, Any]:
       BenchError: if it cannot be read or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise BenchError(f"{path} is not JSON: {error}") from error
+        content = readers.read_json(path, MAX_BYTES)
+    except readers.ReadError as error:
+        raise BenchError(f"{path} is not JSON: {error.reason}") from error
     if not isinstance(content, dict):
         raise BenchError(f"{path} does not hold a JSON object")
     return content
@@ -238,14 +324,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> Path:
     """Write JSON as the original does, whole or not at all, and return the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, f"{text}\n".encode())
     return path
 
 

@@ -7,6 +7,7 @@ own and takes the next prompt when it is free; a video does not depend on which 
 import contextlib
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import queue
@@ -23,9 +24,8 @@ from tqdm import tqdm
 
 from helios_jax.evaluation.bench.devices import work_on
 from helios_jax.evaluation.bench.errors import BenchError
-from helios_jax.evaluation.bench.files import read_json, write_json
+from helios_jax.evaluation.bench.files import GENERATION, read_json, read_rows, write_json
 from helios_jax.evaluation.bench.prompts import TABLE, BenchPrompt, read_prompts, write_prompts
-from helios_jax.evaluation.bench.summary import GENERATION
 from helios_jax.fields import differences
 from helios_jax.media import open_video_writer
 
@@ -123,13 +123,25 @@ class _Log:
         self._path = path
         there = read_json(path) if path.exists() else {}
         made = there.get("conditions", conditions)
+        try:
+            rows = read_rows(there.get("made", []))
+            if not isinstance(made, Mapping):
+                raise TypeError("its conditions are no mapping")
+            numbers = [float(row[name]) for row in rows for name in ("frames", "seconds")]
+            if not all(map(math.isfinite, numbers)) or min(numbers, default=1) <= 0:
+                raise ValueError("frames and seconds must be greater than 0")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BenchError(
+                f"{path} is damaged ({type(error).__name__}: {error}): remove it, and the times of "
+                "the videos that are there are lost"
+            ) from error
         if changed := [difference.name for difference in differences(made, conditions)]:
             raise BenchError(
                 f"{path.parent} holds videos made with another {', '.join(changed)}: name another "
                 "folder with --out"
             )
         self._content = {"conditions": dict(conditions), "machine": machine(), **_versions()}
-        self._videos: dict[int, dict[str, Any]] = {row["id"]: row for row in there.get("made", [])}
+        self._videos: dict[int, dict[str, Any]] = {row["id"]: row for row in rows}
         self._lock = threading.Lock()
 
     def add(self, prompt: BenchPrompt, seconds: float, warm: bool) -> None:

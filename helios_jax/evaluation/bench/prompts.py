@@ -6,15 +6,18 @@ of 120, 240, 720 and 1440. A video of a prompt is ``{id}_{duration}_ori{frames}.
 
 import csv
 import hashlib
+import io
 import os
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from helios_jax.evaluation.bench.errors import BenchError
+from helios_jax.readers import ReadError, read_csv
 from helios_jax.world.captions import caption
 from helios_jax.world.scenes import Scene, sample_scene
+from helios_jax.writers import write_whole
 
 COLUMNS = {
     "number": ("id", "index", "video_id"),
@@ -61,35 +64,27 @@ def read_prompts(path: str | os.PathLike) -> list[BenchPrompt]:
     Raises:
       BenchError: naming the file and the column or line that is wrong.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            there = {name: _find(table.fieldnames or (), names) for name, names in COLUMNS.items()}
-            if there["text"] is None:
-                raise BenchError(
-                    f"{path}: has no column {' or '.join(COLUMNS['text'])}; its columns are "
-                    f"{', '.join(table.fieldnames or ()) or 'none'}"
-                )
-            prompts = [
-                _read_row(row, there, count, f"{path}: line {table.line_num}")
-                for count, row in enumerate(table, start=1)
-            ]
-    except OSError as error:
-        raise BenchError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BenchError(f"{path} is not a CSV file in UTF-8: {error}") from error
-    if not prompts:
-        raise BenchError(f"{path} has no prompt in it")
-    numbers = [prompt.number for prompt in prompts]
-    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
-        raise BenchError(f"{path}: more than one prompt has the id {', '.join(map(str, twice))}")
+    rows = _read_table(path)
+    columns = list(rows[0])
+    there = {name: _find(columns, names) for name, names in COLUMNS.items()}
+    if there["text"] is None:
+        raise BenchError(
+            f"{path}: has no column {' or '.join(COLUMNS['text'])}; its columns are "
+            f"{', '.join(columns)[:300]}"
+        )
+    prompts = []
+    for count, row in enumerate(rows, start=1):
+        prompts.append(_read_row(row, there, count, f"{path}: row {count}"))
+    counts = Counter(prompt.number for prompt in prompts)
+    if twice := [number for number in sorted(counts) if counts[number] > 1]:
+        shown = ", ".join(map(str, twice[:8]))
+        raise BenchError(f"{path}: more than one prompt has the id {shown}")
     return prompts
 
 
 def unread_columns(path: str | os.PathLike) -> list[str]:
     """The columns of a CSV file that :func:`read_prompts` passes over."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        columns = csv.DictReader(file).fieldnames or ()
+    columns = _read_table(path)[0]
     used = {_find(columns, names) for names in COLUMNS.values()}
     return [name for name in columns if name not in used and name not in SCENE_COLUMNS]
 
@@ -139,14 +134,13 @@ def choose_prompts(
 def write_prompts(path: str | os.PathLike, prompts: Iterable[BenchPrompt]) -> None:
     """Write a table that :func:`read_prompts` and the original's scripts read."""
     prompts = list(prompts)
-    partial = Path(path).with_suffix(".partial")
     world = any(prompt.world for prompt in prompts)
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["id", "prompt", "duration", *(SCENE_COLUMNS if world else ())])
-        for prompt in prompts:
-            table.writerow([prompt.number, prompt.text, prompt.frames, *(prompt.world or ())])
-    partial.replace(path)
+    file = io.StringIO(newline="")
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["id", "prompt", "duration", *(SCENE_COLUMNS if world else ())])
+    for prompt in prompts:
+        table.writerow([prompt.number, prompt.text, prompt.frames, *(prompt.world or ())])
+    write_whole(path, file.getvalue().encode())
 
 
 def digest_of(prompts: Iterable[BenchPrompt]) -> str:
@@ -155,7 +149,14 @@ def digest_of(prompts: Iterable[BenchPrompt]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _find(columns: Sequence[str], names: Sequence[str]) -> str | None:
+def _read_table(path: str | os.PathLike) -> list[dict[str, str]]:
+    try:
+        return read_csv(path, strict=False)
+    except ReadError as error:
+        raise BenchError(str(error)) from error
+
+
+def _find(columns: Collection[str], names: Sequence[str]) -> str | None:
     """The first column with one of the names."""
     return next((name for name in names if name in columns), None)
 
@@ -182,6 +183,6 @@ def _read_row(
 
 def _whole(row: dict[str, str], column: str, where: str, least: int = 0) -> int:
     text = (row.get(column) or "").strip()
-    if not re.fullmatch(r"\d+", text) or int(text) < least:
-        raise BenchError(f"{where}: {column} {text!r} is not a whole number from {least} on")
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise BenchError(f"{where}: {column} {text[:50]!r} is not a whole number from {least} on")
     return int(text)

@@ -33,6 +33,7 @@ from helios_jax.evaluation.bench.report_text import (
 )
 from helios_jax.evaluation.bench.score import WORLD
 from helios_jax.evaluation.bench.summary import LEAST_SHARE, Estimate, Summary
+from helios_jax.writers import write_whole, writing
 
 TEMPLATES = resources.files("helios_jax.evaluation.bench")
 IMAGE_BYTES = 1_300_000
@@ -414,9 +415,8 @@ def write_report(
     paths = []
     for suffix, text in texts.items():
         path = stem.with_name(stem.name + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
         paths.append(path)
     return paths

@@ -9,22 +9,27 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
+import math
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
+from helios_jax.errors import HeliosError
 from helios_jax.evaluation.bench.devices import work_on
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.files import (
+    GENERATION,
+    MERGED,
     MetricResults,
-    read_json,
+    read_free,
+    read_notes,
     read_results,
     result_path,
     write_json,
@@ -36,12 +41,13 @@ from helios_jax.evaluation.bench.metrics import METRICS, Metric
 from helios_jax.evaluation.bench.models import Models
 from helios_jax.evaluation.bench.naturalness import NUM_FRAMES
 from helios_jax.evaluation.bench.pieces import read_pieces
-from helios_jax.evaluation.bench.prompts import BenchPrompt, digest_of
+from helios_jax.evaluation.bench.prompts import TABLE, BenchPrompt, digest_of
 from helios_jax.evaluation.bench.similarity import compare_videos
 from helios_jax.evaluation.bench.strips import StripMaker, save_strip
 from helios_jax.evaluation.bench.video import Video
 from helios_jax.evaluation.bench.world import score_world
 from helios_jax.media.animations import is_animation
+from helios_jax.writers import WriteError
 
 SHORT = 81
 """Frames of a short video: the first ones of a long one."""
@@ -236,10 +242,20 @@ def reasons_to_skip(
     return reasons
 
 
+def result_files(folder: Path, entries: Iterable[Entry]) -> list[Path]:
+    """All that scoring may write into a folder, the judge's answers left out."""
+    names = [TABLE, GENERATION, CONDITIONS, FREE_FILE, MERGED]
+    names += [result_path("", metric).name for metric in known_metrics()]
+    strips = [folder / STRIPS / f"{entry.number}.webp" for entry in entries]
+    return [*(folder / name for name in names), *strips]
+
+
 def failed_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """The videos that a metric could not measure in the last run, with the reason."""
-    path = folder / FREE_FILE if name == FREE else result_path(folder, name)
-    return read_json(path).get("failed_videos", []) if path.exists() else []
+    if name == FREE:
+        return list(read_free(folder / FREE_FILE)[1]) if (folder / FREE_FILE).exists() else []
+    path = result_path(folder, name)
+    return [dict(row) for row in read_results(path).failed] if path.exists() else []
 
 
 @dataclasses.dataclass
@@ -267,9 +283,9 @@ class Ledger:
         if not path.exists():
             return ledger
         if name == FREE:
-            content = read_json(path)
-            ledger.rows = {row["id"]: row for row in content.get("per_video_results", [])}
-            ledger.failed = {row["id"]: row for row in content.get("failed_videos", [])}
+            rows, failed = read_free(path)
+            ledger.rows = {row["id"]: row for row in rows}
+            ledger.failed = {row["id"]: row for row in failed}
             return ledger
         results = read_results(path)
         if judge and results.judge != judge:
@@ -295,10 +311,13 @@ class Ledger:
         began = time.perf_counter()
         error = None
         try:
-            row |= score()
-        except JudgeRefusedError:
+            measured = score()
+            if not _all_finite(measured):
+                raise BenchError(f"{self.name} of {entry.path.name} is not a finite number")
+            row |= measured
+        except (JudgeRefusedError, WriteError):
             raise
-        except (BenchError, OSError) as reason:
+        except (HeliosError, OSError) as reason:
             error = str(reason)
         seconds = time.perf_counter() - began
         with self.guard:
@@ -320,6 +339,15 @@ class Ledger:
         shown = NUM_FRAMES if self.name == "naturalness" else None  # as the original's file says
         results = MetricResults(self.name, videos, failed, None, self.judge, shown)
         write_results(self.folder, results)
+
+
+def _all_finite(value: Any) -> bool:
+    """Whether no number of a row is NaN or infinite, which JSON cannot say."""
+    if isinstance(value, Mapping):
+        return all(map(_all_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_all_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _scorer(
@@ -375,7 +403,7 @@ def _note_conditions(
 ) -> None:
     """Keep under which conditions the rows were made, for the report; metrics add up over runs."""
     path = folder / CONDITIONS
-    there = read_json(path) if path.exists() else {}
+    there = read_notes(path)
     if there and there.get("frames looked at", "all") != (options.most or "all"):
         raise BenchError(
             f"{folder} holds scores of {there['frames looked at']} frames a video: another --out "

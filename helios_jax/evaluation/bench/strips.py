@@ -1,9 +1,12 @@
 """Strips of frames: what a video shows, at a glance, in a few kilobytes."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from helios_jax.writers import write_whole, writing
 
 FRAMES = 8
 HEIGHT = 90
@@ -62,7 +65,8 @@ def save_strip(path: Path, maker: StripMaker) -> None:
     strip = maker.strip()
     if strip is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    strip.save(partial, "WEBP", quality=QUALITY, method=6)
-    partial.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    strip.save(content, "WEBP", quality=QUALITY, method=6)
+    write_whole(path, content.getvalue())

@@ -12,17 +12,18 @@ import numpy as np
 from helios_jax.evaluation.bench import ratings as tables
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.files import (
+    GENERATION,
     SCORE_KEYS,
     MetricResults,
     read_folder,
-    read_json,
+    read_free,
+    read_notes,
 )
 from helios_jax.evaluation.bench.free import CHUNK
 from helios_jax.evaluation.bench.metrics import METRICS
 from helios_jax.evaluation.bench.prompts import TABLE, read_prompts
 from helios_jax.evaluation.bench.score import CONDITIONS, FREE_FILE, STRIPS, WORLD
 
-GENERATION = "generation.json"
 QUALITY = ("semantic", "naturalness", "aesthetic", WORLD)
 """What prompts are ordered by: the first of them that is measured."""
 LEAST_SHARE = 0.5
@@ -185,21 +186,24 @@ def read_model(folder: str | Path, long: bool = True, compatible: bool = False) 
     folder = Path(folder)
     if not folder.is_dir():
         raise BenchError(f"{folder}: there is no such folder of results")
-    content = _optional(folder / FREE_FILE)
+    free: Sequence[Mapping[str, Any]] = ()
+    failed_free: Sequence[Mapping[str, Any]] = ()
+    if (folder / FREE_FILE).is_file():
+        free, failed_free = read_free(folder / FREE_FILE)
     results = {}
-    if any(folder.glob("*_results.json")) or not content:
+    if any(folder.glob("*_results.json")) or not (folder / FREE_FILE).is_file():
         results = read_folder(folder)
-    conditions = _optional(folder / CONDITIONS)
-    if generation := _optional(folder / GENERATION):
+    conditions = read_notes(folder / CONDITIONS)
+    if generation := read_notes(folder / GENERATION):
         conditions = {**conditions, "generation": generation}
     failed = {name: len(found.failed) for name, found in results.items() if found.failed}
-    if failed_free := content.get("failed_videos"):
+    if failed_free:
         failed["free"] = len(failed_free)
     return Summary(
         name=folder.resolve().name,
         folder=folder,
         results=results,
-        free=content.get("per_video_results", []),
+        free=free,
         failed=failed,
         prompts=_prompts(folder, results),
         conditions=conditions,
@@ -248,10 +252,6 @@ def average(curves: Sequence[Sequence[float]], chunk: int = CHUNK) -> Curve:
         low=[start + float(np.quantile(change, 0.25)) for change in changes],
         high=[start + float(np.quantile(change, 0.75)) for change in changes],
     )
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
 
 
 def _prompts(folder: Path, results: Mapping[str, MetricResults]) -> dict[int, str]:

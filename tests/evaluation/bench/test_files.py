@@ -5,7 +5,13 @@ import json
 import pytest
 
 from helios_jax.evaluation.bench import BenchError, MetricResults, merge, read_folder, write_results
-from helios_jax.evaluation.bench.files import merge_models, read_merged, read_results, write_json
+from helios_jax.evaluation.bench.files import (
+    merge_models,
+    read_free,
+    read_merged,
+    read_results,
+    write_json,
+)
 from tests.evaluation.bench.test_ratings import SAMPLE, SAMPLE_RATINGS
 
 SCORES = {"aesthetic": "aesthetic_score", "motion_amplitude": "motion_fb"}
@@ -120,3 +126,31 @@ def test_a_file_that_is_something_else_is_named(tmp_path, content, message):
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(BenchError, match=r"has no \*_results\.json"):
         read_folder(tmp_path)
+
+
+ROW = '{"id": 1, "video_name": "a.mp4", "motion_fb": 0.5}'
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["5", "[5]", "[{}]", '[{"id": "1"}]', ROW, f'[{ROW.replace("0.5", "NaN")}]',
+     f'[{ROW.replace("0.5", "[]")}]', f'[{ROW.replace("0.5", "1" + "0" * 400)}]', "[" * 10**5],
+)  # fmt: skip
+def test_rows_that_are_none_are_one_line(tmp_path, rows):
+    path = tmp_path / "motion_amplitude_results.json"
+    path.write_text(f'{{"per_video_results": {rows}{"]" * 10**5 if len(rows) > 10**4 else ""}}}')
+    with pytest.raises(BenchError):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    ['{"id": 1}', '{"id": 1, "values": 5, "curves": {}}', '{"id": 1, "values": {}, "curves": []}',
+     '{"id": 1, "values": {"a": "b"}, "curves": {}}',
+     '{"id": 1, "values": {"a": NaN}, "curves": {}}',
+     '{"id": 1, "values": {}, "curves": {"a": [1, Infinity]}}', '{"values": {}, "curves": {}}'],
+)  # fmt: skip
+def test_free_measures_that_are_none_are_one_line(tmp_path, row):
+    (tmp_path / "free_measures.json").write_text(f'{{"per_video_results": [{row}]}}')
+    with pytest.raises(BenchError):
+        read_free(tmp_path / "free_measures.json")

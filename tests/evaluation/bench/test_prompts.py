@@ -1,5 +1,7 @@
 """Tables of prompts."""
 
+import time
+
 import pytest
 
 from helios_jax.evaluation.bench.errors import BenchError
@@ -37,13 +39,13 @@ def test_a_table_of_captions_alone_is_numbered(tmp_path):
     ("text", "reason"),
     [
         ("id,words\n1,a dog\n", "no column prompt or caption or text; its columns are id, words"),
-        ("", "its columns are none"),
-        ("id,prompt\n", "no prompt in it"),
+        ("", "it is empty"),
+        ("id,prompt\n", "it has no rows"),
         ("id,prompt\n1,a\n1,b\n", "more than one prompt has the id 1"),
-        ("id,prompt\nx,a\n", "line 2: id 'x' is not a whole number"),
-        ("id,prompt\n1,a\n2,\n", "line 3: the prompt is empty"),
-        ("id,prompt,duration\n1,a,0\n", "line 2: duration '0' is not a whole number from 1"),
-        ("prompt,scene_seed\na,1\n", "line 2: scene_number ''"),
+        ("id,prompt\nx,a\n", "row 1: id 'x' is not a whole number"),
+        ("id,prompt\n1,a\n2,\n", "row 2: the prompt is empty"),
+        ("id,prompt,duration\n1,a,0\n", "row 1: duration '0' is not a whole number from 1"),
+        ("prompt,scene_seed\na,1\n", "row 1: scene_number ''"),
         ("prompt,scene_seed,scene_number,scene_split\na,1,2,test\n", "no such scene"),
     ],
 )
@@ -82,3 +84,16 @@ def test_columns_that_are_passed_over_are_named(tmp_path):
     assert unread_columns(path) == ["style", "seed"]
     write_prompts(path, world_prompts(1, [33]))
     assert unread_columns(path) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["id,prompt\n" + "9" * 5000 + ",a\n", "prompt\n" + "a\n" * 100_001, "prompt\n" + "a" * 2**24,
+     "prompt,prompt\na,b\n", "prompt\n\"a" + "b" * 200_000 + "\n", "prompt,duration\na,1e9\n"],
+)  # fmt: skip
+def test_tables_beyond_the_limits_are_one_line_within_a_second(tmp_path, text):
+    began = time.perf_counter()
+    with pytest.raises(BenchError) as error:
+        read_prompts(table(tmp_path, text))
+    assert time.perf_counter() - began < 1
+    assert len(str(error.value)) < 500

@@ -12,6 +12,7 @@ from helios_jax.evaluation.bench import files, models, score
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.prompts import BenchPrompt, WorldScene
 from helios_jax.evaluation.bench.score import Entry, ScoreOptions, find_videos, score_videos
+from helios_jax.locks import only_writer
 from helios_jax.media import open_video_writer
 from helios_jax.world.drawing import render
 
@@ -189,3 +190,26 @@ def test_a_digest_changes_with_the_file(videos):
     first, second = find_videos(videos)
     assert first.digest() != second.digest()
     assert first.digest() == Entry(9, first.path).digest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), [0.5, float("inf")], {"a": {"b": float("nan")}}])
+def test_a_measure_that_is_no_number_is_a_failure_and_not_the_end(tmp_path, value):
+    """JSON has no word for NaN."""
+    ledger = score.Ledger.open(tmp_path, "aesthetic", models.Models())
+    ledger.take(Entry(1, tmp_path / "a.mp4"), "d", lambda: {"aesthetic_score": value})
+    [row] = score.failed_rows(tmp_path, "aesthetic")
+    assert "aesthetic of a.mp4 is not a finite number" in row["error"]
+
+
+def test_what_a_killed_run_has_left_is_known_by_its_name(videos, tmp_path):
+    """Of the table, a metric's file, and a strip."""
+    entries = find_videos(videos, PROMPTS)
+    names = ["prompts.csv", "aesthetic_results.json", "strips/1.webp", "merged_results.json"]
+    known = score.result_files(tmp_path, entries)
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        assert path in known
+        path.with_name(f".{path.name}.partial-7").touch()
+    with only_writer(tmp_path, beside=known):
+        assert not list(tmp_path.rglob(".*partial*"))
