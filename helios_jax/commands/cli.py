@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import io
 import logging
 import os
 import re
@@ -68,7 +69,7 @@ def run_command(
     argv = list(sys.argv if argv is None else argv)
     _quiet_libraries()
     options = flags.FlagValues()
-    with _terminable():
+    with _terminable(), _printable():
         return _run(doc, define_flags, body, argv, options)
 
 
@@ -336,6 +337,24 @@ def _terminable() -> Generator[None, None, None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _printable() -> Generator[None, None, None]:
+    """Print what no encoding has, such as bytes in a file's name that are not UTF-8, as Python
+    writes it: otherwise the line that says that all is done would end in a traceback.
+    """
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # it has been closed
+            stream.reconfigure(errors=before)
 
 
 def _quiet_libraries() -> None:

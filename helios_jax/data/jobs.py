@@ -131,7 +131,11 @@ def open_video(clip: ListedClip, config: EncodeConfig) -> Clip:
     """
     if not clean_prompt(clip.caption):
         raise SkippedError("empty caption", "the caption is empty")
-    if not clip.path.is_file():
+    try:
+        found = clip.path.is_file()
+    except OSError as error:  # a name that is too long, or a folder that cannot be read
+        raise SkippedError("missing file", f"{str(clip.path)[:300]}: {error.strerror}") from error
+    if not found:
         raise SkippedError("missing file", f"{clip.path}: no such file")
     num_frames, sections = media.read_pieces(
         clip.path,

@@ -155,11 +155,11 @@ def _read_excerpt(where: str, record: Mapping[str, Any]) -> Excerpt:
 def _numbers(where: str, name: str, value: Any, count: int) -> Any:
     """So many whole numbers from 0 on, in a list or, in a CSV file, as one is written."""
     if isinstance(value, str) and value.strip():
-        with contextlib.suppress(ValueError):  # refused below
+        with contextlib.suppress(ValueError, RecursionError):  # refused below
             value = json.loads(value)
     if value is None or value == "" or value == []:
         return None
     good = isinstance(value, list) and len(value) == count
     if not good or any(type(item) is not int or item < 0 for item in value):
-        raise DataError(f"{where}: {name}={value!r} must be {count} whole numbers from 0")
+        raise DataError(f"{where}: {name}={repr(value)[:100]} must be {count} whole numbers from 0")
     return tuple(value)

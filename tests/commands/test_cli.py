@@ -1,5 +1,9 @@
 """What all commands share."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from helios_jax.commands import convert, demo, encode, sample, train
@@ -97,3 +101,16 @@ def test_floats_beyond_all_use_are_refused(capsys, flag, value):
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert flag in told
+
+
+def test_a_name_that_is_not_utf_8_can_be_printed(tmp_path):
+    """On a strict terminal, and what is printed before and after is as it was."""
+    body = "lambda options: print('wrote a\\udcff.mp4')"
+    code = (
+        "from helios_jax.commands.cli import run_command as run; import sys; "
+        f"sys.exit(run('', lambda *_: None, {body}, ['helios-jax a']))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b"wrote a\\udcff.mp4\n"
