@@ -153,7 +153,7 @@ def _read_table(path: str | os.PathLike) -> list[dict[str, str]]:
     try:
         return read_csv(path, strict=False)
     except ReadError as error:
-        raise BenchError(str(error)) from error
+        raise BenchError(f"{path}: {error.reason}") from error
 
 
 def _find(columns: Collection[str], names: Sequence[str]) -> str | None:
