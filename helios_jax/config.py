@@ -27,14 +27,14 @@ from helios_jax.fields import (
     to_dict,
 )
 
+Solver = Literal["unipc", "euler", "dmd", "dpmpp_2m"]
+"""Names of :data:`~helios_jax.diffusion.solvers.SOLVERS`."""
+
 Layers = Annotated[int, Range(1, 1000)]
 """Of a model: a damaged file that says more would take all memory for their names alone."""
 
 Frames = Annotated[int, Range(1, 10_000)]
 """Of latents, that are held at once."""
-
-Solver = Literal["unipc", "euler", "dmd", "dpmpp_2m"]
-"""Names of :data:`~helios_jax.diffusion.solvers.SOLVERS`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
