@@ -276,6 +276,9 @@ def _parse(
     # ml_collections reads the name of the file before overrides; "--config NAME" becomes one word.
     joined = re.sub(r"(^|\0)(--?config)\0(?!-)", r"\1\2=", "\0".join(argv)).split("\0")
     words = [_with_path(word) for word in joined]
+    # The module that ml_collections loads recipes as; an earlier one's get_config would answer for
+    # a file that has none.
+    sys.modules.pop("config_config", None)
     try:
         define_flags(options, words)
         rest = options(words)
