@@ -1,7 +1,6 @@
 """Adapters change nothing at first; beside the kernels and folded into them they give the same."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +26,7 @@ from tests.toys import LATENT, TRANSFORMER, toy_config, toy_params, warm
 SIZES = (16, 2, 1)
 
 
-# Zeros change nothing where they are added to a product, not where a product begins with them.
-OPTIONS = {"xla_cpu_use_fusion_emitters": True}
-ASKED = "xla_cpu_use_fusion_emitters" in os.environ.get("XLA_FLAGS", "")
-
-
-@functools.partial(jax.jit, static_argnames="model", compiler_options=OPTIONS if ASKED else None)
+@functools.partial(jax.jit, static_argnames="model")
 def velocity(model, params):
     """The velocity of some latents, with history and text."""
     T, *cells = LATENT
