@@ -24,6 +24,8 @@ TEXT_BYTES = 16 * MIB
 """Of a text, JSON or CSV file, unless its reader says otherwise."""
 YAML_BYTES = 256 * KIB
 """Of a YAML file, which takes seconds a megabyte to parse."""
+YAML_DEPTH = 50
+"""Lists in lists of such a file."""
 LINE_BYTES = MIB
 """Of a line of a file that is read line by line."""
 ROWS = 100_000
@@ -129,10 +131,18 @@ def read_lines(path: str | os.PathLike, limit: int = LINE_BYTES) -> Iterator[str
 class _Loader(yaml.SafeLoader):
     """YAML's plain values; aliases, by which a short file can mean a huge value, are refused."""
 
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise ValueError("aliases (*name) are not read")
-        return super().compose_node(parent, index)
+        if self.depth >= YAML_DEPTH:  # before Python's own limit, which is met late
+            raise ValueError("its values are nested too deeply")
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def _table(lines: Iterable[str], most: int, strict: bool) -> Iterator[dict[str, str]]:

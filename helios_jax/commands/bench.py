@@ -98,7 +98,9 @@ def define_generate(options: flags.FlagValues, argv: Sequence[str]) -> None:
     text = "CSV with a column prompt, and where they are there id and duration (frames)."
     flags.DEFINE_string("prompts", None, text, flag_values=options)
     text = "Take captions of so many held-out scenes of the procedural world instead."
-    flags.DEFINE_integer("world", None, text, lower_bound=1, flag_values=options)
+    flags.DEFINE_integer(
+        "world", None, text, lower_bound=1, upper_bound=100_000, flag_values=options
+    )
     text = "Checkpoint directory; without one, helios-nano."
     flags.DEFINE_string("checkpoint", None, text, flag_values=options)
     text = "Folder for the videos; made, or gone on with."

@@ -137,6 +137,7 @@ def complain(message: str, program: str | None = None) -> None:
     """
     name = os.path.basename(program or sys.argv[0])
     line = " ".join(message.split())
+    line = re.sub(r"\S{400,}", lambda word: f"{word[0][:200]}...{word[0][-50:]}", line)
     if not line.isprintable():
         line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
     print(f"{name}: {line}", file=sys.stderr)

@@ -58,6 +58,7 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         None,
         "Take so many captions of the procedural world instead.",
         lower_bound=1,
+        upper_bound=100_000,
         flag_values=options,
     )
     flags.DEFINE_string(

@@ -38,6 +38,8 @@ def read_image(
       MediaError: if the file is missing, damaged, not an image, or too large to be one in earnest.
     """
     check_fit(fit)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise MediaError(f"{path}: is a pipe or a device, not a file")  # which may never end
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata, and sizes that are large but still read

@@ -41,7 +41,9 @@ def clean_prompt(text: str) -> str:
     """A prompt as the model saw it in training: mojibake mended, HTML entities resolved (twice),
     every run of whitespace one space.
     """
-    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    # References to no character, which Python does not read beyond 4,300 digits.
+    text = re.sub(r"&#\d{100,};?", "\ufffd", ftfy.fix_text(text))
+    text = html.unescape(html.unescape(text)).strip()
     return re.sub(r"\s+", " ", text).strip()
 
 

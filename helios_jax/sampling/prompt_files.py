@@ -16,6 +16,10 @@ COLUMNS = ("prompt", "caption", "text", "cap")
 """Those that may hold the prompt; of several the first counts."""
 
 
+MAX_PROMPTS = 10_000
+"""Of a file."""
+
+
 class PromptFile(NamedTuple):
     """The prompts of a file, and what a user should know of how it was read."""
 
@@ -84,4 +88,8 @@ def _records(path: str | os.PathLike, records: Any) -> Iterable[dict[str, Any]]:
 def _some(path: str | os.PathLike, prompts: list[str]) -> list[str]:
     if not prompts:
         raise RequestError(f"--prompt_file {path} has no prompt in it")
+    if len(prompts) > MAX_PROMPTS:
+        raise RequestError(
+            f"--prompt_file {path} has {len(prompts):,} prompts; at most {MAX_PROMPTS:,} are read"
+        )
     return prompts

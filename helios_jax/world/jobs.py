@@ -12,6 +12,9 @@ from helios_jax.world.captions import caption
 from helios_jax.world.drawing import render
 from helios_jax.world.scenes import sample_scene
 
+MAX_CLIPS = 1_000_000
+"""Of a dataset: all are listed before the first is drawn."""
+
 _CAPTION = 3
 """Last word of the seed that draws which clips have no caption."""
 
@@ -43,6 +46,8 @@ class WorldClips:
         Raises:
           DataError: naming the fields.
         """
+        if self.count > MAX_CLIPS:
+            raise DataError(f"--world={self.count} must be at most {MAX_CLIPS:,}")
         if self.count < 1 or self.num_frames < frames:
             raise DataError(
                 f"--world={self.count} must be at least 1, and --world_frames={self.num_frames} "

@@ -36,6 +36,7 @@ def contents(folder):
         (["--world=2"], "name what to encode with: --checkpoint, or"),
         (["--config=tiny"], "name what to encode: one of --captions, --world and --torch_latents"),
         (["--config=tiny", "--world=0"], "--world=0 must be at least 1"),
+        (["--config=tiny", "--world=2147483648"], "--world=2147483648 must be at most 1,000,000"),
         (
             ["--config=tiny", "--world=2", "--height=20"],
             "height=20 and width=192 must be multiples",

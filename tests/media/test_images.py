@@ -2,6 +2,8 @@
 said.
 """
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -262,3 +264,12 @@ def test_other_formats_of_pillow_are_not_opened(tmp_path, suffix):
 def test_every_format_that_is_named_is_read(tmp_path, name):
     Image.fromarray(PICTURE).save(tmp_path / name)
     assert read(tmp_path / name).shape == PICTURE.shape
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "/dev/null"])
+def test_a_pipe_is_not_waited_for(tmp_path, place):
+    """One without a writer would be, for ever."""
+    if place == "pipe":
+        os.mkfifo(tmp_path / place)
+    with pytest.raises(MediaError, match="is a pipe or a device"):
+        read_image(tmp_path / place, 64, 64)

@@ -166,3 +166,10 @@ def test_failed_save_leaves_nothing(tokenizer, tmp_path):
     with pytest.raises(OSError, match="taken"):
         tokenizer.save(tmp_path / "taken")
     assert [file.name for file in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("digits", [100, 4_301, 50_000])
+def test_a_reference_to_no_character_is_a_mark_of_replacement(digits):
+    """Python reads no number of more than 4,300 digits."""
+    assert clean_prompt(f"a &#{'9' * digits}; ball") == "a \ufffd ball"
+    assert clean_prompt("a &#x41; &#66;") == "a A B"

@@ -50,3 +50,12 @@ def test_a_file_without_prompts_is_refused_by_name(tmp_path, name, content, reas
     path.write_text(content)
     with pytest.raises(RequestError, match=reason):
         read_prompt_file(path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
+def test_a_million_prompts_are_refused_by_their_number(tmp_path, name):
+    line = {"a.txt": "a", "a.csv": "a", "a.jsonl": '{"prompt": "a"}'}[name]
+    head = "prompt\n" if name == "a.csv" else ""
+    (tmp_path / name).write_text(head + f"{line}\n" * 20_000)
+    with pytest.raises(RequestError, match="has 20,000 prompts; at most 10,000 are read"):
+        read_prompt_file(tmp_path / name)
