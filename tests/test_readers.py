@@ -158,7 +158,7 @@ def test_lines_are_read_one_after_another(tmp_path):
 @pytest.mark.parametrize("text", ["[" * 3000, "- " * 3000 + "a", "{a: " * 3000])
 def test_yaml_in_yaml_is_refused_before_it_takes_time(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ReadError, match="nested too deeply"):
         read_yaml(tmp_path / "a.yaml")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

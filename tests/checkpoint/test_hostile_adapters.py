@@ -35,11 +35,11 @@ def with_settings(folder, text):
     "pattern", ["(.*)*(.*)*(.*)*y", ".*.*.*.*.*.*y", "((a|b|.)*)*x", "a" * 501]
 )
 def test_a_pattern_that_takes_time_is_refused_at_once(tmp_path, pattern):
-    began = time.perf_counter()
+    began = time.process_time()
     folder = with_settings(tmp_path, json.dumps({"r": 4, "rank_pattern": {pattern: 4}}))
     with pytest.raises(CheckpointError, match="cannot be told"):
         read_adapter(AdapterFile(folder))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_the_patterns_that_peft_writes_are_read(tmp_path):
@@ -90,10 +90,10 @@ def test_an_alpha_that_is_no_scale_is_refused(tmp_path, alpha):
 @pytest.mark.parametrize("key", ["transformer." * 80_000, "." * 10**6, "blocks." * 150_000])
 def test_a_key_of_a_megabyte_is_refused_within_a_second(tmp_path, key):
     save_file({f"{key}lora_A.weight": torch.ones(2)}, tmp_path / "a.safetensors")
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(CheckpointError, match="match nothing"):
         read_adapter(AdapterFile(tmp_path / "a.safetensors"))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(

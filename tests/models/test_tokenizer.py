@@ -13,6 +13,7 @@ from helios_jax.models.tokenizer import (
     clean_prompt,
     train_tokenizer,
 )
+from helios_jax.writers import WriteError
 
 TEXTS = [
     "a red ball rolls over the green grass",
@@ -163,7 +164,7 @@ def test_what_is_missing_is_said(tmp_path):
 def test_failed_save_leaves_nothing(tokenizer, tmp_path):
     """A target that cannot be replaced (a folder) leaves no partial file."""
     (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(WriteError, match="taken cannot be written"):
         tokenizer.save(tmp_path / "taken")
     assert [file.name for file in tmp_path.iterdir()] == ["taken"]
 
