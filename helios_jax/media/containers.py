@@ -63,9 +63,13 @@ def _find_video(path: str | os.PathLike, container: InputContainer) -> VideoStre
             found = stream
         else:
             stream.discard = Discard.all
+    if found is None and not container.streams.audio:
+        raise damage_error(path, "no video is described in it")
     if found is None:
         raise MediaError(f"{path}: has no video in it")
-    if found.codec_context is None or found.codec_context.codec.name not in DECODERS:
+    if found.codec_context is None:
+        raise damage_error(path, "its video is of no known kind")
+    if found.codec_context.codec.name not in DECODERS:
         raise unread_error(path)
     if not found.width * found.height:  # FFmpeg tells no size above its limit
         raise MediaError(

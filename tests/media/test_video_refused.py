@@ -23,6 +23,26 @@ def test_truncated_files_are_refused(tmp_path, name, options):
         read(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", ["-movflags", "+faststart"]),
+        ("b.mp4", ["-movflags", "frag_keyframe+empty_moov"]),
+        ("a.mkv", []),
+    ],
+)
+def test_a_file_cut_in_its_header_is_damaged(tmp_path, name, options):
+    """Whether nothing is described yet, or a video without its codec; where all is described and no
+    frame has come, it has none.
+    """
+    said = f"{name}: (damaged, cut short, or not a video: .|has 0 frame)"
+    data = make(tmp_path / name, counting(40), 24, *options).read_bytes()
+    for length in range(20, 1000, 35):
+        (tmp_path / name).write_bytes(data[:length])
+        with pytest.raises(MediaError, match=said):
+            read(tmp_path / name)
+
+
 def test_damage_is_met_by_who_asks_for_that_part(tmp_path):
     """Pieces before it come; it ends those after it, and a video of which the end is kept."""
     noise = np.random.default_rng(0).integers(0, 256, (100, 32, 64, 3), np.uint8)
