@@ -200,7 +200,7 @@ def _take(file: Path, name: str, must: bool) -> int | None:
         if locked is None:
             locked = owner is None or owner.is_gone()
         if not locked and must:
-            holder = owner or "another process"
+            holder = owner or _read_soon(descriptor) or "another process"
             raise LockedError(
                 f"{name} is being written by {holder}: wait until it has ended, or name another "
                 "path"
@@ -217,6 +217,15 @@ def _take(file: Path, name: str, must: bool) -> int | None:
         os.close(descriptor)
         raise
     os.close(descriptor)
+    return None
+
+
+def _read_soon(descriptor: int) -> Owner | None:
+    """The owner's name, which it writes a moment after it has taken the lock."""
+    for _ in range(50):
+        time.sleep(0.01)
+        if owner := _read(descriptor):
+            return owner
     return None
 
 
