@@ -85,7 +85,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if (root / "model_index.json").is_file():
         raise CheckpointError(
             f"{root} is a Diffusers folder: convert it first with "
-            f"convert_torch_weights.py --source {root} --out DIR"
+            f"helios-jax convert --source {root} --out DIR"
         )
     digests, identities = read_digests(root)
     file = root / "config.json"

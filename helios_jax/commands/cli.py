@@ -10,6 +10,7 @@ import signal
 import sys
 import textwrap
 import threading
+import types
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -326,6 +327,32 @@ def _explain(error: Exception, words: list[str]) -> str:
     return f"{message}; see --help"
 
 
+DEAF = ("_xla_gc_callback", "__del__")
+"""Functions whose exceptions Python drops: JAX's part in a garbage collection, finalizers."""
+
+
+def _unwind(number: int, frame: types.FrameType | None) -> None:
+    """Raise what ends the command, or a moment later where it would be dropped."""
+    while frame is not None:
+        if frame.f_code.co_name in DEAF:
+            later = threading.Timer(0.01, _signal_again, (number,))
+            later.daemon = True
+            later.start()
+            return
+        frame = frame.f_back
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def _signal_again(number: int) -> None:
+    """Send a signal to the main thread, whatever it waits for."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:  # on Windows
+        signal.raise_signal(number)
+
+
 @contextlib.contextmanager
 def _terminable() -> Generator[None, None, None]:
     """Let SIGTERM unwind so that unfinished files are removed; what it and Ctrl-C did before, they
@@ -335,7 +362,9 @@ def _terminable() -> Generator[None, None, None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _unwind)
+    if before[signal.SIGINT] is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _unwind)
     try:
         yield
     finally:

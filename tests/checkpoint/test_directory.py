@@ -230,7 +230,7 @@ def test_a_folder_that_is_no_checkpoint_is_one_clear_line(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint there"):
         load_config(tmp_path / "nowhere")
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"convert it first with convert_torch_weights\.py"):
+    with pytest.raises(CheckpointError, match="convert it first with helios-jax convert"):
         load_config(tmp_path)
 
 

@@ -1,8 +1,11 @@
 """What all commands share."""
 
+import gc
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -114,3 +117,27 @@ def test_a_name_that_is_not_utf_8_can_be_printed(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == b"wrote a\\udcff.mp4\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_whatever_runs_when_it_comes(number, capsys):
+    """Python drops what is raised while garbage is collected, so it is raised a moment later."""
+    before = signal.getsignal(number)
+
+    def _xla_gc_callback(*_):
+        gc.callbacks.remove(_xla_gc_callback)
+        signal.raise_signal(number)
+
+    def work(options):
+        gc.callbacks.append(_xla_gc_callback)
+        gc.collect()
+        time.sleep(30)
+
+    began = time.monotonic()
+    try:
+        status = run_command("A command.", lambda options, argv: None, work, ["helios-jax"])
+    except SystemExit as error:
+        status = error.code
+    assert status == 128 + number
+    assert time.monotonic() - began < 10
+    assert signal.getsignal(number) == before
