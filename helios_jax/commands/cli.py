@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import io
 import logging
+import math
 import os
 import re
 import signal
@@ -313,6 +314,8 @@ def _check_values(options: flags.FlagValues) -> None:
             raise UsageError(f"--{name} is empty: give it a value, or leave it out")
         if any(type(value) is int and abs(value) >= 2**63 for value in values):
             raise UsageError(f"--{name} is a number of more than 18 digits, beyond all use")
+        if any(isinstance(value, float) and math.isnan(value) for value in values):
+            raise UsageError(f"--{name}=nan is no number")  # and in every range, for absl
 
 
 def _explain(error: Exception, words: list[str]) -> str:

@@ -86,7 +86,9 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         "batch", default.batch, "Videos made at once.", lower_bound=1, flag_values=options
     )
     _define_sampling(options)
-    flags.DEFINE_integer("seed", default.seed, "Of scenes and noise.", flag_values=options)
+    flags.DEFINE_integer(
+        "seed", default.seed, "Of scenes and noise.", lower_bound=0, flag_values=options
+    )
     flags.DEFINE_integer(
         "edition",
         default.edition,

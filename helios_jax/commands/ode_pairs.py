@@ -79,6 +79,8 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         "seed",
         0,
         "Each video's own seed follows from this one and its number.",
+        lower_bound=0,
+        upper_bound=2**31 - 1,
         flag_values=options,
     )
     flags.DEFINE_integer(
@@ -134,11 +136,11 @@ def read_steps(words: Sequence[str], stages: int) -> tuple[int, ...]:
     Raises:
       RequestError: if they are not a positive number for each stage.
     """
-    steps = tuple(int(word) if word.isdecimal() else 0 for word in words)
+    steps = tuple(int(word) if word.isdecimal() and len(word) < 5 else 0 for word in words)
     if len(steps) != stages or min(steps) < 1:
         raise RequestError(
-            f"--student_steps={','.join(words)} must be {stages} positive numbers, one for each "
-            "stage of the checkpoint"
+            f"--student_steps={','.join(words)} must be {stages} positive numbers below 10,000, "
+            "one for each stage of the checkpoint"
         )
     return steps
 

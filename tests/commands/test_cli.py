@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from helios_jax.commands import convert, demo, encode, sample, train
+from helios_jax.commands import convert, demo, encode, evaluate, ode_pairs, sample, train
 from helios_jax.commands.cli import run_command
 from helios_jax.models.tokenizer import toy_tokenizer
 
@@ -141,3 +141,17 @@ def test_a_signal_ends_the_command_whatever_runs_when_it_comes(number, capsys):
     assert status == 128 + number
     assert time.monotonic() - began < 10
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [(encode, ["--world=1", "--config=tiny", "--out=r", "--world_uncaptioned=nan"]),
+     (ode_pairs, ["--checkpoint=c", "--out=o", "--world=1", "--seed=-1"]),
+     (evaluate, ["--seed=-1"]), (sample, ["--prompt=a", "--guidance_scale=nan"])],
+)  # fmt: skip
+def test_a_number_outside_of_its_flags_range_is_refused_before_anything(capsys, command, flags):
+    """NaN is in every range that compares, and a negative seed in none of the generators'."""
+    assert command.main(["helios-jax", *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert flags[-1].partition("=")[0] in told

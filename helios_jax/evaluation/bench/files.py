@@ -128,6 +128,8 @@ def read_results(path: str | os.PathLike) -> MetricResults:
         for video in videos:
             if not math.isfinite(float(video.get(key, 0))):
                 raise ValueError(f"{key} of video {video['id']} is no finite number")
+        if average is not None and not math.isfinite(float(average)):
+            raise ValueError("its average is no finite number")
         judge = content.get("model_name")
         if not isinstance(judge, str | None):
             raise TypeError("its model_name is no text")

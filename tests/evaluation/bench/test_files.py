@@ -154,3 +154,11 @@ def test_free_measures_that_are_none_are_one_line(tmp_path, row):
     (tmp_path / "free_measures.json").write_text(f'{{"per_video_results": [{row}]}}')
     with pytest.raises(BenchError):
         read_free(tmp_path / "free_measures.json")
+
+
+@pytest.mark.parametrize("average", ["NaN", "Infinity", "1" + "0" * 400, '"x"', "[]"])
+def test_an_average_that_is_no_number_is_one_line(tmp_path, average):
+    path = tmp_path / "motion_amplitude_results.json"
+    path.write_text(f'{{"per_video_results": [{ROW}], "average_score": {average}}}')
+    with pytest.raises(BenchError):
+        read_results(path)
