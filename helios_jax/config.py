@@ -154,7 +154,7 @@ class TextEncoderConfig(Checked):
     d_ff: Count = 10240
     num_layers: Layers = 24
     num_heads: Count = 64
-    relative_attention_num_buckets: Annotated[int, Range(4)] = 32
+    relative_attention_num_buckets: Annotated[int, Range(4, 10_000)] = 32
     relative_attention_max_distance: Count = 128
     layer_norm_epsilon: Positive = 1e-6
     max_sequence_length: Annotated[int, Range(1, 100_000)] = 512

@@ -29,7 +29,7 @@ from absl import flags
 from helios_jax import nano
 from helios_jax.commands.cli import run_command
 from helios_jax.demo.line import Line
-from helios_jax.demo.options import DemoOptions
+from helios_jax.demo.options import DemoError, DemoOptions
 from helios_jax.demo.server import DemoServer
 from helios_jax.sampling.loop import ChunkRecord
 from helios_jax.sampling.pipeline import HeliosPipeline
@@ -59,7 +59,12 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
     )
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.", flag_values=options)
     flags.DEFINE_integer(
-        "port", 7860, "Port to listen on; 0 is any that is free.", flag_values=options
+        "port",
+        7860,
+        "Port to listen on; 0 is any that is free.",
+        lower_bound=0,
+        upper_bound=65535,
+        flag_values=options,
     )
     flags.DEFINE_string("token", "", "What visitors must have to come in.", flag_values=options)
     flags.DEFINE_string(
@@ -78,11 +83,13 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def serve(options: flags.FlagValues) -> None:
     """Load the model, compile it, and serve until Ctrl-C."""
+    folder = Path(options.folder) if options.folder else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise DemoError(f"--folder={folder} is no folder: name another")
     pipeline = HeliosPipeline.from_checkpoint(options.checkpoint)
     print(f"compiling {pipeline!r}", flush=True)
     warm_up(pipeline)
     limits = {name: getattr(options, name) for name in LIMITS}
-    folder = Path(options.folder) if options.folder else None
     with (
         Line(pipeline, dataclasses.replace(DemoOptions(), **limits), folder) as line,
         DemoServer(

@@ -147,7 +147,8 @@ def test_a_signal_ends_the_command_whatever_runs_when_it_comes(number, capsys):
     ("command", "flags"),
     [(encode, ["--world=1", "--config=tiny", "--out=r", "--world_uncaptioned=nan"]),
      (ode_pairs, ["--checkpoint=c", "--out=o", "--world=1", "--seed=-1"]),
-     (evaluate, ["--seed=-1"]), (sample, ["--prompt=a", "--guidance_scale=nan"])],
+     (evaluate, ["--seed=-1"]), (demo, ["--port=-1"]), (demo, ["--port=65536"]),
+     (demo, [f"--folder={__file__}"]), (sample, ["--prompt=a", "--guidance_scale=nan"])],
 )  # fmt: skip
 def test_a_number_outside_of_its_flags_range_is_refused_before_anything(capsys, command, flags):
     """NaN is in every range that compares, and a negative seed in none of the generators'."""
