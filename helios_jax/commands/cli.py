@@ -15,7 +15,7 @@ import types
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import absl.logging
 import jax
@@ -330,19 +330,8 @@ def _explain(error: Exception, words: list[str]) -> str:
     return f"{message}; see --help"
 
 
-DEAF = ("_xla_gc_callback", "__del__")
-"""Functions whose exceptions Python drops: JAX's part in a garbage collection, finalizers."""
-
-
 def _unwind(number: int, frame: types.FrameType | None) -> None:
-    """Raise what ends the command, or a moment later where it would be dropped."""
-    while frame is not None:
-        if frame.f_code.co_name in DEAF:
-            later = threading.Timer(0.01, _signal_again, (number,))
-            later.daemon = True
-            later.start()
-            return
-        frame = frame.f_back
+    """Raise what ends the command."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
@@ -360,17 +349,33 @@ def _signal_again(number: int) -> None:
 def _terminable() -> Generator[None, None, None]:
     """Let SIGTERM unwind so that unfinished files are removed; what it and Ctrl-C did before, they
     do again after the block.
+
+    Python drops what is raised in a finalizer, in the callback of a weak reference and while it
+    collects garbage, and gives it to ``sys.unraisablehook``: a signal that came then comes again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hook = sys.unraisablehook
+
+    def raise_again(dropped: Any) -> None:
+        signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+        if dropped.exc_type not in signals:
+            hook(dropped)
+            return
+        later = threading.Timer(0.01, _signal_again, (signals[dropped.exc_type],))
+        later.daemon = True
+        later.start()
+
     signal.signal(signal.SIGTERM, _unwind)
     if before[signal.SIGINT] is signal.default_int_handler:
         signal.signal(signal.SIGINT, _unwind)
+    sys.unraisablehook = raise_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

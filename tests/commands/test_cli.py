@@ -1,11 +1,13 @@
 """What all commands share."""
 
+import contextlib
 import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
@@ -119,19 +121,61 @@ def test_a_name_that_is_not_utf_8_can_be_printed(tmp_path):
     assert done.stdout == b"wrote a\\udcff.mp4\n"
 
 
+class _Finalized:
+    """Calls a function when it is deleted."""
+
+    def __init__(self, last):
+        self.last = last
+
+    def __del__(self):
+        self.last()
+
+
+@contextlib.contextmanager
+def _while_deleting(act):
+    """Calls ``act`` in a finalizer."""
+    thing = _Finalized(act)
+    del thing
+    yield
+
+
+@contextlib.contextmanager
+def _while_forgetting(act):
+    """Calls ``act`` in the callback of a weak reference."""
+    thing = _Finalized(lambda: None)
+    reference = weakref.ref(thing, lambda _: act())
+    del thing
+    yield
+    del reference
+
+
+@contextlib.contextmanager
+def _while_collecting(act):
+    """Calls ``act`` once in a callback of the garbage collector, beside those of libraries."""
+
+    def callback(phase, _):
+        if phase == "start" and not done:
+            done.append(True)
+            act()
+
+    done = []
+    gc.callbacks.insert(0, callback)
+    try:
+        gc.collect()
+        yield
+    finally:
+        gc.callbacks.remove(callback)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_command_whatever_runs_when_it_comes(number, capsys):
-    """Python drops what is raised while garbage is collected, so it is raised a moment later."""
+@pytest.mark.parametrize("moment", [_while_collecting, _while_deleting, _while_forgetting])
+def test_a_signal_ends_the_command_whatever_runs_when_it_comes(moment, number, capsys):
+    """Python drops what is raised at these moments, so the signal comes again."""
     before = signal.getsignal(number)
 
-    def _xla_gc_callback(*_):
-        gc.callbacks.remove(_xla_gc_callback)
-        signal.raise_signal(number)
-
     def work(options):
-        gc.callbacks.append(_xla_gc_callback)
-        gc.collect()
-        time.sleep(30)
+        with moment(lambda: [signal.raise_signal(number), "a moment for the signal's handler"]):
+            time.sleep(30)
 
     began = time.monotonic()
     try:
