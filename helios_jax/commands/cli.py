@@ -34,6 +34,8 @@ RECIPES = [Path(folder) for folder in configs.__path__]
 WIDTH = 100
 """Columns of a help text."""
 
+READER_GONE = 141
+"""Exit status where nobody reads what is printed: a shell's, for a process that SIGPIPE ended."""
 
 MAY_BE_EMPTY = (
     "compile_cache", "coordinator", "negative_prompt", "note", "prompt", "title", "wandb",
@@ -86,19 +88,23 @@ def _run(
     try:
         if wants_help(argv):
             define_flags(options, argv)
-            print(help_text(doc, options))
+            print(help_text(doc, options), flush=True)
             return 0
         _parse(options, define_flags, argv)
         if "show_config" in options and options.show_config:
-            print("\n".join(shown_config(options)))
+            print("\n".join(shown_config(options)), flush=True)
             return 0
         _find_checkpoint(options)
         with _warnings_as_lines(argv[0]):
             body(options)
+        sys.stdout.flush()
     except HeliosError as error:
         complain(str(error), argv[0])
         return error.exit_status
     except OSError as error:
+        _drop_unprinted()
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
         complain(str(error), argv[0])
         return HeliosError.exit_status
     except KeyboardInterrupt:
@@ -114,6 +120,18 @@ def _run(
             return HeliosError.exit_status
         raise
     return 0
+
+
+def _drop_unprinted() -> None:
+    """Let what cannot be printed go nowhere, for Python would try again as it ends: nobody reads
+    standard output any more, as in ``helios-jax plan --help | head``, or its disk is full.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def serve(options: flags.FlagValues) -> None:
     if folder is not None and folder.exists() and not folder.is_dir():
         raise DemoError(f"--folder={folder} is no folder: name another")
     pipeline = HeliosPipeline.from_checkpoint(options.checkpoint)
-    print(f"compiling {pipeline!r}", flush=True)
+    print(f"compiling or loading {pipeline!r}", flush=True)
     warm_up(pipeline)
     limits = {name: getattr(options, name) for name in LIMITS}
     with (

@@ -5,7 +5,7 @@
 
 It says whether versions, driver and device go together, and names a GPU that is there and unused;
 checks every kernel against its plain version on small shapes, forward and backward; measures a few
-rates; and tells which presets fit. A kernel that fails is not used from then on, as long as the
+rates; and tells which models fit. A kernel that fails is not used from then on, as long as the
 versions stay (--config.transformer.kernels=auto, the default, consults what was found).
 
 Exit status: 0 if nothing is wrong, 1 if something is.
@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
+from helios_jax import nano
+from helios_jax.checkpoint.directory import load_config
 from helios_jax.commands.cli import RECIPES, run_command
 from helios_jax.config import HeliosConfig, from_dict
 from helios_jax.doctor.fits import check_fits
@@ -84,12 +86,14 @@ def look(tokens: int, budget: float) -> Iterator[Verdict]:
         return
     yield from check_kernels(tokens, deadline)
     yield from measure_rates()
-    yield from check_fits(presets())
+    yield from check_fits(known_models())
 
 
-def presets() -> dict[str, HeliosConfig]:
-    """The configurations that ship with the package, by name."""
+def known_models() -> dict[str, HeliosConfig]:
+    """The configurations of helios-nano and of the recipes that ship with the package, by name."""
     found = {}
+    for folder in sorted(nano.ASSETS.glob("nano*")):
+        found[folder.name] = load_config(folder)
     for folder in RECIPES:
         for file in sorted(folder.glob("*.py")):
             config = runpy.run_path(str(file))["get_config"]()

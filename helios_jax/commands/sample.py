@@ -321,7 +321,7 @@ def make_videos(
     """
     written: list[str] = []
     with Progress(
-        "compiling",
+        "compiling or loading",
         total=sum(video.request.chunks for video in videos),
         initial=videos[0].start.chunk if videos[0].start else 0,
         unit="chunks",

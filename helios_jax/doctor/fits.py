@@ -1,4 +1,4 @@
-"""Which presets fit into the memory that is free, and with which flags."""
+"""Which models fit into the memory that is free, and with which flags."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,11 +18,11 @@ WAYS = {
 """Ways to hold a model, the fastest first, by the flags of helios-jax sample."""
 
 
-def check_fits(presets: Mapping[str, HeliosConfig], free: int | None = None) -> Iterator[Verdict]:
-    """A line a preset, at its own size, bfloat16, batch 1; by arithmetic.
+def check_fits(models: Mapping[str, HeliosConfig], free: int | None = None) -> Iterator[Verdict]:
+    """A line a model, at its own size, bfloat16, batch 1; by arithmetic.
 
     Args:
-      presets: by name.
+      models: their configurations by name.
       free: bytes; by default those of the device that computes.
     """
     free = available_memory() if free is None else free
@@ -32,7 +32,7 @@ def check_fits(presets: Mapping[str, HeliosConfig], free: int | None = None) -> 
     # Without a device of its own, a host's memory holds what streams as well.
     on_cpu = jax.default_backend() == "cpu"
     ways = {way: placed for way, placed in WAYS.items() if not (on_cpu and placed.stream_blocks)}
-    for name, config in presets.items():
+    for name, config in models.items():
         request = make_request(config)
         needs = {}
         for way, placement in ways.items():
@@ -42,7 +42,7 @@ def check_fits(presets: Mapping[str, HeliosConfig], free: int | None = None) -> 
         least = min(needs.values())
         if fit:
             detail = f"{fit[0]}: {needs[fit[0]] / GIB:.1f} of {free / GIB:.1f} GiB free"
-            yield Verdict(f"fits: {name}", "ok", detail)
+            yield Verdict(f"memory: {name}", "ok", detail)
         else:
             detail = f"it needs {least / GIB:.1f} GiB at least, {free / GIB:.1f} are free"
-            yield Verdict(f"fits: {name}", "note", detail)
+            yield Verdict(f"memory: {name}", "note", detail)

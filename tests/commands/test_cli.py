@@ -121,6 +121,30 @@ def test_a_name_that_is_not_utf_8_can_be_printed(tmp_path):
     assert done.stdout == b"wrote a\\udcff.mp4\n"
 
 
+def _piped(shell):
+    """What a shell prints, and on standard error, of a command that prints a long text."""
+    code = (
+        "from helios_jax.commands.cli import run_command; import sys; "
+        "body = lambda options: print('long ' * 100000); "
+        "sys.exit(run_command('', lambda *_: None, body, ['helios-jax']))"
+    )
+    command = shell.format(f'{sys.executable} -c "{code}"')
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_in_silence():
+    done = _piped("{} | head -c 4; echo ' '${{PIPESTATUS[0]}}")
+    assert done.stdout == "long 141\n"
+    assert done.stderr == ""
+
+
+def test_output_that_cannot_be_written_is_one_line():
+    done = _piped("{} > /dev/full; echo $?")
+    assert done.stdout == "2\n"
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+
+
 class _Finalized:
     """Calls a function when it is deleted."""
 

@@ -49,7 +49,7 @@ def test_the_command_looks_at_everything_and_exits_0_here(capsys):
     assert found["attention, cudnn"]["status"] == "not run"
     assert "needs an NVIDIA GPU" in found["gated_residual_norm, triton"]["detail"]
     assert found["attention is computed by"]["detail"].startswith("by_head")
-    assert found["fits: tiny"]["status"] == "ok"
+    assert found["memory: tiny"]["status"] == "ok"
     assert {"rate: copy", "rate: matrix product", "rate: attention"} <= set(found)
 
 
@@ -173,10 +173,10 @@ def test_no_check_begins_after_the_deadline():
     assert [one.detail for one in found] == ["there was no time left for it"]
 
 
-def test_presets_are_told_with_the_memory_they_need():
-    found = {one.check: one for one in check_fits(command.presets(), 40 * GIB)}
-    assert found["fits: tiny"].detail.startswith("as it is")
-    assert found["fits: helios_distilled"].status == "ok"
-    assert "--release_text_encoder" in found["fits: helios_distilled"].detail
-    few = {one.check: one.status for one in check_fits(command.presets(), GIB)}
-    assert few["fits: helios_distilled"] == "note"
+def test_models_are_told_with_the_memory_they_need():
+    found = {one.check: one for one in check_fits(command.known_models(), 40 * GIB)}
+    assert found["memory: tiny"].detail.startswith("as it is")
+    assert found["memory: helios_distilled"].status == "ok"
+    assert "--release_text_encoder" in found["memory: helios_distilled"].detail
+    few = {one.check: one.status for one in check_fits(command.known_models(), GIB)}
+    assert few["memory: helios_distilled"] == "note"
