@@ -15,6 +15,7 @@ imported when they are first used, so the kernels and the configuration are of u
 from typing import TYPE_CHECKING
 
 from helios_jax.lazy import lazy_names
+from helios_jax.version import VERSION
 
 if TYPE_CHECKING:
     from helios_jax.config import HeliosConfig
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         save_state,
     )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "HeliosConfig": "config",

@@ -23,6 +23,7 @@ FLOORS = [
         "compile_cache",
         "progress",
         "devices",
+        "version",
     },
     {"kernels", "cost"},
     {"models", "media", "diffusion"},

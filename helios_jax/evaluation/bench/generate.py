@@ -6,7 +6,6 @@ own and takes the next prompt when it is free; a video does not depend on which 
 
 import contextlib
 import datetime
-import importlib.metadata
 import math
 import os
 import platform
@@ -28,6 +27,7 @@ from helios_jax.evaluation.bench.files import GENERATION, read_json, read_rows, 
 from helios_jax.evaluation.bench.prompts import TABLE, BenchPrompt, read_prompts, write_prompts
 from helios_jax.fields import differences
 from helios_jax.media import open_video_writer
+from helios_jax.version import VERSION
 
 Make = Callable[[BenchPrompt], Iterator[np.ndarray]]
 """Makes the video of a prompt, in pieces uint8 [F, Y, X, 3] that end with its last frame."""
@@ -169,8 +169,7 @@ def machine() -> str:
 
 
 def _versions() -> dict[str, str]:
-    names = ("helios-jax", "jax")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    versions = f"helios-jax {VERSION}, jax {jax.__version__}"
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
     return {"versions": versions, "date": date}
 

@@ -8,7 +8,6 @@ one it was made from.
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import math
 import queue
 import re
@@ -47,6 +46,7 @@ from helios_jax.evaluation.bench.strips import StripMaker, save_strip
 from helios_jax.evaluation.bench.video import Video
 from helios_jax.evaluation.bench.world import score_world
 from helios_jax.media.animations import is_animation
+from helios_jax.version import VERSION
 from helios_jax.writers import WriteError
 
 SHORT = 81
@@ -426,6 +426,6 @@ def _note_conditions(
         "flow": options.flow if FREE in options.metrics else there.get("flow"),
         "judge": models.judge_name or there.get("judge"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-        "versions": {name: importlib.metadata.version(name) for name in ("helios-jax", "jax")},
+        "versions": {"helios-jax": VERSION, "jax": jax.__version__},
     }
     write_json(path, {name: note for name, note in notes.items() if note is not None})
