@@ -4,6 +4,10 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # PyTorch's threads wait for one another: where other workers have the cores, one is thrice as
+    # fast as two.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     # Two thirds off the time a toy takes to compile, for little more time to run it.
     os.environ.setdefault(

@@ -25,6 +25,9 @@ ROOT = Path(__file__).parents[2]
 PROMPT = "--prompt=a red ball rolls over green grass"
 TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
 
+# ml_collections loads recipes so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module.*:DeprecationWarning")
+
 
 def sample(*flags: str, folder: Path, text: bool = True) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "sample.py"), *flags]
@@ -424,10 +427,16 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
         (["a red ball"], "unexpected argument 'a red ball'"),
     ],
 )
-def test_bad_input(flags, says, tmp_path):
+def test_bad_input(flags, says, tmp_path, monkeypatch, capsys):
     """One clear line on stderr, exit status 2, nothing half written."""
     (tmp_path / "empty.txt").write_text("\n \n")
-    refused(sample(*flags, folder=tmp_path), says, tmp_path, {"empty.txt"})
+    monkeypatch.chdir(tmp_path)
+    assert main(["helios-jax", "sample", *flags]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith("helios-jax sample: ")
+    assert says in told
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
 def test_checkpoint_of_another_width(toy_checkpoint, tmp_path):

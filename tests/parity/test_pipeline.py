@@ -12,7 +12,7 @@ from .compare import relative_error
 from .torch_pipeline import NEGATIVE, OPTIONS, PROMPTS, make_pair, psnr, run_torch
 
 CHUNKS = 3
-SIZE = (128, 128)
+SIZE = (64, 128)
 
 
 @pytest.mark.parametrize(("variant", "batch"), [("base", 1), ("mid", 1), ("distilled", 2)])
