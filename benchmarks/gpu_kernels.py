@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from gpu_rows import Row, Size, array, drawn, queued
 
-from helios_jax.kernels import norm_rope, quantize, residual_norm
+from helios_jax.kernels import channel_norm, norm_rope, quantize, residual_norm
 from helios_jax.kernels.attention import attention
 from helios_jax.kernels.quantize import FLOAT8, UnscaledProduct
 from helios_jax.models.convolution import (
@@ -77,6 +77,8 @@ def operations(size: Size) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...
     per_token = array(1, N, dtype=jnp.float32)
     product = UnscaledProduct(x, per_token, array(D, dtype=jnp.float32), row)
     inner = UnscaledProduct(array(1, N, F), per_token, array(F, dtype=jnp.float32), array(F))
+    C = size.config.vae.base_dim
+    frames, past = (array(1, count, size.height, size.width, C) for count in (12, 2))
     norm = dict(eps=1e-6)
     both = dict(history=h, eps=1e-6)
     gated_residual_norm = residual_norm.gated_residual_norm
@@ -104,6 +106,10 @@ def operations(size: Size) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...
         "q, k norm + rotary": (
             functools.partial(norm_rope.norm_rope, **both),
             (array(1, N, 3, K, d), (row, row), (angles, angles)),
+        ),
+        "norm of the VAE's channels + SiLU": (
+            functools.partial(channel_norm.channel_norm, silu=True, reach=2, keep=True),
+            (frames, array(C), past),
         ),
     }
 

@@ -49,8 +49,8 @@ class TransformerConfig(Checked):
         products with weights give (43 GiB); "offload": as "blocks", with the inputs in host memory.
       unroll: compile the blocks one by one instead of a loop over them. It takes longer to compile,
         and spares a small model on a CPU the copies at the loop's border.
-      kernels: implementation of the fused operations; None or "auto" takes the best that serves and
-        that ``helios-jax doctor`` has not found wrong on this device.
+      kernels: implementation of the fused operations, and of the VAE's norms; None or "auto" takes
+        the best that serves and that ``helios-jax doctor`` has not found wrong on this device.
       attention: implementation of attention; None takes the best that serves.
       round_activations: with 8-bit weights, whether activations are rounded to 8 bits too.
     """

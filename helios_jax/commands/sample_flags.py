@@ -48,7 +48,7 @@ SWITCHES = {
     "(adaptive sampling).",
     "quant_activations": "With --quant, round activations to eight bits, too, and multiply eight "
     "bits by eight. fp8 is then for speed (predicted, not measured, for 2-2-2 of 14B on an H200: "
-    "26.6 frames/s, where bfloat16 has 19.6); it needs a GPU of compute capability 8.9 or later. "
+    "26.7 frames/s, where bfloat16 has 19.6); it needs a GPU of compute capability 8.9 or later. "
     "int8 stays for memory.",
     "warmup": "Compile everything, and run it once, before the first video: its first frames come "
     "at full speed.",
@@ -114,7 +114,7 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
         ["int8", "fp8"],
         "Hold the transformer's large weights in eight bits, one scale a channel. By itself that "
         "is for memory: half of it, and slower than bfloat16 (predicted, not measured, for 2-2-2 "
-        "of 14B on an H200: 18.0 frames/s, where bfloat16 has 19.6). For speed: fp8 with "
+        "of 14B on an H200: 18.1 frames/s, where bfloat16 has 19.6). For speed: fp8 with "
         "--quant_activations.",
         flag_values=options,
     )

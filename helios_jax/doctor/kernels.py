@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from helios_jax.doctor.verdict import Verdict
 from helios_jax.kernels import verdicts
 from helios_jax.kernels.attention.api import IMPLEMENTATIONS as ATTENTION
+from helios_jax.kernels.channel_norm.api import IMPLEMENTATIONS as CHANNEL_NORM
 from helios_jax.kernels.dispatch import LAST_RESORT, Implementation, target
 from helios_jax.kernels.norm_rope.api import IMPLEMENTATIONS as NORM_ROPE
 from helios_jax.kernels.quantize import UnscaledProduct
@@ -53,7 +54,7 @@ class Case(NamedTuple):
 
 
 def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
-    """Every operation, of bfloat16 tokens of whom a third are history."""
+    """Every operation, of bfloat16 tokens of whom a third are history, and of small frames."""
     width = heads * channels
     history = tokens // 3
 
@@ -79,6 +80,9 @@ def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
     )
     product = UnscaledProduct(y, token_scale, channel_scale, weight)
     rounded = both | dict(quantized=True)
+    frames, past = (draw(seed, 1, count, 16, 24, 96) for seed, count in ((11, 3), (12, 2)))
+    gamma = draw(13, 96)
+    causal = dict(silu=True, reach=2, keep=True)
     return [
         Case("attention", ATTENTION, (query, key, value, None), {}),
         Case("attention", ATTENTION, (query, text, value[:, : tokens // 2], bias), {}),
@@ -96,6 +100,7 @@ def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
             FLOAT8_TOLERANCE,
         ),
         Case("quantize", QUANTIZE, (product,), dict(gelu=True), FLOAT8_TOLERANCE),
+        Case("channel_norm", CHANNEL_NORM, (frames, gamma, past), causal),
     ]
 
 

@@ -134,7 +134,8 @@ def request_programs(
     dtype = jnp.dtype(dtype)
     params = _placed_params(request, dtype, jnp.dtype(vae_dtype), placement)
     transformer = HeliosTransformer(config.transformer, dtype)
-    vae = VAE(config.vae, jnp.dtype(vae_dtype), convolution=CONVOLUTION)
+    kernels = config.transformer.kernels
+    vae = VAE(config.vae, jnp.dtype(vae_dtype), convolution=CONVOLUTION, kernels=kernels)
     array = jax.ShapeDtypeStruct
 
     samples = _samples(request)

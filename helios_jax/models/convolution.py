@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from helios_jax.kernels.dispatch import UnsupportedError
 from helios_jax.types import Array, Float
@@ -127,9 +128,10 @@ def upsample_convolve(
     products, not 3 x 3, and the repeated pixels never exist. One 2 x 2 convolution computes the
     four kinds of output pixel as groups of channels, which are then shifted by one row or column.
     """
-    # Axes: copy, tap of 2, tap of 3.
-    sums = jnp.asarray([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-    kernel = jnp.einsum("ari,bsj,tijco->trscabo", sums, sums, kernel, precision="highest")
+    # Sums in float32, rounded once; [copy, tap of 2, time, 3, C, O], then with columns in front.
+    sums = _taps_of_copies(kernel.astype(jnp.float32), axis=1)
+    sums = _taps_of_copies(sums, axis=3).astype(kernel.dtype)
+    kernel = rearrange(sums, "b s a r t c o -> t r s c a b o")
     rows, columns = x.shape[2:4]
     # Padded before the convolution: XLA's CPU library has no fast gradient of a padded 2 x 2 one.
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
@@ -142,3 +144,9 @@ def upsample_convolve(
         copies.append(jnp.stack(row, axis=4))
     y = jnp.stack(copies, axis=3)
     return y.reshape(*x.shape[:2], 2 * rows, 2 * columns, -1)
+
+
+def _taps_of_copies(kernel, axis):
+    """Three taps along an axis as two for each copy of a pixel, in axes [copy, tap] in front."""
+    first, middle, last = jnp.moveaxis(kernel, axis, 0)
+    return jnp.stack([jnp.stack([first, middle + last]), jnp.stack([first + middle, last])])

@@ -49,21 +49,27 @@ class VAE(nn.Module):
       convolution: how convolutions are computed on an NVIDIA GPU; see
         :func:`~helios_jax.models.convolution.convolve`. Programs of "conv3d" are to be compiled
         with :data:`~helios_jax.models.convolution.COMPILER_OPTIONS`.
+      kernels: implementation of the norms; see
+        :func:`~helios_jax.kernels.channel_norm.channel_norm`.
     """
 
     config: VAEConfig
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     convolution: str | None = None
+    kernels: str | None = None
 
     def setup(self):
-        dtypes = Shared(
-            dtype=self.dtype, param_dtype=self.param_dtype, convolution=self.convolution
+        shared = Shared(
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            convolution=self.convolution,
+            kernels=self.kernels,
         )
-        self.encoder = Encoder(self.config, **dtypes)
-        self.quant_conv = CausalConv(2 * self.config.z_dim, (1, 1, 1), **dtypes)
-        self.post_quant_conv = CausalConv(self.config.z_dim, (1, 1, 1), **dtypes)
-        self.decoder = Decoder(self.config, **dtypes)
+        self.encoder = Encoder(self.config, **shared)
+        self.quant_conv = CausalConv(2 * self.config.z_dim, (1, 1, 1), **shared)
+        self.post_quant_conv = CausalConv(self.config.z_dim, (1, 1, 1), **shared)
+        self.decoder = Decoder(self.config, **shared)
 
     def encode(
         self, video: Float[Array, "B F Y X 3"]
@@ -114,8 +120,8 @@ class Encoder(Layer):
         for i, (block, argument) in enumerate(blocks):
             x = block(argument, **self.shared, name=f"down_blocks_{i}")(x)
         x = MidBlock(**self.shared, name="mid_block")(x)
-        x = nn.silu(ChannelNorm(**self.shared, name="norm_out")(x))
-        return CausalConv(2 * config.z_dim, (3, 3, 3), **self.shared, name="conv_out")(x)
+        norm = ChannelNorm(silu=True, **self.shared, name="norm_out")
+        return CausalConv(2 * config.z_dim, (3, 3, 3), **self.shared, name="conv_out")(x, norm)
 
 
 class Decoder(Layer):
@@ -136,8 +142,8 @@ class Decoder(Layer):
                 width, config.num_res_blocks + 1, doubles_time, **self.shared, name=f"up_blocks_{i}"
             )
             x = block(x)
-        x = nn.silu(ChannelNorm(**self.shared, name="norm_out")(x))
-        return CausalConv(3, (3, 3, 3), **self.shared, name="conv_out")(x)
+        norm = ChannelNorm(silu=True, **self.shared, name="norm_out")
+        return CausalConv(3, (3, 3, 3), **self.shared, name="conv_out")(x, norm)
 
 
 class UpBlock(Layer):

@@ -14,6 +14,7 @@ from einops import rearrange
 from flax import linen as nn
 from flax.typing import Dtype
 
+from helios_jax.kernels.channel_norm import channel_norm
 from helios_jax.models.convolution import convolve, upsample_convolve
 from helios_jax.types import Array, Float
 
@@ -24,6 +25,7 @@ class Shared(TypedDict):
     dtype: Dtype
     param_dtype: Dtype
     convolution: str | None
+    kernels: str | None
 
 
 class Layer(nn.Module, kw_only=True):
@@ -34,15 +36,23 @@ class Layer(nn.Module, kw_only=True):
       param_dtype: of the parameters.
       convolution: how convolutions are computed on an NVIDIA GPU; see
         :func:`~helios_jax.models.convolution.convolve`.
+      kernels: implementation of the norms; see
+        :func:`~helios_jax.kernels.channel_norm.channel_norm`.
     """
 
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
     convolution: str | None = None
+    kernels: str | None = None
 
     @property
     def shared(self) -> Shared:
-        return Shared(dtype=self.dtype, param_dtype=self.param_dtype, convolution=self.convolution)
+        return Shared(
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            convolution=self.convolution,
+            kernels=self.kernels,
+        )
 
 
 class Conv(Layer):
@@ -67,9 +77,13 @@ class Conv(Layer):
         """The last frames of the piece before this one; None where the clip begins."""
         return self.get_variable("cache", "past") if self.has_variable("cache", "past") else None
 
-    def cache_frames(self, frames: Float[Array, "B r Y X C"]) -> None:
+    def keeps_frames(self) -> bool:
+        """Whether the caller asks for the cache."""
+        return self.is_mutable_collection("cache") and not self.is_initializing()
+
+    def cache_frames(self, frames: Float[Array, "B r Y X C"] | None) -> None:
         """Keep frames for the next piece, if the caller asks for the cache."""
-        if self.is_mutable_collection("cache") and not self.is_initializing():
+        if self.keeps_frames():
             self.put_variable("cache", "past", frames)
 
 
@@ -84,20 +98,27 @@ class CausalConv(Conv):
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X O"]:
+    def __call__(
+        self, x: Float[Array, "B T Y X C"], norm: "ChannelNorm | None" = None
+    ) -> Float[Array, "B T Y X O"]:
+        """The convolution of ``x``, or of its norm: of what the norm gives, the last frames are
+        those that the next piece looks back on.
+        """
         kernel, bias = self.weights(x.shape[-1])
         reach, rows, columns = (size - 1 for size in kernel.shape[:3])
-        if reach:
-            past = self.cached_frames()
-            if past is None and x.shape[1] == 1:
-                # An image: all taps but the newest fall on zeros.
-                self.cache_frames(jnp.concatenate([zeros_before(x, reach - 1), x], axis=1))
-                kernel = kernel[-1:]
-            else:
-                if past is None:
-                    past = zeros_before(x, reach)
-                x = jnp.concatenate([past, x], axis=1)
-                self.cache_frames(x[:, -reach:])
+        past = self.cached_frames() if reach else None
+        if reach and past is None and x.shape[1] == 1:
+            # An image: all taps but the newest fall on zeros.
+            x = x if norm is None else norm(x)
+            self.cache_frames(jnp.concatenate([zeros_before(x, reach - 1), x], axis=1))
+            kernel = kernel[-1:]
+        elif norm is not None:
+            x, last = norm.behind(past, x, reach, self.keeps_frames())
+            self.cache_frames(last)
+        elif reach:
+            past = zeros_before(x, reach) if past is None else past
+            x = jnp.concatenate([past, x], axis=1)
+            self.cache_frames(x[:, -reach:])
         padding = ((rows // 2, rows // 2), (columns // 2, columns // 2))
         return convolve(x, kernel, bias, padding=padding, implementation=self.convolution)
 
@@ -191,59 +212,40 @@ class SpatialDownsample(Conv):
 
 
 class ChannelNorm(Layer):
-    """``y = sqrt(C) * gamma * x / max(|x|, 1e-12)``, the length taken over channels, in float32."""
+    """``y = sqrt(C) * gamma * x / max(|x|, 1e-12)``, the length taken over channels, in float32.
+
+    Attributes:
+      silu: whether SiLU follows.
+    """
+
+    silu: bool = False
+
+    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
+        """The norm, and SiLU of it."""
+        frames, _ = self.behind(None, x, 0, keep=False)
+        return frames
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X C"]:
+    def behind(
+        self,
+        past: Float[Array, "B r Y X C"] | None,
+        x: Float[Array, "B T Y X C"],
+        reach: int,
+        keep: bool,
+    ) -> tuple[Float[Array, "B _ Y X C"], Float[Array, "B r Y X C"] | None]:
+        """``past``, or ``reach`` frames of zeros, and the norm of ``x``; if they are to be kept,
+        the last ``reach`` of these frames, too.
+        """
         gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-        gain = (x.shape[-1] ** 0.5 * jnp.asarray(gamma, jnp.float32)).reshape(1, 1, 1, 1, -1)
-        return scaled_unit(x.astype(jnp.float32), gain).astype(self.dtype)
-
-
-@jax.custom_vjp
-def scaled_unit(
-    x: Float[Array, "B T Y X C"], gain: Float[Array, "1 1 1 1 C"]
-) -> Float[Array, "B T Y X C"]:
-    """``gain * x / max(|x|, 1e-12)``, with a gradient that takes one sum over channels and keeps
-    nothing larger than ``x``.
-    """
-    return _scaled_unit_forward(x, gain)[0]
-
-
-def _scaled_unit_forward(x, gain):
-    inverse = jax.lax.rsqrt(jnp.maximum(_sum_channels(x * x), 1e-24))
-    return x * inverse * gain, (x, inverse, gain)
-
-
-def _scaled_unit_backward(residuals, dy):
-    x, inverse, gain = residuals
-    unit = x * inverse
-    d_unit = dy * gain
-    d_gain = jnp.sum((dy * unit).reshape(-1, x.shape[-1]), axis=0).reshape(gain.shape)
-    return inverse * (d_unit - unit * _sum_channels(d_unit * unit)), d_gain
-
-
-scaled_unit.defvjp(_scaled_unit_forward, _scaled_unit_backward)
-
-
-def _sum_channels(x):
-    """The sum over the last axis, which stays.
-
-    On a CPU it is a product with ones: XLA's sums along a short axis are slow there. On a GPU it is
-    a pass of its own, so that what follows, the norm and SiLU, is computed where the result is
-    copied behind the frames of the piece before; XLA would write and read it once more.
-    """
-
-    def product(x):
-        return jnp.einsum("...c,c->...", x, jnp.ones(x.shape[-1], x.dtype))[..., None]
-
-    def reduction(x):
-        return jnp.sum(x, axis=-1, keepdims=True)
-
-    def own_pass(x):
-        return jax.lax.optimization_barrier(reduction(x))
-
-    return jax.lax.platform_dependent(x, cpu=product, cuda=own_pass, default=reduction)
+        return channel_norm(
+            x.astype(self.dtype),
+            gamma,
+            past,
+            silu=self.silu,
+            reach=reach,
+            keep=keep,
+            implementation=self.kernels,
+        )
 
 
 class ResidualBlock(Layer):
@@ -257,8 +259,8 @@ class ResidualBlock(Layer):
     def __call__(self, x: Float[Array, "B T Y X C"]) -> Float[Array, "B T Y X O"]:
         y = x
         for i in ("1", "2"):
-            y = nn.silu(ChannelNorm(**self.shared, name=f"norm{i}")(y))
-            y = CausalConv(self.features, (3, 3, 3), **self.shared, name=f"conv{i}")(y)
+            norm = ChannelNorm(silu=True, **self.shared, name=f"norm{i}")
+            y = CausalConv(self.features, (3, 3, 3), **self.shared, name=f"conv{i}")(y, norm)
         if x.shape[-1] != self.features:
             x = CausalConv(self.features, (1, 1, 1), **self.shared, name="conv_shortcut")(x)
         return x + y

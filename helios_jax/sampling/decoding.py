@@ -17,8 +17,8 @@ of the memory of a whole chunk.
 
 CONVOLUTION = "conv3d"
 """How the sampler's VAE computes convolutions on an NVIDIA GPU. Predicted for the 14B model's chunk
-on an H200: 128 ms, and 152 by the frames that an output sees as channels of one, with 5.9 GiB of
-memory in place of 3.8.
+on an H200 before norms were kernels: 128 ms, and 152 by the frames that an output sees as channels
+of one, with 5.9 GiB of memory in place of 3.8.
 """
 
 Output = Literal["uint8", "float32", "latent"]

@@ -92,7 +92,8 @@ class Model:
     @functools.cached_property
     def vae(self) -> VAE:
         """The module that ``params["vae"]`` are of."""
-        return VAE(self.config.vae, self.vae_dtype, convolution=CONVOLUTION)
+        kernels = self.config.transformer.kernels
+        return VAE(self.config.vae, self.vae_dtype, convolution=CONVOLUTION, kernels=kernels)
 
     @classmethod
     def from_checkpoint(

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from helios_jax.kernels import attention, norm_rope, residual_norm
+from helios_jax.kernels import attention, channel_norm, norm_rope, residual_norm
 from helios_jax.kernels.attention.reference import attention as plain_attention
+from helios_jax.kernels.channel_norm.reference import channel_norm as plain_channel_norm
+from helios_jax.kernels.channel_norm.shapes import SHAPES as CLIPS
 from helios_jax.kernels.norm_rope.reference import norm_rope as plain_norm_rope
 from helios_jax.kernels.residual_norm import reference as plain
 
@@ -155,3 +157,31 @@ def test_attention(queries, keys, biased, dtype, implementation):
 
         exact = gradients(plain_attention, in_float32((query, key, value)))
         assert error(gradients(run, (query, key, value)), exact) <= 32 * DTYPES[dtype]
+
+
+@pytest.mark.parametrize("implementation", ["triton", "pallas"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", CLIPS)
+def test_channel_norm(shape, dtype, implementation):
+    """Frames and gradients are within a few roundings, and the past is copied to the bit."""
+    frames, rows, columns, channels, batch = CLIPS[shape]
+    pixels = (rows, columns, channels)
+    x = draw(0, batch, frames, *pixels, dtype=dtype)
+    gamma = draw(1, channels, around=1.0, dtype=dtype)
+    past = draw(2, batch, 2, *pixels, dtype=dtype)
+    static = dict(silu=True, reach=2, keep=True)
+
+    def loss(run, arrays):
+        return sum(jnp.sin(part.astype(jnp.float32)).sum() for part in run(*arrays))
+
+    run = functools.partial(channel_norm.channel_norm, implementation=implementation, **static)
+    run_plain = functools.partial(plain_channel_norm, **static)
+    arrays = (x, gamma, past)
+    with jax.default_matmul_precision("highest"):
+        exact = jax.jit(run_plain)(*in_float32(arrays))
+        ours = jax.jit(run)(*arrays)
+        assert bool(jnp.all(ours[0][:, :2] == past))
+        assert error(ours, exact) <= 8 * DTYPES[dtype]
+        exact = jax.jit(jax.grad(functools.partial(loss, run_plain)))(in_float32(arrays))
+        found = jax.jit(jax.grad(functools.partial(loss, run)))(arrays)
+        assert error(found, exact) <= 32 * DTYPES[dtype]
