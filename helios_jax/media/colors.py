@@ -1,6 +1,8 @@
 """Decoded frames as pictures: upright, with square pixels, in 8-bit RGB, on white."""
 
 import os
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from av.buffer import Buffer
@@ -61,39 +63,45 @@ class Converter:
 
     def _make_graph(self, frame: VideoFrame) -> Graph:
         """The conversion of frames like this one."""
-        graph = Graph()
-        nodes = [
-            graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=self._contents.unit,
-            )
-        ]
+        filters = upright(frame)
         size = (frame.width, frame.height)
         aspect = self._contents.aspect
-        for name, options in _upright(frame):
-            nodes.append(graph.add(name, options))
-            if name == "transpose":
-                size = size[::-1]
-                aspect = 1 / aspect
+        if any(name == "transpose" for name, _ in filters):
+            size = size[::-1]
+            aspect = 1 / aspect
         if self._crop:
             left, right, top, bottom = self._crop
             if right > size[0] or bottom > size[1]:
                 raise outside_error(self._path)
             size = (right - left, bottom - top)
-            nodes.append(graph.add("crop", f"{size[0]}:{size[1]}:{left}:{top}:exact=1"))
+            filters.append(("crop", f"{size[0]}:{size[1]}:{left}:{top}:exact=1"))
         scale = f"w={int(size[0] * aspect)}:h={size[1]}:{EXACT}"
         pixels = "rgba" if self._contents.transparent else "rgb24"
         if self._contents.high_range:
             scale += ":in_color_matrix=bt2020"
             pixels = "rgb48le"
-        nodes += [graph.add("scale", scale), graph.add("format", pixels), graph.add("buffersink")]
-        graph.link_nodes(*nodes).configure()
-        return graph
+        filters += [("scale", scale), ("format", pixels)]
+        return make_graph(frame, self._contents.unit, filters)
 
 
-def _upright(frame: VideoFrame) -> list[tuple[str, str]]:
+def make_graph(frame: VideoFrame, unit: Fraction, filters: Sequence[tuple[str, str]]) -> Graph:
+    """FFmpeg's filters, by name and options, one after another.
+
+    Args:
+      frame: the first of those that will be pushed.
+      unit: seconds that a frame's time counts.
+      filters: in their order.
+    """
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=unit
+    )
+    between = [graph.add(name, options) for name, options in filters]
+    graph.link_nodes(source, *between, graph.add("buffersink")).configure()
+    return graph
+
+
+def upright(frame: VideoFrame) -> list[tuple[str, str]]:
     """Filters, with their options, that turn and mirror a frame as its display matrix says, to the
     nearest right angle.
 

@@ -4,32 +4,35 @@ All bring a video to 640 columns and keep its proportions, save the one for a ju
 looked at.
 """
 
-import functools
 import itertools
 import os
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
+from av.filter import Graph
+from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.opencv import require_opencv
-from helios_jax.media.ffmpeg import READ_ONE_FILE, find_ffmpeg
+from helios_jax.media.colors import make_graph, upright
+from helios_jax.media.decoding import Contents, decode, read_contents
+from helios_jax.media.ffmpeg import MediaError
 
 WIDTH = 640
 """Columns to which videos are brought."""
-TURNED = ", turned by a right angle"
-"""Added to the description of a video that is shown turned, as telephones store it."""
 
 JUDGED_SIDE = 512
 """Pixels of the longer side of a frame that a judge is shown."""
 
 # Y'CbCr of limited range to R'G'B': R = y + a V, G = y - b U - c V, B = y + d U.
+Matrix: TypeAlias = tuple[float, float, float, float]
 BT601 = (1.596027, 0.391762, 0.812968, 2.017232)
 BT709 = (1.792741, 0.213249, 0.532909, 2.112402)
+NAMED_BT709 = 1
+UNSPECIFIED = 2
+"""The numbers in ITU-T H.273 of that matrix, and of none."""
 
 
 def target_size(height: int, width: int) -> tuple[int, int]:
@@ -49,17 +52,7 @@ def read_frames(path: str | os.PathLike, most: int | None = None) -> UInt8[np.nd
     Raises:
       BenchError: if the file cannot be read as a video.
     """
-    stream = describe(path)
-    size = re.search(r", (\d+)x(\d+)", stream)
-    if size is None:
-        raise BenchError(f"{path}: ffmpeg does not tell the size of its pictures")
-    source = (int(size[1]), int(size[2])) if TURNED in stream else (int(size[2]), int(size[1]))
-    height, width = target_size(*source)
-    named_709 = "bt709" in stream
-    unnamed = not re.search(r"smpte170m|bt470|bt601|fcc|bt2020", stream)
-    matrix = BT709 if named_709 or (unnamed and source[0] >= 720) else BT601
-    planes = _yuv_frames(path, height, width, most)
-    return _stack(path, (_to_rgb(each, height, width, matrix) for each in planes))
+    return _stack(path, itertools.islice(_rgb_frames(path), most))
 
 
 def read_frames_by_opencv(
@@ -112,47 +105,55 @@ def read_single_frames(
     return frames
 
 
-@functools.lru_cache(maxsize=64)
-def describe(path: str | os.PathLike) -> str:
-    """The line in which ffmpeg describes the first video stream of a file.
+def frame_rate(path: str | os.PathLike) -> float | None:
+    """Frames per second on average, where the file tells them.
 
     Raises:
       BenchError: if the file cannot be read as a video.
     """
+    rate = _contents(path).rate
+    return float(rate) if rate else None
+
+
+def _contents(path: str | os.PathLike) -> Contents:
     if os.path.isdir(path):
         raise BenchError(f"{path}: is a folder, and this metric reads video files: encode it first")
     if not os.path.isfile(path):
         raise BenchError(f"{path}: is not a file")
-    source = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}"]
-    command = [find_ffmpeg(path), "-hide_banner", "-nostdin", *source]
-    log = subprocess.run(command, capture_output=True).stderr.decode(errors="replace")
-    stream = re.search(r"Stream #0.* Video: (?!.*attached pic)(.*)", log)
-    if stream is None:
-        raise BenchError(f"{path}: damaged or not a video: {log.strip().splitlines()[-1]}")
-    turned = re.search(r"rotation of -?(90|270)\.", log)
-    return stream[1] + (TURNED if turned else "")
+    try:
+        return read_contents(path)
+    except MediaError as error:
+        raise BenchError(str(error)) from error
 
 
-def _yuv_frames(
-    path: str | os.PathLike, height: int, width: int, most: int | None
-) -> Iterator[bytes]:
-    """The planes Y, U and V of each frame, 4:2:0, as bytes."""
-    scale = f"format=yuv420p,scale={width}:{height}:flags=fast_bilinear"
-    file = [*READ_ONE_FILE, "-i", f"file:{os.path.abspath(path)}"]
-    source = [*file, "-map", "0:V:0", "-vf", scale]
-    limit = [] if most is None else ["-frames:v", str(most)]
-    output = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-"]
-    command = [find_ffmpeg(path), "-v", "error", "-nostdin", *source, *limit, *output]
-    size = height * width * 3 // 2
-    with tempfile.TemporaryFile() as log:  # a file: a pipe that nobody reads could fill up
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
-            assert process.stdout is not None
-            while len(planes := process.stdout.read(size)) == size:
-                yield planes
-        log.seek(0)
-        said = log.read().decode(errors="replace").strip().splitlines()
-    if process.returncode:
-        raise BenchError(f"{path}: damaged or cut short: {said[0] if said else 'no reason given'}")
+def _rgb_frames(path: str | os.PathLike) -> Iterator[UInt8[np.ndarray, "Y X 3"]]:
+    """The frames of a video one after another, upright and 640 columns wide."""
+    contents = _contents(path)
+    graph: Graph | None = None
+    height, width, matrix = 0, 0, BT601
+    try:
+        for frame, _ in decode(path, contents):
+            if graph is None:
+                filters = upright(frame)
+                turned = any(name == "transpose" for name, _ in filters)
+                rows, columns = (frame.width, frame.height)[:: 1 if turned else -1]
+                height, width = target_size(rows, columns)
+                matrix = _matrix(frame, rows)
+                scale = f"{width}:{height}:flags=fast_bilinear"
+                filters += [("format", "yuv420p"), ("scale", scale)]
+                graph = make_graph(frame, contents.unit, filters)
+            frame.colorspace = UNSPECIFIED  # or FFmpeg would turn one matrix into another
+            graph.vpush(frame)
+            yield _to_rgb(graph.vpull().to_ndarray(), height, width, matrix)
+    except MediaError as error:
+        raise BenchError(str(error)) from error
+
+
+def _matrix(frame: VideoFrame, rows: int) -> Matrix:
+    """The matrix that the file names; where it names none, BT.709 from 720 rows on."""
+    if frame.colorspace == UNSPECIFIED:
+        return BT709 if rows >= 720 else BT601
+    return BT709 if frame.colorspace == NAMED_BT709 else BT601
 
 
 def _stack(
@@ -173,11 +174,14 @@ def _stack(
 
 
 def _to_rgb(
-    planes: bytes, height: int, width: int, matrix: tuple[float, float, float, float]
+    planes: UInt8[np.ndarray, "y x"],
+    height: int,
+    width: int,
+    matrix: tuple[float, float, float, float],
 ) -> UInt8[np.ndarray, "Y X 3"]:
-    """A frame in RGB; each sample of chroma serves four pixels."""
+    """The planes Y, U and V of a frame, 4:2:0, in RGB; each sample of chroma serves four pixels."""
     area = height * width
-    flat = np.frombuffer(planes, np.uint8).astype(np.float32)
+    flat = planes.astype(np.float32).ravel()
     light = 1.164383 * (flat[:area].reshape(height, width) - 16)
     chroma = flat[area:].reshape(2, height // 2, width // 2) - 128
     u, v = chroma

@@ -2,9 +2,7 @@
 
 import functools
 import os
-import re
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from jaxtyping import UInt8
 
 from helios_jax.evaluation.bench.opencv import require_opencv
 from helios_jax.evaluation.bench.readers import (
-    describe,
+    frame_rate,
     read_frames,
     read_frames_by_opencv,
     read_single_frames,
@@ -61,8 +59,7 @@ class Video:
     @functools.cached_property
     def fps(self) -> float | None:
         """Frames per second that the file names."""
-        rate = re.search(r"([\d./]+) fps", describe(self.path))
-        return float(Fraction(rate[1])) if rate else None
+        return frame_rate(self.path)
 
     @functools.cached_property
     def num_frames(self) -> int:

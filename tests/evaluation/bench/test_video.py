@@ -29,8 +29,16 @@ def test_every_video_gets_640_columns_and_keeps_its_proportions(size, target):
     assert target_size(*size) == target
 
 
-def test_colours_come_back_from_a_file(clip):
+@pytest.mark.parametrize("matrix", [None, "bt709", "smpte170m"])
+def test_colours_come_back_from_a_file(matrix, clip):
+    """By the matrix that the file names, or that of its size."""
     path, frame = clip
+    if matrix:
+        named = path.with_name("named.mp4")
+        scale = f"scale=in_color_matrix=bt601:out_color_matrix={matrix}"
+        options = ["-i", str(path), "-vf", scale, "-colorspace", matrix, str(named)]
+        subprocess.run([find_ffmpeg(path), "-v", "error", *options], check=True)
+        path = named
     frames = Video(path).frames
     assert frames.shape == (5, 384, 640, 3)
     for y, x in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
