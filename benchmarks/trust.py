@@ -83,6 +83,16 @@ PROMISES = {
         ("tests/checkpoint/test_pickles.py",),
         "programs",
     ),
+    "clips": Promise(
+        "A video or an image that is damaged anywhere, that names other files, or that would fill "
+        "memory is read or refused in one line",
+        (
+            "tests/media/test_damaged_videos.py",
+            "tests/media/test_video_refused.py",
+            "tests/media/test_images.py",
+        ),
+        "bad files and uses",
+    ),
     "videos": Promise(
         "A live mp4 that is torn or altered is cut back to its whole chunks, or refused",
         ("tests/media/test_live.py",),

@@ -18,6 +18,9 @@ from tests.test_readers import damaged
 
 from .toy import toy_record, write_dataset
 
+COUNT = 300
+"""Damaged files of each kind."""
+
 
 def refusal(read, *arguments):
     """The message by which a file is refused; empty if it is read."""
@@ -36,10 +39,11 @@ def in_header(content, rng):
 
 
 @pytest.mark.parametrize("damage", [damaged, in_header])
-def test_damaged_records_are_read_or_refused(damage):
+def test_damaged_records_are_read_or_refused(damage, record_property):
+    record_property("cases", COUNT)
     blob = to_bytes(toy_record("clip-0"))
     rng = np.random.default_rng(0)
-    messages = [refusal(from_bytes, damage(blob, rng)) for _ in range(300)]
+    messages = [refusal(from_bytes, damage(blob, rng)) for _ in range(COUNT)]
     assert len([message for message in messages if message]) > 100
     assert not any("\n" in message for message in messages)
 
@@ -57,13 +61,14 @@ def a_trajectory():
 
 
 @pytest.mark.parametrize("damage", [damaged, in_header])
-def test_damaged_trajectories_are_read_or_refused(tmp_path, damage):
+def test_damaged_trajectories_are_read_or_refused(tmp_path, damage, record_property):
+    record_property("cases", COUNT)
     path = tmp_path / f"0{SUFFIX}"
     save_trajectory(path, a_trajectory(), {})
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     messages = []
-    for _ in range(300):
+    for _ in range(COUNT):
         path.write_bytes(damage(whole, rng))
         messages.append(refusal(load_trajectory, path))
     messages = [message for message in messages if message]
@@ -96,12 +101,15 @@ def test_trajectories_whose_tensors_do_not_belong_together_are_refused(tmp_path)
     ],
     ids=("information", "index", "skipped"),
 )
-def test_damaged_files_beside_the_records_are_read_or_refused(tmp_path, name, read):
+def test_damaged_files_beside_the_records_are_read_or_refused(
+    tmp_path, name, read, record_property
+):
+    record_property("cases", COUNT)
     write_dataset(tmp_path, [toy_record("clip-0"), toy_record("clip-1")])
     whole = (tmp_path / name).read_bytes() or b'{"source": "a", "kind": "b", "reason": "c"}\n'
     rng = np.random.default_rng(0)
     messages = []
-    for _ in range(300):
+    for _ in range(COUNT):
         (tmp_path / name).write_bytes(damaged(whole, rng))
         messages.append(refusal(read, tmp_path))
     messages = [message for message in messages if message]

@@ -57,7 +57,8 @@ def damaged(data, draws):
     return bytes(data)
 
 
-def test_damaged_videos_are_read_or_refused(tmp_path):
+def test_damaged_videos_are_read_or_refused(tmp_path, record_property):
+    record_property("cases", VARIANTS * len(KINDS))
     (tmp_path / "damaged").mkdir()
     draws = np.random.default_rng(0)
     frames = draws.integers(0, 256, (24, HEIGHT, WIDTH, 3), np.uint8)

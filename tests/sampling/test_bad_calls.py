@@ -41,7 +41,8 @@ def call_all(expressions, path):
     path.write_text("\n".join(lines))
 
 
-def test_calls_with_the_wrong_things_are_refused_in_one_line(tmp_path):
+def test_calls_with_the_wrong_things_are_refused_in_one_line(tmp_path, record_property):
+    record_property("cases", len(CALLS))
     process = start(call_all, [call for call, _ in CALLS.values()], tmp_path / "errors")
     process.join()
     lines = (tmp_path / "errors").read_text().splitlines()

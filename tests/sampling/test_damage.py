@@ -19,10 +19,14 @@ def refusal(read, path):
     return ""
 
 
-def refusals(read, path, content, count=300):
+COUNT = 300
+"""Damaged files of each kind."""
+
+
+def refusals(read, path, content):
     rng = np.random.default_rng(0)
     messages = []
-    for _ in range(count):
+    for _ in range(COUNT):
         path.write_bytes(damaged(content, rng))
         messages.append(refusal(read, path))
     return [message for message in messages if message]
@@ -36,7 +40,9 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_damaged_schedules_are_read_or_refused(tmp_path, kind):
+def test_damaged_schedules_are_read_or_refused(tmp_path, kind, record_property):
+    record_property("cases", COUNT)
+
     def read(path):
         for schedule in read_schedules(path).values():
             to_schedule(schedule, 2)
@@ -48,7 +54,8 @@ def test_damaged_schedules_are_read_or_refused(tmp_path, kind):
     assert max(map(len, messages)) < 600
 
 
-def test_damaged_statistics_are_drawn_or_refused(tmp_path):
+def test_damaged_statistics_are_drawn_or_refused(tmp_path, record_property):
+    record_property("cases", COUNT)
     rows = [{"chunk": i, "video": 0, "latents_mean": 0.25 * i, "drift": 1e-3} for i in range(3)]
     path = tmp_path / "a.csv"
     save_statistics(path, rows)

@@ -83,12 +83,20 @@ def kill_and_go_on(source: Path, folder: Path, moments: range) -> int:
     return killed
 
 
-def test_killed_at_some_lines_it_goes_on_as_if_it_never_had_been(source, tmp_path, caplog):
+def test_killed_at_some_lines_it_goes_on_as_if_it_never_had_been(
+    source, tmp_path, caplog, record_property
+):
     caplog.set_level(logging.ERROR)
-    assert kill_and_go_on(source, tmp_path, range(40, 700, 131)) >= 4
+    killed = kill_and_go_on(source, tmp_path, range(40, 700, 131))
+    record_property("cases", killed)
+    assert killed >= 4
 
 
 @pytest.mark.slow
-def test_killed_at_any_line_it_goes_on_as_if_it_never_had_been(source, tmp_path, caplog):
+def test_killed_at_any_line_it_goes_on_as_if_it_never_had_been(
+    source, tmp_path, caplog, record_property
+):
     caplog.set_level(logging.ERROR)
-    assert kill_and_go_on(source, tmp_path, range(3, 700, 7)) >= 60
+    killed = kill_and_go_on(source, tmp_path, range(3, 700, 7))
+    record_property("cases", killed)
+    assert killed >= 60
