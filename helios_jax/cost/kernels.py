@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from helios_jax.cost.graphs import Graphs, count_graphs, loop_turns
-from helios_jax.cost.hlo import HOST_SPACE, Instruction, Module, Shape, parse
+from helios_jax.cost.hlo import HOST_SPACE, Computation, Instruction, Module, Shape, parse
 from helios_jax.cost.traffic import MOVEMENT, fusion_operations, fusion_traffic, opcodes
 
 MATMUL = "matrix products"
@@ -120,6 +120,9 @@ FREE = {
 }
 """Instructions that launch nothing."""
 
+DATA = ("state.window", "state.anchor", "noise", "latents", "batch")
+"""Beginnings of the names of arguments that are computed on, and are no weights."""
+
 EXCHANGES = (
     "all-reduce",
     "all-gather",
@@ -216,7 +219,7 @@ class _Counter:
         found = opcodes(body)
         if found <= MOVEMENT | {"convert"}:
             group = self._movement(name, instruction, found)
-        elif "pad" in found and self._feeds_product(name, instruction.name):
+        elif _pads(body) and self._feeds_product(name, instruction.name):
             group = PADDING  # with what made the rows
         elif self._adds_bias(name, instruction, inputs, found):
             group = BIAS
@@ -228,11 +231,14 @@ class _Counter:
         """The group of a kernel that moves data and computes nothing."""
         if "broadcast" in found and self._feeds_product(name, instruction.name):
             return BIAS
-        if "pad" in found and self._feeds_product(name, instruction.name):
+        # Rows that are turned into place are written in any case, and spare ones with them.
+        pads = "pad" in found and "transpose" not in found
+        if pads and self._feeds_product(name, instruction.name):
             return PADDING
         if "concatenate" not in found and "dynamic-update-slice" not in found:
             largest = max(instruction.operands, key=lambda one: self._size(name, one), default="")
-            if largest and self.is_argument(name, largest):
+            argument = self.argument(name, largest) if largest else None
+            if argument and not argument.op_name.startswith(DATA):
                 return ARGUMENT_COPIES
             if "slice" in found and self._is_product(name, largest):
                 return PADDING
@@ -280,8 +286,8 @@ class _Counter:
                     return False
         return found
 
-    def is_argument(self, name: str, operand: str) -> bool:
-        """Whether this is an argument of the program as it came, through any loops."""
+    def argument(self, name: str, operand: str) -> Instruction | None:
+        """The argument of the program that this is as it came, through any loops; or None."""
         path: list[int] = []
         while True:
             computation = self.module.computations[name]
@@ -296,19 +302,19 @@ class _Counter:
             elif instruction.opcode == "while" and path:
                 body = instruction.attribute(r"body=%?([\w.\-]+)")
                 if not self._carried(body, path[-1]):
-                    return False
+                    return None
                 operand = instruction.operands[0]
             elif instruction.opcode == "parameter":
                 if name == self.module.entry:
-                    return True
+                    return instruction
                 if name not in self.callers:
-                    return False
+                    return None
                 caller, call = self.callers[name]
                 if call.opcode == "while" and not (path and self._carried(name, path[-1])):
-                    return False
+                    return None
                 name, operand = caller, call.operands[instruction.number]
             else:
-                return False
+                return None
 
     def _carried(self, body: str, element: int) -> bool:
         """Whether a loop hands this element of its tuple on as it is."""
@@ -322,6 +328,14 @@ class _Counter:
         if one.opcode != "get-tuple-element" or one.number != element:
             return False
         return computation.instructions[one.operands[0]].opcode == "parameter"
+
+
+def _pads(body: Computation) -> bool:
+    """Whether what a fusion writes is rows and padding behind them."""
+    result = body.instructions[body.root]
+    while result.opcode in ("bitcast", "reshape"):
+        result = body.instructions[result.operands[0]]
+    return result.opcode == "pad"
 
 
 def _weight(kernels: Iterable[Kernel]) -> float:

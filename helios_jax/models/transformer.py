@@ -69,13 +69,14 @@ class HistoryTokens(NamedTuple):
       first_qkv: queries, keys and values of these tokens in the first block; None where they depend
         on the step.
       rope: their rotations.
-      modulation: the six rows of timestep 0, or None where history shares the noisy tokens' rows.
+      modulation: the six rows of timestep 0, as often as their product had to have them, or None
+        where history shares the noisy tokens' rows.
     """
 
     tokens: Float[Array, "B h D"]
     first_qkv: Float[Array, "B h 3 K d"] | None
     rope: Rope
-    modulation: Float[Array, "1 6 D"] | None
+    modulation: Float[Array, "_ 6 D"] | None
 
 
 class HeliosTransformer(nn.Module):
@@ -224,10 +225,12 @@ class HeliosTransformer(nn.Module):
         )
         if not cfg.zero_history_timestep:
             return HistoryTokens(tokens, None, rope, None)
-        modulation = self.embed_time(jnp.zeros((1,), jnp.float32)).modulation
+        # XLA would add the product of a single row to a copy of its bias.
+        zeros = jnp.zeros((ROW_MULTIPLE.get(target().platform, 1),), jnp.float32)
+        modulation = self.embed_time(zeros).modulation
         block = Block(cfg, self.dtype, self.param_dtype, parent=None)
         params = {"params": layer_params(self.blocks, 0)}
-        rows_of_both = jnp.broadcast_to(modulation[:, None], (1, 2, *modulation.shape[1:]))
+        rows_of_both = jnp.broadcast_to(modulation[:1, None], (1, 2, *modulation.shape[1:]))
         # `apply` returns a pair only if a collection is mutable.
         first_qkv = cast(Array, block.apply(params, tokens, rows_of_both, method="embed_history"))
         return HistoryTokens(tokens, first_qkv, rope, modulation)
@@ -292,7 +295,7 @@ class HeliosTransformer(nn.Module):
             x = jnp.concatenate([history.tokens, x], axis=1)
             rope = _joined([history.rope, rope])
             if history.modulation is not None:
-                modulation[0] = history.modulation
+                modulation[0] = history.modulation[:1]
         modulation = [jnp.broadcast_to(rows, (B, *rows.shape[1:])) for rows in modulation]
         modulation = jnp.stack(modulation, axis=1)
         first_qkv = None if history is None else history.first_qkv

@@ -23,7 +23,7 @@ from helios_jax.diffusion.solvers import solver_step, solver_table, start_solver
 from helios_jax.models.block import TextCache
 from helios_jax.models.layer_stack import COPY_OPTIONS
 from helios_jax.models.transformer import HeliosTransformer, HistoryTokens, TimeEmbedding
-from helios_jax.types import Array, Float, Params
+from helios_jax.types import Array, Float, Int, Params
 
 
 class ChunkPlan(NamedTuple):
@@ -68,7 +68,8 @@ class Denoiser:
       history: tokens of the chunks before; where ``plan.guided``, twice.
       text: keys and values of the prompts; where ``plan.guided``, followed by the negative ones.
       guidance_scale: weight of the prompt against the negative prompt.
-      times: the plan's embedded timesteps, by stage; empty where stages embed their own.
+      times: the plan's embedded timesteps, those of one stage after another; None where stages
+        embed their own.
       model, scheduler, plan: static.
     """
 
@@ -76,18 +77,17 @@ class Denoiser:
     history: HistoryTokens
     text: TextCache
     guidance_scale: Float[Array, ""]
-    times: tuple[TimeEmbedding, ...] = ()
+    times: TimeEmbedding | None = None
     model: HeliosTransformer = dataclasses.field(metadata=STATIC)
     scheduler: SchedulerConfig = dataclasses.field(metadata=STATIC)
     plan: ChunkPlan = dataclasses.field(metadata=STATIC)
 
     def embed_times(self, timesteps: np.ndarray) -> TimeEmbedding:
-        """Embeddings of timesteps, a row each."""
+        """Embeddings of timesteps, a row each, and behind them spare rows."""
         # On a GPU, XLA would pad the rows of a bfloat16 product to these in a launch of its own.
         rows = np.zeros(-(-len(timesteps) // 8) * 8, np.float32)
         rows[: len(timesteps)] = timesteps
-        embedded = apply(self.model, self.params, "embed_time", jnp.asarray(rows))
-        return jax.tree.map(lambda column: column[: len(timesteps)], embedded)
+        return apply(self.model, self.params, "embed_time", jnp.asarray(rows))
 
     def velocity(
         self, kind: StepKind, sample: Float[Array, "B T _ _ C"], time: TimeEmbedding
@@ -236,22 +236,15 @@ def embed_chunk_history(
     return history._replace(tokens=twice(history.tokens), first_qkv=twice(history.first_qkv))
 
 
-def embed_plan(denoiser: Denoiser, shape: tuple[int, ...]) -> tuple[TimeEmbedding, ...]:
-    """Embeddings of the plan's timesteps, a tuple of stages, for latents of ``shape``.
+def embed_plan(denoiser: Denoiser, shape: tuple[int, ...]) -> TimeEmbedding:
+    """Embeddings of the plan's timesteps, one stage after another, for latents of ``shape``.
 
     All stages' are one product: of few rows, it costs what reading its weights does, 0.1 ms for the
     14B model on an H200.
     """
     stages = range(len(denoiser.plan.steps))
     schedules = [stage_schedule(denoiser, shape, stage).timesteps for stage in stages]
-    embedded = denoiser.embed_times(np.concatenate(schedules))
-    found = []
-    first = 0
-    for timesteps in schedules:
-        last = first + len(timesteps)
-        found.append(_rows(embedded, first, last))
-        first = last
-    return tuple(found)
+    return denoiser.embed_times(np.concatenate(schedules))
 
 
 def sample_stage(
@@ -271,8 +264,11 @@ def sample_stage(
     start = stage_start(sample, noise, denoiser.scheduler, stage)
     schedule = stage_schedule(denoiser, noise.latents.shape, stage)
     fresh = noise.steps[stage] if noise.steps else None
-    times = denoiser.times[stage] if denoiser.times else None
-    sample, _ = solve(denoiser, start, schedule, stage, fresh, times)
+    before = 0
+    if denoiser.times is not None:
+        for earlier in range(stage):
+            before += len(stage_schedule(denoiser, noise.latents.shape, earlier).timesteps)
+    sample, _ = solve(denoiser, start, schedule, stage, fresh, before)
     return sample
 
 
@@ -307,7 +303,7 @@ def solve(
     schedule: Schedule,
     stage: int,
     fresh: Float[Array, "M B T H W C"] | None = None,
-    times: TimeEmbedding | None = None,
+    before: int = 0,
     *,
     trace: bool = False,
 ) -> tuple[Float[Array, "B T H W C"], list[Array | None]]:
@@ -321,7 +317,7 @@ def solve(
       schedule: its steps.
       stage: 0 is the coarsest.
       fresh: unit noise of every step, for solvers that add it.
-      times: the schedule's embedded timesteps, where they are known.
+      before: rows of ``denoiser.times``, where there are any, before those of the schedule.
       trace: whether the samples before the steps are wanted, too.
 
     Returns:
@@ -330,11 +326,15 @@ def solve(
     levels = schedule.timesteps / denoiser.scheduler.num_train_timesteps
     kinds = step_kinds(denoiser.plan, stage, levels)
     steps = solver_table(denoiser.scheduler.solver, schedule.sigmas)
+    times = denoiser.times
     if times is None:
         times = denoiser.embed_times(schedule.timesteps)
+    numbers = before + np.arange(len(levels))
 
     def step(kind, solver, row):
-        weights, time, noise = row
+        weights, number, noise = row
+        # Of the whole table, which the kernels that use a row read; a loop's own would be a copy.
+        time = jax.tree.map(lambda column: _row(column, number), times)
         velocity = denoiser.velocity(kind, solver.sample, time)
         after = solver_step(solver, velocity, start, weights, noise)
         return after, solver.sample if trace else None
@@ -344,7 +344,7 @@ def solve(
     first = 0
     for kind, run in itertools.groupby(kinds):
         last = first + len(list(run))
-        rows = _rows((steps, times, fresh), first, last)
+        rows = _rows((steps, numbers, fresh), first, last)
         solver, samples = jax.lax.scan(functools.partial(step, kind), solver, rows)
         path.append(samples)
         first = last
@@ -369,6 +369,13 @@ def step_kinds(plan: ChunkPlan, stage: int, levels: Float[np.ndarray, "M"]) -> l
 def _rows(tables: Any, first: int, last: int) -> Any:
     """Rows ``first`` to ``last`` of every column."""
     return jax.tree.map(lambda column: jnp.asarray(column[first:last]), tables)
+
+
+def _row(column: Array, number: Int[Array, ""]) -> Array:
+    """One row of a column."""
+    return jax.lax.dynamic_index_in_dim(
+        column, number, keepdims=False, allow_negative_indices=False
+    )
 
 
 def _first_half(text: TextCache, history: HistoryTokens) -> tuple[TextCache, HistoryTokens]:

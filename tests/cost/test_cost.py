@@ -153,6 +153,22 @@ def test_a_change_of_layout_is_no_arithmetic():
     assert copy.read == copy.written == 2 * 256 * 512
 
 
+def test_latents_that_are_turned_are_no_copy_of_weights():
+    assert set(counted(lambda latents: latents.T.reshape(-1), array(256, 512))) == {kernels.LAYOUT}
+
+
+def test_spare_rows_of_patches_come_with_the_patches():
+    """What turns latents into rows writes the spare ones, too: no launch only pads."""
+
+    def embed(latents, kernel):
+        patches = latents.reshape(27, 2, 10, 2, 64).swapaxes(1, 2).reshape(540, 128)
+        return jnp.pad(patches, ((0, 4), (0, 0))) @ kernel
+
+    found = counted(embed, array(54, 20, 64), array(128, 512))
+    assert set(found) == {kernels.MATMUL, kernels.LAYOUT}
+    assert [one.times for one in found[kernels.LAYOUT]] == [1]
+
+
 def test_padding_around_a_product_is_found():
     """XLA pads a product's 1020 rows to 1024 and cuts them off again."""
     found = counted(jnp.dot, array(1020, 512), array(512, 512))
