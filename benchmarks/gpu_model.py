@@ -16,9 +16,10 @@ from helios_jax.models.block import Block, Rope, Segments, TextCache
 from helios_jax.models.layer_stack import layer_params, separate_layers
 from helios_jax.models.tokenizer import train_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
+from helios_jax.models.vae_layers import kernels_by_output
 from helios_jax.sampling.chunk import ChunkPlan, embed_chunk_history
 from helios_jax.sampling.decoding import CONVOLUTION, decode
-from helios_jax.sampling.loading import separates_blocks
+from helios_jax.sampling.loading import separates_blocks, turns_kernels
 from helios_jax.sampling.pipeline import HeliosPipeline
 
 PROMPT = (
@@ -86,6 +87,8 @@ class Parts:
         if separates_blocks():
             blocks = separate_layers(abstract["transformer"]["blocks"])
             abstract["transformer"] = {**abstract["transformer"], "blocks": blocks}
+        if turns_kernels():
+            abstract["vae"] = kernels_by_output(abstract["vae"])
         params = random_like(abstract)
         words = [
             "a red ball rolls over green grass",

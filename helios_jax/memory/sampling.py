@@ -23,6 +23,7 @@ from helios_jax.models.quantization import Quantization, quantize_transformer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_ids
 from helios_jax.models.vae import VAE
+from helios_jax.models.vae_layers import kernels_by_output
 from helios_jax.sampling.chunk import sample_chunk
 from helios_jax.sampling.decoding import CONVOLUTION, decode_frames
 from helios_jax.sampling.loop import draw_noise, video_keys
@@ -178,6 +179,7 @@ def _placed_params(
 ) -> dict[str, Params]:
     """Abstract parameters as the programs are given them."""
     params = abstract_params(request.config, dtype, vae_dtype)
+    params["vae"] = kernels_by_output(params["vae"])
     if not placement.stream_blocks:
         blocks = separate_layers(params["transformer"]["blocks"])
         params["transformer"] = {**params["transformer"], "blocks": blocks}

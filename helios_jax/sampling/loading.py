@@ -11,6 +11,7 @@ from helios_jax import checkpoint
 from helios_jax.checkpoint.adapters import Adapter
 from helios_jax.checkpoint.params import abstract_params, dtype_rules, host_memory
 from helios_jax.config import HeliosConfig
+from helios_jax.models.vae_layers import kernels_by_output
 from helios_jax.progress import Progress
 from helios_jax.types import DTypeLike, Params, tree_bytes
 
@@ -81,7 +82,7 @@ class ComponentLoader:
         def place(leaf: str) -> jax.sharding.Sharding | None:
             return host_memory() if blocks_on_host and leaf.startswith("blocks/") else None
 
-        return checkpoint.load_params(
+        params = checkpoint.load_params(
             self._path,
             component,
             self._rules[component],
@@ -93,10 +94,16 @@ class ComponentLoader:
             and not blocks_on_host
             and separates_blocks(),
         )
+        return kernels_by_output(params) if component == "vae" and turns_kernels() else params
 
 
 def separates_blocks() -> bool:
     """Whether the transformer's blocks are one array a layer: where an accelerator computes."""
+    return jax.default_backend() != "cpu"
+
+
+def turns_kernels() -> bool:
+    """Whether the VAE's kernels have the output's channels first: where an accelerator computes."""
     return jax.default_backend() != "cpu"
 
 

@@ -25,9 +25,15 @@ from helios_jax.models.tokenizer import Tokenizer, clean_prompt, toy_tokenizer
 from helios_jax.models.transformer import HeliosTransformer
 from helios_jax.models.umt5 import UMT5Encoder, encode_text
 from helios_jax.models.vae import VAE
+from helios_jax.models.vae_layers import kernels_by_output
 from helios_jax.sampling.decoding import CONVOLUTION, Output, decode
 from helios_jax.sampling.fields import show
-from helios_jax.sampling.loading import ComponentLoader, default_dtype, separates_blocks
+from helios_jax.sampling.loading import (
+    ComponentLoader,
+    default_dtype,
+    separates_blocks,
+    turns_kernels,
+)
 from helios_jax.sampling.prompts import to_schedule
 from helios_jax.sampling.request import RequestError, make_request
 from helios_jax.sampling.text import Features, PromptTexts, embed_text
@@ -183,6 +189,8 @@ class Model:
         dtype = default_dtype() if dtype is None else dtype
         vae_dtype = default_dtype()
         params = random_params(config, seed, dtype, vae_dtype, separates_blocks())
+        if turns_kernels():
+            params["vae"] = kernels_by_output(params["vae"])
         tokenizer = toy_tokenizer(config.text_encoder.vocab_size)
         return cls(config, params, tokenizer, dtype=dtype, vae_dtype=vae_dtype)
 

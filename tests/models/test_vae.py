@@ -1,6 +1,7 @@
 """The VAE in pieces, in other dtypes, its two spaces, and the forms of its convolutions."""
 
 from functools import partial
+from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 from helios_jax.config import VAEConfig
+from helios_jax.cost.kernels import ARGUMENT_COPIES, FUSED, count
+from helios_jax.memory.compiler import compile_for, unavailable
 from helios_jax.models.convolution import (
+    COMPILER_OPTIONS,
     conv3d,
     convolve,
     frames_as_channels,
@@ -25,7 +29,7 @@ from helios_jax.models.vae import (
     to_model_space,
     to_vae_space,
 )
-from helios_jax.models.vae_layers import ChannelNorm
+from helios_jax.models.vae_layers import ChannelNorm, kernels_by_output
 
 # A latent spans 4 x 4 x 4 pixels.
 CONFIG = VAEConfig(
@@ -104,6 +108,18 @@ def test_clip_encoded_in_pieces_is_the_clip_encoded_whole(params, sizes):
     pieces = run_pieces(quick_jit(partial(encode_piece, vae)), params, video, sizes)
     assert whole[0].shape == (2, 3, 2, 3, CONFIG.z_dim)
     assert max(map(relative, pieces, whole)) <= 5e-6
+
+
+def test_kernels_with_the_output_first_are_the_same_kernels(params):
+    """As an accelerator has them; of abstract parameters, too."""
+    vae = VAE(CONFIG)
+    video = jax.random.uniform(jax.random.key(3), (1, 5, 8, 8, 3), minval=-1.0)
+    turned = kernels_by_output(params)
+    shapes = kernels_by_output(jax.eval_shape(lambda: params))
+    assert jax.tree.map(jnp.shape, turned) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    assert "kernel" not in {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(turned)}
+    run = quick_jit(vae.apply)
+    np.testing.assert_array_equal(run({"params": turned}, video), run({"params": params}, video))
 
 
 def test_cache_does_not_grow_with_the_clip(params):
@@ -208,3 +224,23 @@ def test_outputs_are_clamped(params):
     _, logvar = run("encode", 3)
     assert (video.min(), video.max()) == (-1.0, 1.0)
     assert (logvar.min(), logvar.max()) == (-30.0, 20.0)
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=f"cannot compile for a GPU: {unavailable()}")
+@pytest.mark.skipif(find_spec("jax_triton") is None, reason="jax-triton is not installed")
+def test_on_a_gpu_norms_are_single_kernels_and_weights_are_read_where_they_are():
+    """Of all weights only the biases of upsampling are copied, once for each kind of pixel."""
+    config = VAEConfig(
+        base_dim=16, dim_mult=(1, 2), temperal_downsample=(True,), num_res_blocks=1, z_dim=16
+    )
+    vae = VAE(config, jnp.bfloat16, jnp.bfloat16, convolution="conv3d")
+    shapes = jax.eval_shape(vae.init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3)))["params"]
+    latents = jax.ShapeDtypeStruct((1, 3, 8, 8, config.z_dim), jnp.float32)
+    decode = jax.jit(partial(decode_latents, vae), compiler_options=COMPILER_OPTIONS)
+    program = compile_for(decode, kernels_by_output(shapes), latents)
+    found = count(program.as_text()).kernels
+    copied = sum(one.times * one.written for one in found if one.group == ARGUMENT_COPIES)
+    assert copied == 4 * 16 * 2
+    paths = [path for path, _ in jax.tree.leaves_with_path(shapes["decoder"])]
+    norms = [path for path in paths if path[-1].key == "gamma"]
+    assert sum(one.times for one in found if one.group == FUSED) == len(norms)

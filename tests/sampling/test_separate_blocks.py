@@ -6,6 +6,7 @@ import pytest
 
 from helios_jax import HeliosPipeline, checkpoint
 from helios_jax.models.layer_stack import is_separate, separate_layers
+from helios_jax.models.vae_layers import kernels_by_output
 from helios_jax.sampling import loading, model
 from helios_jax.types import tree_bytes
 from tests.toy_adapters import save_adapter
@@ -18,6 +19,7 @@ def accelerator(monkeypatch):
     """The layout of an accelerator on a CPU."""
     for module in (loading, model):
         monkeypatch.setattr(module, "separates_blocks", lambda: True)
+        monkeypatch.setattr(module, "turns_kernels", lambda: True)
 
 
 @pytest.fixture
@@ -36,6 +38,8 @@ def test_it_makes_the_frames_of_stacked_blocks(pipeline, folder):
     loaded = HeliosPipeline.from_checkpoint(folder, compile_cache="")
     assert is_separate(loaded.params["transformer"]["blocks"])
     assert not is_separate(pipeline.params["transformer"]["blocks"])
+    turned = kernels_by_output(pipeline.params["vae"])
+    assert jax.tree.structure(loaded.params["vae"]) == jax.tree.structure(turned)
     np.testing.assert_allclose(frames(loaded), frames(pipeline), atol=1e-4)
 
 
