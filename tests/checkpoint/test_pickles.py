@@ -200,8 +200,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_programs_run_in_little_memory(pytestconfig):
+def test_a_hundred_thousand_programs_run_in_little_memory(pytestconfig, record_property):
     """In a process of their own, whose address space is limited."""
+    record_property("cases", 100_000)
     code = FUZZ.format(root=str(pytestconfig.rootpath))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
