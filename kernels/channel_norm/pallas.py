@@ -67,12 +67,16 @@ def channel_norm(
                 target = gmem[name].at[batch, frame, pixels, part]
                 plgpu.copy_smem_to_gmem(tile.at[stage, part], target)
 
+        def spread(array):
+            """An array in the layout that can sum along a row.
+
+            The interpreter of jax 0.10 knows no layouts, and has no need of them.
+            """
+            return array if interpret else plgpu.layout_cast(array, plgpu.Layout.WGMMA)
+
         def read(stage, part):
-            """Some channels of all pixels, in float32, in the layout that can sum along a row."""
-            value = tile[stage, part]
-            # The interpreter of jax 0.10 knows no layouts, and has no need of them.
-            value = value if interpret else plgpu.layout_cast(value, plgpu.Layout.WGMMA)
-            return value.astype(jnp.float32)
+            """Some channels of all pixels, in float32."""
+            return spread(tile[stage, part]).astype(jnp.float32)
 
         plgpu.copy_gmem_to_smem(gmem["gain"], weight, weight_ready)
         for frame in range(reach):
@@ -80,7 +84,8 @@ def channel_norm(
                 fetch("past", frame, 0)
                 plgpu.barrier_wait(ready.at[0])
             elif frame == 0:
-                tile[0] = jnp.zeros(tile.shape[1:], x.dtype)
+                for part in range(parts):
+                    tile[0, part] = spread(jnp.zeros((PIXELS, width), x.dtype))
                 plgpu.commit_smem()
             store("frames", frame, 0)
             if keep and frame >= T:

@@ -192,3 +192,15 @@ def test_frames_that_are_handed_on_are_written_in_place():
     text = program.as_text()
     assert text.count("custom_call_target=") == 3
     assert not re.search(r" (copy|fusion)\(", text)
+
+
+@pytest.mark.skipif(deviceless.unavailable() is not None, reason=str(deviceless.unavailable()))
+@pytest.mark.parametrize("implementation", [pytest.param("triton", marks=needs_triton), "pallas"])
+@pytest.mark.parametrize("case", ["norm", "behind zeros", "behind zeros, the last kept"])
+def test_every_way_of_asking_compiles_for_an_h100(case, implementation):
+    """Without a past, too, as a clip begins, and without SiLU, as before attention."""
+    sizes, static = CASES[case]
+    x, gamma, _ = clip(jnp.bfloat16, **sizes)
+    run = functools.partial(channel_norm, implementation=implementation, **static)
+    program = deviceless.compile_for(run, x, gamma)
+    assert "helios_channel_norm" in program.as_text()
