@@ -12,7 +12,7 @@ others use the machine, save that PyTorch's threads wait for one another busily.
 Rows, each from uint8 frames of 384x640 to the figure:
   aesthetic   8 frames through CLIP ViT-L/14 and LAION's head; PyTorch's side is transformers'
   semantic    8 frames and a text of 32 tokens through ViCLIP-L/14
-  smoothness  one pair through AMT-S
+  smoothness  four pairs through AMT-S; PyTorch takes one after another, as the original does
   amplitude   one pair by OpenCV, which is what the original uses
   reading     33 frames of a file of 480x832 pixels
 """
@@ -126,7 +126,7 @@ def jax_row(name: str) -> Row:
         return lambda: model.similarity(FrameVideo(frames(8)), range(8), TEXT_IDS)
     if name == "smoothness":
         foreteller = SmoothnessModel(AMT(), params("amt", amt_slots()))
-        return lambda: foreteller.deviations(frames(3), [0])
+        return lambda: foreteller.deviations(frames(9), range(0, 8, 2))
     if name == "amplitude":
         return lambda: amplitude.flows(frames(2)).lengths
     return lambda: Video(Path(FOLDER.value) / "clip.mp4").frames
@@ -182,12 +182,12 @@ def torch_row(name: str) -> Row:
         return lambda: (unit(text(ids)) @ unit(video(prepared(True)[None]))[0]).numpy()
     network = load(torch_networks.AMT(), "amt")
 
-    def deviation() -> np.ndarray:
-        triple = torch.from_numpy(np.moveaxis(frames(3), -1, 1).copy()).float()
+    def deviation(start: int) -> float:
+        triple = torch.from_numpy(np.moveaxis(frames(9)[start : start + 3], -1, 1).copy()).float()
         made = network(triple[:1] / 255, triple[2:] / 255)
-        return (triple[1:2] - (made * 255).clamp(0, 255).floor()).abs().mean()[None].numpy()
+        return float((triple[1:2] - (made * 255).clamp(0, 255).floor()).abs().mean())
 
-    return deviation
+    return lambda: np.array([deviation(start) for start in range(0, 8, 2)])
 
 
 def work(system: str) -> None:
@@ -257,7 +257,7 @@ def measure(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 PER_CLIP = {
     "aesthetic": lambda count: count / 8,
     "semantic": lambda count: 1,
-    "smoothness": lambda count: (count - 1) // 2,
+    "smoothness": lambda count: (count - 1) // 2 / 4,
     "amplitude": lambda count: count - 1,
     "reading": lambda count: count / 33,
 }

@@ -1,5 +1,6 @@
 """The device that computes: why there is none, and why it is not the GPU of the machine."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -20,6 +21,13 @@ def unavailable() -> str | None:
         reason = " ".join(str(error).split()).rstrip(".") or "no NVIDIA GPU is visible"
         return f"there is no device{where} to compute on: {reason} ({ADVICE})"
     return None
+
+
+def cpu_cores() -> int:
+    """The CPU cores that this process may use."""
+    with contextlib.suppress(AttributeError):  # not on every system
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def nvidia_gpus(root: Path = Path("/")) -> list[str]:

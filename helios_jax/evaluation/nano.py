@@ -13,7 +13,6 @@ Every caption has an object that training never shows. Parts:
 import dataclasses
 import itertools
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, Unpack
 import jax
 import numpy as np
 
+from helios_jax.devices import cpu_cores
 from helios_jax.evaluation.judge import accuracy, read_clip, score
 from helios_jax.evaluation.measures import Frames, frame_difference, psnr, statistics
 from helios_jax.models.vae import decode_latents, encode_clip
@@ -282,7 +282,7 @@ def reconstruction(pipeline: HeliosPipeline) -> Callable[[Frames], Frames]:
 
 def machine() -> str:
     """What this runs on: the cores that it may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cpu_cores()
     return f"{cores} core{'s' if cores != 1 else ''} of {platform.machine()}"
 
 

@@ -4,10 +4,8 @@ A video appears whole or not at all, so whatever is there is done. Each device h
 own and takes the next prompt when it is free; a video does not depend on which device made it.
 """
 
-import contextlib
 import datetime
 import math
-import os
 import platform
 import queue
 import statistics
@@ -21,6 +19,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from helios_jax.devices import cpu_cores
 from helios_jax.evaluation.bench.devices import work_on
 from helios_jax.evaluation.bench.errors import BenchError
 from helios_jax.evaluation.bench.files import GENERATION, read_json, read_rows, write_json
@@ -161,9 +160,7 @@ def machine() -> str:
     """What this process runs on."""
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        cores = os.cpu_count() or 1
-        with contextlib.suppress(AttributeError):  # not on every system
-            cores = len(os.sched_getaffinity(0))
+        cores = cpu_cores()
         return f"{cores} core{'s' if cores != 1 else ''} of {platform.machine()}"
     return f"{len(devices)} x {devices[0].device_kind}"
 

@@ -26,7 +26,7 @@ from helios_jax.evaluation.bench.windows import curve, window_length
 from helios_jax.types import Array, DTypeLike, Float, Params
 
 BATCH = 8
-"""Pairs of frames on an accelerator at a time; one takes 0.24 GB at 384x640."""
+"""Pairs of frames on an accelerator at a time; one takes 0.22 GB at 384x640."""
 
 LEAST_WINDOW = 4
 """Frames that a window of the drift has at least."""

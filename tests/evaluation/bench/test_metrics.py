@@ -168,7 +168,10 @@ def test_frames_that_smoothness_cannot_take_are_named(models, frames, metric, me
         score(metric, FrameVideo(frames), models)
 
 
-def test_batches_are_of_one_size_and_give_what_one_batch_gives():
+@pytest.mark.parametrize(("cores", "batches"), [(1, [24] * 3), (2, [18] * 4), (99, [1] * 70)])
+def test_batches_are_of_one_size_and_give_what_one_batch_gives(cores, batches, monkeypatch):
+    """A CPU computes one on each core."""
+    monkeypatch.setattr("helios_jax.evaluation.bench.batches.cpu_cores", lambda: cores)
     sizes = []
 
     def brightest(batch):
@@ -179,7 +182,7 @@ def test_batches_are_of_one_size_and_give_what_one_batch_gives():
     expected = frames.max(axis=(1, 2, 3))
     found = in_batches(brightest, frames, np.arange(70), 32)
     np.testing.assert_array_equal(found, expected)
-    assert sizes == [24, 24, 24]
+    assert sizes == batches
     np.testing.assert_array_equal(in_batches(brightest, frames, np.array([7]), 32), expected[7:8])
 
 

@@ -41,24 +41,31 @@ def look_up(pyramid: Pyramid, centres: Float[Array, "B Y X 2"]) -> Float[Array, 
     ``(x + i - 3, y + j - 3)``, with x and y in pixels of the level.
     """
     batch, height, width, _ = centres.shape
-    flat = centres.reshape(batch, height * width, 2)
+    flat = centres.reshape(batch * height * width, 2)
     windows = []
     for level, values in enumerate(pyramid):
-        scaled = flat / 2**level
-        rows = _hat(scaled[..., 1], values.shape[2])
-        columns = _hat(scaled[..., 0], values.shape[3])
-        narrow = _product("bpyx,bpix->bpiy", values, columns)
-        windows.append(_product("bpiy,bpjy->bpij", narrow, rows))
+        maps = values.reshape(batch * height * width, *values.shape[2:])
+        windows.append(_window(maps, flat / 2**level))
     stacked = [window.reshape(batch, height, width, WINDOW**2) for window in windows]
     return jnp.concatenate(stacked, axis=-1)
 
 
-def _hat(centres: Float[Array, "B P"], size: int) -> Float[Array, "B P K n"]:
-    """Weights by which ``size`` pixels make the values at offsets -3..3 of each centre."""
-    offsets = jnp.arange(-RADIUS, RADIUS + 1, dtype=jnp.float32)
-    at = centres[..., None] + offsets[None, None]
-    pixels = jnp.arange(size, dtype=jnp.float32)
-    return jnp.maximum(0, 1 - jnp.abs(at[..., None] - pixels[None, None, None]))
+@jax.vmap
+def _window(values: Float[Array, "Y X"], centre: Float[Array, "2"]) -> Float[Array, "K K"]:
+    """``[i, j]`` is the value at ``centre + (i - 3, j - 3)``, all as far between pixels as one."""
+    height, width = values.shape
+    # Beyond these places, too, a window is zero.
+    least = jnp.full((2,), -WINDOW, jnp.float32)
+    most = jnp.array([width + WINDOW, height + WINDOW], jnp.float32)
+    corner = jnp.clip(centre, least, most) - RADIUS
+    first = jnp.floor(corner)
+    share = corner - first
+    columns, rows = first.astype(jnp.int32)[:, None] + jnp.arange(WINDOW + 1)[None]
+    rows = jnp.where(rows < 0, height, rows)  # an index below zero would count from the end
+    columns = jnp.where(columns < 0, width, columns)
+    found = values.at[rows[None, :], columns[:, None]].get(mode="fill", fill_value=0)
+    found = found[:-1] * (1 - share[0]) + found[1:] * share[0]
+    return found[:, :-1] * (1 - share[1]) + found[:, 1:] * share[1]
 
 
 def _halve(x: Float[Array, "B Y X C"]) -> Float[Array, "B y x C"]:

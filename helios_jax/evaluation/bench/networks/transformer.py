@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from helios_jax.kernels.attention import attention
 from helios_jax.types import Array, DTypeLike, Float
 
 EPSILON = 1e-5
@@ -49,8 +50,8 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], _: None) -> tuple[Float[Array, "B N D"], None]:
         width = x.shape[-1]
-        attention = _Attention(self.heads, self.causal, self.dtype, name="attn")
-        x = x + attention(layer_norm(x, "ln_1").astype(self.dtype))
+        attend = _Attention(self.heads, self.causal, self.dtype, name="attn")
+        x = x + attend(layer_norm(x, "ln_1").astype(self.dtype))
         hidden = layer_norm(x, "ln_2").astype(self.dtype)
         hidden = nn.Dense(4 * width, dtype=self.dtype, name="c_fc")(hidden)
         hidden = hidden * nn.sigmoid(1.702 * hidden)
@@ -58,7 +59,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """``softmax(q k^T / sqrt(d)) v`` over all tokens."""
+    """``softmax(q k^T / sqrt(d)) v`` over all tokens, or those up to a token's own."""
 
     heads: int
     causal: bool
@@ -72,11 +73,12 @@ class _Attention(nn.Module):
         project = functools.partial(nn.DenseGeneral, dtype=self.dtype)
         qkv = project((3, self.heads, head_width), name="qkv")(x)
         q, k, v = (qkv[:, :, part] for part in range(3))
+        if not self.causal:
+            return project(width, axis=(-2, -1), name="out")(attention(q, k, v))
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         scores *= head_width**-0.5
-        if self.causal:
-            seen = jnp.tril(jnp.ones((tokens, tokens), bool))
-            scores = jnp.where(seen[None, None], scores, -jnp.inf)
+        seen = jnp.tril(jnp.ones((tokens, tokens), bool))
+        scores = jnp.where(seen[None, None], scores, -jnp.inf)
         weights = jax.nn.softmax(scores).astype(self.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
         return project(width, axis=(-2, -1), name="out")(mixed)
