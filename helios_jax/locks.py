@@ -29,7 +29,7 @@ from helios_jax.writers import writing
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Flags that Windows does not have."""
 
-_NO_FILE = "{} cannot be locked: {} is a link, a folder or a pipe; remove it"
+_NO_FILE = "{} cannot be locked: {} is a link, a folder, a pipe or a socket; remove it"
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems without locks."""
@@ -146,12 +146,14 @@ def remove_partials(path: str | os.PathLike) -> list[Path]:
             shutil.rmtree(replaced, ignore_errors=True)
             removed.append(replaced)
         else:
-            replaced.rename(path)
+            with writing(path):
+                replaced.rename(path)
     for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.partial-*")):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's, in a folder like /tmp
+                left.unlink()
         removed.append(left)
     return removed
 
@@ -189,11 +191,12 @@ def _take(file: Path, name: str, must: bool) -> int | None:
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR):
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # the last: a socket
             raise LockedError(_NO_FILE.format(name, file)) from error
         raise
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise LockedError(_NO_FILE.format(name, file))
         locked = _flock(descriptor)
         owner = _read(descriptor)

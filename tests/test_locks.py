@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +137,23 @@ def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_what_another_user_left_does_not_keep_a_writer_from_its_work():
+    """Nothing of it can be removed, as in /tmp."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        left = folder / ".a.partial-7"
+        left.touch()
+        folder.chmod(0o555)
+        if os.getuid() == 0:
+            os.seteuid(65534)
+        try:
+            remove_partials(folder / "a")
+        finally:
+            os.seteuid(os.getuid())
+            folder.chmod(0o755)
+        assert left.exists()
+
+
 def test_a_lock_that_a_process_left_after_its_work_is_removed(tmp_path):
     """One that is held stays."""
     (tmp_path / ".a.lock").touch()
@@ -145,12 +164,20 @@ def test_a_lock_that_a_process_left_after_its_work_is_removed(tmp_path):
         assert (tmp_path / ".a.lock").exists()
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("victim", path)])
+def _link_hard(path):
+    os.link(path.with_name("victim"), path)
+
+
+def _link(path):
+    os.symlink("victim", path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, _link, _link_hard])
 def test_what_somebody_put_in_the_place_of_a_lock_is_not_touched(tmp_path, make):
     """A link would have another file cut, and a pipe be waited for."""
     (tmp_path / "victim").write_text("precious")
     make(tmp_path / ".a.lock")
-    with pytest.raises(LockedError, match="is a link, a folder or a pipe"):  # noqa: SIM117
+    with pytest.raises(LockedError, match="is a link, a folder, a pipe or a socket"):  # noqa: SIM117
         with lock(tmp_path / "a"):
             pass
     assert (tmp_path / "victim").read_text() == "precious"
