@@ -67,11 +67,9 @@ def without_compile_cache() -> Generator[None, None, None]:
 def _default_directory() -> str | None:
     """``helios-jax/programs`` in the user's cache folder, if it can be made."""
     try:
-        path = (
-            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            / "helios-jax"
-            / "programs"
-        )
+        named = os.environ.get("XDG_CACHE_HOME", "")
+        cache = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+        path = cache / "helios-jax" / "programs"
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None

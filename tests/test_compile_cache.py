@@ -76,6 +76,15 @@ def test_a_home_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
     assert compile_again(11)["cached"] == 0
 
 
+def test_a_relative_cache_folder_is_passed_over(monkeypatch, tmp_path):
+    """As the XDG specification has it: each working folder would get a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    use_compile_cache()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_without_the_cache_nothing_is_kept_or_found(tmp_path):
     """Programs for a device that is not there; the cache is used again afterwards."""
     use_compile_cache(str(tmp_path / "here"))

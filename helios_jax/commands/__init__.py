@@ -4,6 +4,7 @@
 ``python sample.py --help`` in a clone.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 for an unknown command and for what the command cannot use.
     """
     argv = list(sys.argv if argv is None else argv)
+    open_closed_streams()
     name = argv[1] if len(argv) > 1 else "--help"
     if name in ("--help", "-help", "-h", "help"):
         print(_overview())
@@ -56,6 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module = importlib.import_module(f"helios_jax.commands.{name.replace('-', '_')}")
     return module.main([f"helios-jax {name}", *argv[2:]])
+
+
+def open_closed_streams() -> None:
+    """Lead standard streams that were closed, as a shell's ``>&-`` does, nowhere.
+
+    Otherwise the next file that is opened would take the place of one, and what a library or a
+    child process prints would be written into it.
+    """
+    with contextlib.suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _overview() -> str:

@@ -23,6 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from helios_jax import configs, devices, nano
+from helios_jax.commands import open_closed_streams
 from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
@@ -71,6 +72,7 @@ def run_command(
       message is one line on standard error.
     """
     argv = list(sys.argv if argv is None else argv)
+    open_closed_streams()
     _quiet_libraries()
     options = flags.FlagValues()
     with _terminable(), _printable():
@@ -102,10 +104,10 @@ def _run(
         complain(str(error), argv[0])
         return error.exit_status
     except OSError as error:
-        _drop_unprinted()
+        printable = _drop_unprinted()
         if isinstance(error, BrokenPipeError):
             return READER_GONE
-        complain(str(error), argv[0])
+        complain(_system_reason(error, printable), argv[0])
         return HeliosError.exit_status
     except KeyboardInterrupt:
         complain("interrupted; files that were not finished are removed", argv[0])
@@ -122,9 +124,29 @@ def _run(
     return 0
 
 
-def _drop_unprinted() -> None:
+def _system_reason(error: OSError, printable: bool) -> str:
+    """What the system says, after the name of what it says it of.
+
+    Args:
+      error: what it says.
+      printable: whether standard output can be written.
+    """
+    reason = error.strerror or str(error)
+    if isinstance(error.filename, str | bytes):
+        return f"{os.fsdecode(error.filename)}: {reason}"
+    if not printable:
+        return f"standard output cannot be written: {reason}"
+    if isinstance(error, FileNotFoundError):  # all that says this without a name
+        return f"the working folder is no longer there: {reason}"
+    return reason
+
+
+def _drop_unprinted() -> bool:
     """Let what cannot be printed go nowhere, for Python would try again as it ends: nobody reads
     standard output any more, as in ``helios-jax plan --help | head``, or its disk is full.
+
+    Returns:
+      Whether standard output can be written.
     """
     try:
         sys.stdout.flush()
@@ -132,6 +154,8 @@ def _drop_unprinted() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -218,8 +242,10 @@ def find_recipe(name: str) -> Path:
 
     Raises:
       UsageError: if there is no such recipe; the message lists those that there are.
+      OSError: if the file may not be read, which ml_collections does not say.
     """
     if Path(name).is_file():
+        open(name, "rb").close()
         return Path(name)
     stem = re.sub(r"^configs/", "", name).removesuffix(".py")
     for folder in RECIPES:
@@ -365,8 +391,8 @@ def _signal_again(number: int) -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Generator[None, None, None]:
-    """Let SIGTERM unwind so that unfinished files are removed; what it and Ctrl-C did before, they
-    do again after the block.
+    """Let SIGTERM, and SIGHUP of a terminal that is closed, unwind so that unfinished files are
+    removed; what they and Ctrl-C did before, they do again after the block.
 
     Python drops what is raised in a finalizer, in the callback of a weak reference and while it
     collects garbage, and gives it to ``sys.unraisablehook``: a signal that came then comes again.
@@ -374,19 +400,26 @@ def _terminable() -> Generator[None, None, None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)  # under nohup it is ignored
+    before = {number: signal.getsignal(number) for number in numbers}
     hook = sys.unraisablehook
 
     def raise_again(dropped: Any) -> None:
-        signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
-        if dropped.exc_type not in signals:
+        status = getattr(dropped.exc_value, "code", None)
+        if dropped.exc_type is KeyboardInterrupt:
+            status = 128 + signal.SIGINT
+        came = [number for number in numbers if status == 128 + number]
+        if not came:
             hook(dropped)
             return
-        later = threading.Timer(0.01, _signal_again, (signals[dropped.exc_type],))
+        later = threading.Timer(0.01, _signal_again, came)
         later.daemon = True
         later.start()
 
-    signal.signal(signal.SIGTERM, _unwind)
+    for number in (number for number in numbers if number != signal.SIGINT):
+        signal.signal(number, _unwind)
     if before[signal.SIGINT] is signal.default_int_handler:
         signal.signal(signal.SIGINT, _unwind)
     sys.unraisablehook = raise_again

@@ -8,8 +8,8 @@ folders of records, made from videos with captions:
   helios-jax train --config train/stage1_init --config.checkpoint=checkpoints/wan2.1 \\
       --config.data.train=data/clips
 
-The same command goes on where it was stopped: SIGTERM and Ctrl-C save and exit with status 0. What
-a step takes in memory, without a GPU:
+The same command goes on where it was stopped: SIGTERM, Ctrl-C and the end of its terminal save and
+exit with status 0. What a step takes in memory, without a GPU:
 
   helios-jax train --config train/stage2_init --plan=h100
 

@@ -234,13 +234,16 @@ class Profiler:
 
 
 def stop_on_signal() -> Callable[[int], bool]:
-    """A function of the steps done: whether SIGTERM or Ctrl-C has come, agreed upon by all
-    processes.
+    """A function of the steps done: whether SIGTERM, Ctrl-C or the end of the terminal has come,
+    agreed upon by all processes.
     """
     if jax.process_count() > 1:
         return multihost_utils.reached_preemption_sync_point
     received = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # under nohup it is ignored
+    for number in numbers:
         signal.signal(number, lambda number, frame: received.append(number))
     return lambda done: bool(received)
 

@@ -145,6 +145,25 @@ def test_output_that_cannot_be_written_is_one_line():
     assert "No space left" in done.stderr
 
 
+def test_streams_that_are_closed_do_not_become_files(tmp_path):
+    """What is printed goes nowhere, and not into the first file that is opened."""
+    code = (
+        "from helios_jax.commands.cli import run_command; import os, sys; "
+        f"body = lambda options: os.open({str(tmp_path / 'a')!r}, os.O_CREAT | os.O_RDWR) and "
+        "print('a') or os.system('echo b; echo c >&2'); "
+        "sys.exit(run_command('', lambda *_: None, body, ['helios-jax']))"
+    )
+    command = f'{sys.executable} -c "{code}" <&- >&- 2>&-'
+    assert subprocess.run(["bash", "-c", command]).returncode == 0
+    assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_a_refusal_of_the_system_is_told_after_the_files_name(capsys, tmp_path):
+    path = tmp_path / "absent"
+    assert run_command("", lambda *_: None, lambda _: path.read_text() and None, ["a"]) == 2
+    assert capsys.readouterr().err == f"a: {path}: No such file or directory\n"
+
+
 class _Finalized:
     """Calls a function when it is deleted."""
 
@@ -191,7 +210,7 @@ def _while_collecting(act):
         gc.callbacks.remove(callback)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("moment", [_while_collecting, _while_deleting, _while_forgetting])
 def test_a_signal_ends_the_command_whatever_runs_when_it_comes(moment, number, capsys):
     """Python drops what is raised at these moments, so the signal comes again."""
