@@ -20,6 +20,7 @@ Exit status: 0 when it is ended by Ctrl-C, 2 when it cannot begin.
 
 import contextlib
 import dataclasses
+import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from helios_jax.demo.server import DemoServer
 from helios_jax.sampling.loop import ChunkRecord
 from helios_jax.sampling.pipeline import HeliosPipeline
 from helios_jax.sampling.request import make_request
+from helios_jax.writers import writing
 
 LIMITS = {
     "at_once": "Videos that take turns, a chunk each; the others wait.",
@@ -84,8 +86,12 @@ def define_flags(options: flags.FlagValues, argv: Sequence[str]) -> None:
 def serve(options: flags.FlagValues) -> None:
     """Load the model, compile it, and serve until Ctrl-C."""
     folder = Path(options.folder) if options.folder else None
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise DemoError(f"--folder={folder} is no folder: name another")
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise DemoError(f"--folder={folder} is no folder: name another")
+        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with writing(folder), tempfile.TemporaryDirectory(dir=place):
+            pass  # before the model is loaded, not when the first visitor waits
     pipeline = HeliosPipeline.from_checkpoint(options.checkpoint)
     print(f"compiling or loading {pipeline!r}", flush=True)
     warm_up(pipeline)

@@ -82,10 +82,12 @@ from helios_jax.commands.lora_flags import read_lora
 from helios_jax.commands.sample_flags import define_flags
 from helios_jax.commands.sample_inputs import (
     Video,
+    check_apart,
     check_flags,
     checkpoint_path,
+    draws_only,
+    input_files,
     placement,
-    prompt_flags,
     read_adapters,
     read_config,
     read_fields,
@@ -131,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def sample(options: flags.FlagValues) -> None:
     """Read the request, say what it will take, make the videos, say where the time went."""
     check_flags(options)
-    if options.report and not (prompt_flags(options) or options.resume):
+    if draws_only(options):
         save_curves(options.report, load_statistics(options.statistics))
         print(f"wrote {options.report}")
         return
@@ -148,6 +150,7 @@ def sample(options: flags.FlagValues) -> None:
         decode_file(options, config, say)
         return
     videos = read_videos(options, config, say)
+    check_apart(options, videos)
     writers = [make_writer(video) for video in videos]
     # Whoever writes the same files is found before anything heavy is loaded.
     with writers[0].lock():
@@ -393,6 +396,7 @@ def decode_file(options: flags.FlagValues, config: HeliosConfig, say: Say) -> No
     latents, _ = media.load_latents(options.decode, options.verify)
     say(f"{options.decode} has no digest: what was altered there is not noticed")
     paths = media.numbered(options.out, len(latents))
+    media.check_apart(paths, input_files(options))
     with contextlib.ExitStack() as stack:
         for path in paths:
             media.check_output(path, options.overwrite)

@@ -69,9 +69,15 @@ def check_flags(options: flags.FlagValues) -> None:
         )
     if (path := options.save_latents) and media.output_kind(path) != ".safetensors":
         raise RequestError(f"--save_latents={path} must be a .safetensors file")
-    for path in (options.save_latents, options.statistics, options.report):
-        if path:
-            media.check_file(path)
+    statistics = None if draws_only(options) else options.statistics
+    written = (options.save_latents, statistics, options.report, options.contact_sheet)
+    for path in filter(None, written):
+        media.check_file(path)
+
+
+def draws_only(options: flags.FlagValues) -> bool:
+    """Whether --report draws statistics that are there, and no video is made."""
+    return bool(options.report) and not (prompt_flags(options) or options.resume)
 
 
 def prompt_flags(options: flags.FlagValues) -> list[str]:
@@ -190,6 +196,30 @@ def resumed_video(
     return Video(state.prompts, request, stream_files(options, paths), state)
 
 
+def check_apart(options: flags.FlagValues, videos: list[Video]) -> None:
+    """Refuse results that would take the place of what they are made from.
+
+    Raises:
+      MediaError: naming the file.
+    """
+    written: list[str] = []
+    for files in (video.files for video in videos):
+        written += [*files.videos, *filter(None, (files.latents, files.statistics, files.curves))]
+    if options.contact_sheet:
+        written.append(options.contact_sheet)
+    media.check_apart(written, input_files(options))
+
+
+def input_files(options: flags.FlagValues) -> list[str | Path]:
+    """The files that the flags say to read, of a checkpoint its weights."""
+    named = (options.image, options.video, options.prompt_file, options.prompt_schedule)
+    found = [path for path in (*named, options.decode) if path]
+    found += [file.path for file in read_lora(options)]
+    if path := checkpoint_path(options):
+        found += Path(path).glob("*/*.safetensors")
+    return found
+
+
 def stream_files(
     options: flags.FlagValues, paths: list[str], number: int = 0, count: int = 1
 ) -> StreamFiles:
@@ -243,7 +273,8 @@ def read_prompt_folder(folder: str) -> list[str]:
     Raises:
       RequestError: if there is none.
     """
-    texts = [" ".join(read_text(file).split()) for file in sorted(Path(folder).glob("*.txt"))]
+    files = sorted(file for file in Path(folder).iterdir() if file.match("*.txt"))
+    texts = [" ".join(read_text(file).split()) for file in files]
     prompts = [text for text in texts if text]
     if not prompts:
         raise RequestError(f"--prompt_file {folder} is a folder without a prompt in a .txt file")

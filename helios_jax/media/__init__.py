@@ -7,6 +7,7 @@ from helios_jax.media.images import read_image
 from helios_jax.media.latents import LatentsWriter, load_latents, save_latents
 from helios_jax.media.live import LiveWriter, live_frames, open_live_writer, read_live_chunks
 from helios_jax.media.output import (
+    check_apart,
     check_file,
     check_output,
     check_rate,
@@ -27,6 +28,7 @@ __all__ = [
     "TooShortError",
     "VideoInput",
     "VideoWriter",
+    "check_apart",
     "check_file",
     "check_output",
     "check_rate",

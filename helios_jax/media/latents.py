@@ -67,7 +67,9 @@ def load_latents(
         if not names:
             raise ValueError("it has no latents")
         parts = [_map(path, header[name], start) for name in names]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except OSError as error:
+        raise MediaError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise MediaError(f"{path}: not a file of latents: {error}") from error
     for name, part in zip(names, parts):
         if header[name]["dtype"] != "F32" or part.ndim != 5 or not part.size:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from helios_jax.locks import replace_folder
@@ -107,6 +107,30 @@ def check_file(path: str | os.PathLike) -> None:
             )
         if target.exists() and not target.is_file():
             raise MediaError(f"{target} is no file: it is not replaced, name another path")
+
+
+def check_apart(outputs: Sequence[str | os.PathLike], inputs: Sequence[str | os.PathLike]) -> None:
+    """Refuse results that would take the place of a file that is read for them, by whatever name or
+    link.
+
+    Args:
+      outputs: paths of results. A folder of images must not hold what is read, either.
+      inputs: files and folders that are read.
+
+    Raises:
+      MediaError: naming the first.
+    """
+    for output in outputs:
+        folder = os.path.join(os.path.realpath(output), "")
+        for given in inputs:
+            inside = os.path.isdir(output) and os.path.realpath(given).startswith(folder)
+            with contextlib.suppress(OSError, ValueError):  # one of them is not there
+                inside = inside or os.path.samefile(output, given)
+            if inside:
+                raise MediaError(
+                    f"{os.fspath(output)} would take the place of {os.fspath(given)}, which is "
+                    "read for it: name another path"
+                )
 
 
 def numbered(path: str | os.PathLike, count: int) -> list[str]:

@@ -57,11 +57,15 @@ def open_source(path: str | os.PathLike, rate: Fraction, excerpt: Excerpt) -> Vi
 
 
 def check_exists(path: str | os.PathLike) -> None:
-    """Raise :class:`MediaError` unless there is a file."""
-    if not os.path.isfile(path):
-        raise MediaError(
-            f"{path}: {'is not a file' if os.path.exists(path) else 'No such file or directory'}"
-        )
+    """Raise :class:`MediaError` unless there is a file that may be read."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise MediaError(f"{path}: is not a file")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise MediaError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise MediaError(f"{path}: no file can have such a name") from error
 
 
 def resample(

@@ -85,10 +85,12 @@ def load_state(path: str | os.PathLike) -> VideoState:
     except RecursionError as error:
         raise _refusal(path, "its values are nested too deeply") from error
     except (OSError, safetensors.SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise _refusal(path, str(error) or type(error).__name__) from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise _refusal(path, reason) from error
 
 
 def _read(path: str | os.PathLike) -> VideoState:
+    open(path, "rb").close()  # the library takes every refusal of the system for a missing file
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = dict(file.metadata() or {})
         described = read_description(metadata)

@@ -144,10 +144,13 @@ class StreamWriter:
         with contextlib.ExitStack() as stack:
             known: set[str] = set()
             for path, beside in self._own_files():
-                name = os.path.realpath(path)
-                if name in known:
-                    raise RequestError(f"{path} is named twice: every output has a file of its own")
-                known.add(name)
+                for own in (path, *beside):
+                    name = os.path.realpath(own)
+                    if name in known:
+                        raise RequestError(
+                            f"{own} is named twice: every output has a file of its own"
+                        )
+                    known.add(name)
                 stack.enter_context(only_writer(path, beside=beside))
             self._locked = True
             stack.callback(setattr, self, "_locked", False)

@@ -395,7 +395,8 @@ def test_damaged_checkpoint(toy_checkpoint, tmp_path, damage, says):
         ),
         ([PROMPT, "--save_latents=a.npz"], "a.npz: cannot write .npz files"),
         ([PROMPT, "--save_latents=a.gif"], "--save_latents=a.gif must be a .safetensors file"),
-        (["--decode=absent.safetensors"], "absent.safetensors: not a file of latents"),
+        ([PROMPT, TINY, "--contact_sheet=absent/a.png"], "the folder"),
+        (["--decode=absent.safetensors"], "absent.safetensors: No such file or directory"),
         ([PROMPT, "--image=absent.png"], "absent.png"),
         ([PROMPT, "--image=a.png", "--video=a.mp4"], "give --image or --video, not both"),
         (
@@ -437,6 +438,27 @@ def test_bad_input(flags, says, tmp_path, monkeypatch, capsys):
     assert told.startswith("helios-jax sample: ")
     assert says in told
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+@pytest.mark.parametrize("out", ["a.mp4", "soft.mp4", "hard.mp4"])
+def test_what_is_read_is_not_written(out, tmp_path, monkeypatch, capsys):
+    """Neither by its own name nor by that of a link."""
+    (tmp_path / "a.mp4").write_text("a red ball")
+    (tmp_path / "soft.mp4").symlink_to("a.mp4")
+    (tmp_path / "hard.mp4").hardlink_to(tmp_path / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    flags = [TINY, "--prompt_file=a.mp4", f"--out={out}", "--live"]
+    assert main(["helios-jax", "sample", *flags]) == 2
+    assert f"{out} would take the place of a.mp4" in capsys.readouterr().err
+    assert (tmp_path / "a.mp4").read_text() == "a red ball"
+
+
+def test_a_table_of_statistics_is_not_the_state(tmp_path, monkeypatch, capsys):
+    """Both would be written there by turns."""
+    monkeypatch.chdir(tmp_path)
+    flags = [TINY, PROMPT, "--out=a.mp4", "--live", "--statistics=a.mp4.state"]
+    assert main(["helios-jax", "sample", *flags]) == 2
+    assert "a.mp4.state is named twice" in capsys.readouterr().err
 
 
 def test_checkpoint_of_another_width(toy_checkpoint, tmp_path):

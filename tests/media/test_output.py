@@ -7,7 +7,7 @@ import sys
 import imageio_ffmpeg
 import pytest
 
-from helios_jax.media import MediaError, check_output, is_pipe, numbered, output_kind
+from helios_jax.media import MediaError, check_apart, check_output, is_pipe, numbered, output_kind
 
 
 @pytest.mark.parametrize(
@@ -117,3 +117,16 @@ def test_a_terminal_is_no_place_for_video(monkeypatch):
         monkeypatch.setattr(sys, "stdout", terminal)
         with pytest.raises(MediaError, match="standard output is a terminal"):
             check_output("-")
+
+
+@pytest.mark.parametrize("output", ["in/a.png", "soft", "hard.png", "in/../in/a.png"])
+def test_a_result_does_not_take_the_place_of_what_is_read_for_it(tmp_path, output):
+    """A file by whatever name, or a folder around it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").touch()
+    (tmp_path / "soft").symlink_to(folder)
+    (tmp_path / "hard.png").hardlink_to(folder / "a.png")
+    with pytest.raises(MediaError, match="would take the place of"):
+        check_apart([tmp_path / "new", tmp_path / output], [tmp_path / "no", folder / "a.png"])
+    check_apart([tmp_path / "new", folder / "b.png", "-"], [folder, folder / "a.png", "no"])
