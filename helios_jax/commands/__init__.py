@@ -7,6 +7,7 @@
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 for an unknown command and for what the command cannot use.
     """
+    of_process = argv is None
     argv = list(sys.argv if argv is None else argv)
     open_closed_streams()
     name = argv[1] if len(argv) > 1 else "--help"
@@ -56,8 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"helios-jax: unknown command {name!r}: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"helios_jax.commands.{name.replace('-', '_')}")
-    return module.main([f"helios-jax {name}", *argv[2:]])
+    try:
+        module = importlib.import_module(f"helios_jax.commands.{name.replace('-', '_')}")
+    except KeyboardInterrupt:  # JAX takes a second or two
+        print(f"helios-jax {name}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    status = module.main([f"helios-jax {name}", *argv[2:]])
+    if of_process:
+        # Nothing is left to clean up, and Python has no word for Ctrl-C while it ends.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return status
 
 
 def open_closed_streams() -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 import types
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -34,6 +35,9 @@ RECIPES = [Path(folder) for folder in configs.__path__]
 
 WIDTH = 100
 """Columns of a help text."""
+
+CLEANING_S = 2.0
+"""Seconds in which a second signal does not end a command that the first one ends."""
 
 READER_GONE = 141
 """Exit status where nobody reads what is printed: a shell's, for a process that SIGPIPE ended."""
@@ -374,11 +378,22 @@ def _explain(error: Exception, words: list[str]) -> str:
     return f"{message}; see --help"
 
 
-def _unwind(number: int, frame: types.FrameType | None) -> None:
-    """Raise what ends the command."""
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
+class _Unwinding:
+    """A signal's handler that raises what ends the command. Those that come soon after it, as from
+    a key that is pressed twice, are dropped: they would end its cleaning up.
+    """
+
+    def __init__(self) -> None:
+        self.since = -math.inf
+
+    def __call__(self, number: int, frame: types.FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self.since < CLEANING_S:
+            return
+        self.since = now
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
 
 
 def _signal_again(number: int) -> None:
@@ -405,6 +420,7 @@ def _terminable() -> Generator[None, None, None]:
         numbers.append(signal.SIGHUP)  # under nohup it is ignored
     before = {number: signal.getsignal(number) for number in numbers}
     hook = sys.unraisablehook
+    unwind = _Unwinding()
 
     def raise_again(dropped: Any) -> None:
         status = getattr(dropped.exc_value, "code", None)
@@ -414,14 +430,15 @@ def _terminable() -> Generator[None, None, None]:
         if not came:
             hook(dropped)
             return
+        unwind.since = -math.inf
         later = threading.Timer(0.01, _signal_again, came)
         later.daemon = True
         later.start()
 
     for number in (number for number in numbers if number != signal.SIGINT):
-        signal.signal(number, _unwind)
+        signal.signal(number, unwind)
     if before[signal.SIGINT] is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _unwind)
+        signal.signal(signal.SIGINT, unwind)
     sys.unraisablehook = raise_again
     try:
         yield

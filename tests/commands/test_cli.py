@@ -230,6 +230,34 @@ def test_a_signal_ends_the_command_whatever_runs_when_it_comes(moment, number, c
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_end_the_cleaning_up(second, capsys):
+    """As from Ctrl-C that is pressed twice."""
+    done = []
+
+    def work(options):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(second)
+            done.append("cleaned up")
+
+    assert run_command("A command.", lambda options, argv: None, work, ["helios-jax"]) == 130
+    assert done == ["cleaned up"]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line():
+    code = (
+        "import importlib, signal, sys; "
+        "importlib.import_module = lambda name: signal.raise_signal(signal.SIGINT); "
+        "from helios_jax.commands import main; sys.exit(main(['helios-jax', 'world']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "helios-jax world: interrupted\n"
+
+
 @pytest.mark.parametrize(
     ("command", "flags"),
     [(encode, ["--world=1", "--config=tiny", "--out=r", "--world_uncaptioned=nan"]),
