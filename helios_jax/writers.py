@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -36,7 +37,15 @@ def writing(
         yield
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise kind(f"{os.fspath(path)} cannot be written: {reason}") from error
+        raise kind(f"{_result(path)} cannot be written: {reason}") from error
+
+
+def _result(path: str | os.PathLike) -> str:
+    """The path of a result, also where ``path`` is in the hidden folder in which it is prepared."""
+    for part in (Path(path), *Path(path).parents):
+        if found := re.fullmatch(r"\.(.+)\.partial-[^.]*", part.name):
+            return str(part.with_name(found[1]))
+    return os.fspath(path)
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
