@@ -49,7 +49,8 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, caplog)
 
 
 def test_a_second_writer_of_the_same_process_is_refused(tmp_path):
-    with lock(tmp_path / "a"), pytest.raises(LockedError, match=f"by process {os.getpid()}"):  # noqa: SIM117
+    ours = f"by process {os.getpid()}"
+    with lock(tmp_path / "a"), pytest.raises(LockedError, match=ours):  # noqa: SIM117
         with lock(tmp_path / "a"):
             pass
     with lock(tmp_path / "a"), lock(tmp_path / "b"):

@@ -96,7 +96,8 @@ def count(text: str, listed: str | None = None) -> Count:
     counter = _Counter(parse(text))
     launches: collections.Counter[Kernel] = collections.Counter()
     for kernel in counter.walk(counter.module.entry, 1.0):
-        launches[kernel._replace(times=1.0)] += kernel.times  # pyrefly: ignore[unsupported-operation]
+        # pyrefly: ignore[unsupported-operation]
+        launches[kernel._replace(times=1.0)] += kernel.times
     notes = []
     if counter.unknown_loops:
         notes.append(f"{counter.unknown_loops} loop(s) of unknown length are counted once")
