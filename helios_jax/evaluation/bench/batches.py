@@ -37,7 +37,9 @@ def in_batches(
     at_once = min(cpu_cores(), len(indices)) if jax.default_backend() == "cpu" else 1
     rounds = -(-len(indices) // (most * at_once))
     size = -(-len(indices) // (rounds * at_once))
-    device = jax.config.jax_default_device  # a thread has a default of its own
+    # A thread has a default of its own.
+    # pyrefly: ignore[missing-attribute]  JAX makes the attributes of its flags at run time
+    device = jax.config.jax_default_device
 
     def compute(start: int) -> np.ndarray:
         batch = indices[start : start + size]
