@@ -214,7 +214,12 @@ def _take(file: Path, name: str, must: bool) -> int | None:
                 logging.getLogger(__name__).warning(
                     "%s: taking over from %s, which has ended", name, owner
                 )
-            _write(descriptor)
+            try:
+                _write(descriptor)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+                raise
             return descriptor
     except BaseException:
         os.close(descriptor)

@@ -138,6 +138,19 @@ def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_lock_that_cannot_be_written_is_not_left(tmp_path):
+    """No file may have a byte, as on a full disk."""
+    code = (
+        "import resource, signal, sys; from helios_jax.locks import lock; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); lock(sys.argv[1]).__enter__()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "a cannot be written: File too large" in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
 def test_what_another_user_left_does_not_keep_a_writer_from_its_work():
     """Nothing of it can be removed, as in /tmp."""
     with tempfile.TemporaryDirectory() as name:

@@ -34,6 +34,10 @@ COMMANDS = {
 """What each command does; its module has its name, with underscores."""
 
 
+READER_GONE = 141
+"""Exit status where nobody reads what is printed: a shell's, for a process that SIGPIPE ended."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names.
 
@@ -44,8 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 for an unknown command and for what the command cannot use.
     """
     of_process = argv is None
-    argv = list(sys.argv if argv is None else argv)
     open_closed_streams()
+    try:
+        status = _main(list(sys.argv if argv is None else argv))
+        sys.stdout.flush()
+    except OSError as error:  # of what is printed without a command
+        drop_unprinted()
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
+        with contextlib.suppress(OSError):
+            print(f"helios-jax: cannot print: {error.strerror or error}", file=sys.stderr)
+        return 2
+    if of_process:
+        # Nothing is left to clean up, and Python has no word for Ctrl-C while it ends.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return status
+
+
+def _main(argv: list[str]) -> int:
+    """The exit status of :func:`main`."""
     name = argv[1] if len(argv) > 1 else "--help"
     if name in ("--help", "-help", "-h", "help"):
         print(_overview())
@@ -63,11 +84,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # JAX takes a second or two
         print(f"helios-jax {name}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    status = module.main([f"helios-jax {name}", *argv[2:]])
-    if of_process:
-        # Nothing is left to clean up, and Python has no word for Ctrl-C while it ends.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return status
+    return module.main([f"helios-jax {name}", *argv[2:]])
+
+
+def drop_unprinted() -> bool:
+    """Let what cannot be printed go nowhere, for Python would try again as it ends: nobody reads
+    standard output any more, as in ``helios-jax plan --help | head``, or its disk is full.
+
+    Returns:
+      Whether standard output can be written.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
+    return True
 
 
 def open_closed_streams() -> None:

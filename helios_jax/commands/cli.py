@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from helios_jax import configs, devices, nano
-from helios_jax.commands import open_closed_streams
+from helios_jax.commands import READER_GONE, drop_unprinted, open_closed_streams
 from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
@@ -36,11 +36,8 @@ RECIPES = [Path(folder) for folder in configs.__path__]
 WIDTH = 100
 """Columns of a help text."""
 
-CLEANING_S = 2.0
+CLEANING_S = 0.5
 """Seconds in which a second signal does not end a command that the first one ends."""
-
-READER_GONE = 141
-"""Exit status where nobody reads what is printed: a shell's, for a process that SIGPIPE ended."""
 
 MAY_BE_EMPTY = (
     "compile_cache", "coordinator", "negative_prompt", "note", "prompt", "title", "wandb",
@@ -108,7 +105,7 @@ def _run(
         complain(str(error), argv[0])
         return error.exit_status
     except OSError as error:
-        printable = _drop_unprinted()
+        printable = drop_unprinted()
         if isinstance(error, BrokenPipeError):
             return READER_GONE
         complain(_system_reason(error, printable), argv[0])
@@ -145,23 +142,6 @@ def _system_reason(error: OSError, printable: bool) -> str:
     return reason
 
 
-def _drop_unprinted() -> bool:
-    """Let what cannot be printed go nowhere, for Python would try again as it ends: nobody reads
-    standard output any more, as in ``helios-jax plan --help | head``, or its disk is full.
-
-    Returns:
-      Whether standard output can be written.
-    """
-    try:
-        sys.stdout.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def _warnings_as_lines(program: str) -> Generator[None]:
     """Print a prompt that is cut as one line in the program's name, wherever it is met."""
@@ -188,7 +168,8 @@ def complain(message: str, program: str | None = None) -> None:
     line = re.sub(r"\S{400,}", lambda word: f"{word[0][:200]}...{word[0][-50:]}", line)
     if not line.isprintable():
         line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-    print(f"{name}: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit status says it, too
+        print(f"{name}: {line}", file=sys.stderr)
 
 
 def wants_help(argv: Sequence[str]) -> bool:

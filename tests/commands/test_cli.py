@@ -164,6 +164,15 @@ def test_a_refusal_of_the_system_is_told_after_the_files_name(capsys, tmp_path):
     assert capsys.readouterr().err == f"a: {path}: No such file or directory\n"
 
 
+@pytest.mark.parametrize("word", ["--version", "--help", "sample"])
+def test_what_is_printed_without_a_command_may_have_no_place(word):
+    command = f"{sys.executable} -m helios_jax {word}"
+    done = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "helios-jax: cannot print: No space left on device\n"
+    assert subprocess.run(f"{command} > /dev/full 2>&1", shell=True).returncode == 2
+
+
 class _Finalized:
     """Calls a function when it is deleted."""
 
