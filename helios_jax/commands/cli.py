@@ -403,6 +403,10 @@ def _terminable() -> Generator[None, None, None]:
     hook = sys.unraisablehook
     unwind = _Unwinding()
 
+    def send_again(number: int) -> None:
+        unwind.since = -math.inf  # not before: what is raised in the hook itself is lost
+        _signal_again(number)
+
     def raise_again(dropped: Any) -> None:
         status = getattr(dropped.exc_value, "code", None)
         if dropped.exc_type is KeyboardInterrupt:
@@ -411,8 +415,7 @@ def _terminable() -> Generator[None, None, None]:
         if not came:
             hook(dropped)
             return
-        unwind.since = -math.inf
-        later = threading.Timer(0.01, _signal_again, came)
+        later = threading.Timer(0.01, send_again, came)
         later.daemon = True
         later.start()
 
