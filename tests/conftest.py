@@ -1,6 +1,7 @@
 """Every test runs with strict dtype promotion, checked shapes, and warnings as errors."""
 
 import os
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,6 +27,10 @@ jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # What a shell starts in the background does not hear Ctrl-C, nor would what the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE_SETTINGS = (
     "jax_compilation_cache_dir",

@@ -219,9 +219,17 @@ def _while_collecting(act):
         gc.callbacks.remove(callback)
 
 
+@pytest.fixture
+def heard():
+    """SIGHUP is not ignored, as it is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("moment", [_while_collecting, _while_deleting, _while_forgetting])
-def test_a_signal_ends_the_command_whatever_runs_when_it_comes(moment, number, capsys):
+def test_a_signal_ends_the_command_whatever_runs_when_it_comes(moment, number, heard, capsys):
     """Python drops what is raised at these moments, so the signal comes again."""
     before = signal.getsignal(number)
 
