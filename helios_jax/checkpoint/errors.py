@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from helios_jax.errors import HeliosError
 
@@ -64,6 +64,12 @@ def _listed(names: Mapping[str, str]) -> str:
     shown = [x if len(x) <= MAX_ENTRY else f"{x[:MAX_ENTRY]}..." for x in entries[:MAX_ENTRIES]]
     more = len(entries) - MAX_ENTRIES
     return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+
+
+def first_few(entries: Sequence[str], separator: str = ", ") -> str:
+    """The first three of some entries, and how many more there are."""
+    more = [f"and {len(entries) - 3} more"] if len(entries) > 3 else []
+    return separator.join([*entries[:3], *more])
 
 
 def summarise(names: Mapping[str, str]) -> list[str]:

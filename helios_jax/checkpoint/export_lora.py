@@ -22,7 +22,7 @@ from helios_jax.checkpoint.directory import (
     Checkpoint,
     open_checkpoint,
 )
-from helios_jax.checkpoint.errors import CheckpointError
+from helios_jax.checkpoint.errors import CheckpointError, first_few
 from helios_jax.checkpoint.files import FileTable, new_directory, write_digests
 from helios_jax.checkpoint.layout import Index, Slot, leaves
 from helios_jax.checkpoint.names import component_slots, transformer_slots
@@ -186,7 +186,7 @@ def _check_geometry(
     expected = leaves(slots)
     if absent := sorted(expected.keys() - stored.keys() - flat.keys()):
         raise CheckpointError(
-            f"{base} has no {component} of this geometry; missing: {', '.join(absent)}"
+            f"{base} has no {component} of this geometry; missing: {first_few(absent)}"
         )
     wrong = [
         path
@@ -195,7 +195,7 @@ def _check_geometry(
     ]
     if wrong:
         raise CheckpointError(
-            f"{base} has no {component} of this geometry; of another shape: {', '.join(wrong)}"
+            f"{base} has no {component} of this geometry; of another shape: {first_few(wrong)}"
         )
 
 
@@ -284,5 +284,5 @@ def _check(flat: Leaves, slots: list[Slot]) -> None:
             problems.append(f"{path} is trained in full and adapted, too")
     if problems:
         raise CheckpointError(
-            f"this tree was not trained on this transformer: {'; '.join(problems)}"
+            f"this tree was not trained on this transformer: {first_few(problems, '; ')}"
         )

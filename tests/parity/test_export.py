@@ -252,6 +252,10 @@ BAD_TREES = {
         "proj_out/kernel is trained in full and adapted, too",
     ),
     "full": ({"proj_out": {"bias": A}}, r"proj_out/bias is \[24, 3\], not \[16\]"),
+    "many": (
+        {f"head_{number}": {"kernel": A} for number in range(400)},
+        "head_2/kernel has no place in the transformer; and 397 more$",
+    ),
 }
 
 
