@@ -241,7 +241,7 @@ def test_plan_says_what_is_needed_and_makes_nothing(tmp_path):
 @pytest.mark.slow
 def test_plan_of_what_does_not_fit_is_refused(tmp_path):
     """The table is printed, then one line says that it is too much."""
-    result = sample(TINY, "--plan=h200", "--batch=2000", folder=tmp_path)
+    result = sample(TINY, "--plan=h200", "--batch=4000", folder=tmp_path)
     assert result.returncode == 2
     assert "device memory" in result.stdout
     assert re.fullmatch(
