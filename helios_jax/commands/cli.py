@@ -7,16 +7,12 @@ import logging
 import math
 import os
 import re
-import signal
 import sys
 import textwrap
-import threading
-import time
-import types
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import absl.logging
 import jax
@@ -26,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from helios_jax import configs, devices, nano
 from helios_jax.commands import READER_GONE, drop_unprinted, open_closed_streams
 from helios_jax.commands.recipe_fields import explain_unknown_field, list_fields
+from helios_jax.commands.signals import terminable
 from helios_jax.errors import HeliosError
 from helios_jax.memory import compiler
 from helios_jax.models.tokenizer import TruncatedPromptWarning
@@ -35,9 +32,6 @@ RECIPES = [Path(folder) for folder in configs.__path__]
 
 WIDTH = 100
 """Columns of a help text."""
-
-CLEANING_S = 0.5
-"""Seconds in which a second signal does not end a command that the first one ends."""
 
 MAY_BE_EMPTY = (
     "compile_cache", "coordinator", "negative_prompt", "note", "prompt", "title", "wandb",
@@ -76,7 +70,7 @@ def run_command(
     open_closed_streams()
     _quiet_libraries()
     options = flags.FlagValues()
-    with _terminable(), _printable():
+    with terminable(), _printable():
         return _run(doc, define_flags, body, argv, options)
 
 
@@ -357,79 +351,6 @@ def _explain(error: Exception, words: list[str]) -> str:
     if not isinstance(error, flags.Error | AttributeError | TypeError | ValueError | OSError):
         return f"the recipe of --config cannot be used: {type(error).__name__}: {message}"
     return f"{message}; see --help"
-
-
-class _Unwinding:
-    """A signal's handler that raises what ends the command. Those that come soon after it, as from
-    a key that is pressed twice, are dropped: they would end its cleaning up.
-    """
-
-    def __init__(self) -> None:
-        self.since = -math.inf
-
-    def __call__(self, number: int, frame: types.FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self.since < CLEANING_S:
-            return
-        self.since = now
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + number)
-
-
-def _signal_again(number: int) -> None:
-    """Send a signal to the main thread, whatever it waits for."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-    else:  # on Windows
-        signal.raise_signal(number)
-
-
-@contextlib.contextmanager
-def _terminable() -> Generator[None, None, None]:
-    """Let SIGTERM, and SIGHUP of a terminal that is closed, unwind so that unfinished files are
-    removed; what they and Ctrl-C did before, they do again after the block.
-
-    Python drops what is raised in a finalizer, in the callback of a weak reference and while it
-    collects garbage, and gives it to ``sys.unraisablehook``: a signal that came then comes again.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        numbers.append(signal.SIGHUP)  # under nohup it is ignored
-    before = {number: signal.getsignal(number) for number in numbers}
-    hook = sys.unraisablehook
-    unwind = _Unwinding()
-
-    def send_again(number: int) -> None:
-        unwind.since = -math.inf  # not before: what is raised in the hook itself is lost
-        _signal_again(number)
-
-    def raise_again(dropped: Any) -> None:
-        status = getattr(dropped.exc_value, "code", None)
-        if dropped.exc_type is KeyboardInterrupt:
-            status = 128 + signal.SIGINT
-        came = [number for number in numbers if status == 128 + number]
-        if not came:
-            hook(dropped)
-            return
-        later = threading.Timer(0.01, send_again, came)
-        later.daemon = True
-        later.start()
-
-    for number in (number for number in numbers if number != signal.SIGINT):
-        signal.signal(number, unwind)
-    if before[signal.SIGINT] is signal.default_int_handler:
-        signal.signal(signal.SIGINT, unwind)
-    sys.unraisablehook = raise_again
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
