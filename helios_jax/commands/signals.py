@@ -57,7 +57,6 @@ def terminable() -> Generator[None, None, None]:
     before = {number: signal.getsignal(number) for number in numbers}
     hook = sys.unraisablehook
     unwind = _Unwinding()
-
     noting = threading.Event()
     ended = threading.Event()
 
