@@ -81,7 +81,9 @@ def operations(size: Size) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...
     frames, past = (array(1, count, size.height, size.width, C) for count in (12, 2))
     norm = dict(eps=1e-6)
     both = dict(history=h, eps=1e-6)
-    gated_residual_norm = residual_norm.gated_residual_norm
+    gated_residual_norm = functools.partial(
+        residual_norm.gated_residual_norm, history=h, norm=residual_norm.Norm(eps=1e-6)
+    )
     return {
         "modulated layer norm": (
             functools.partial(residual_norm.modulated_layer_norm, **both),
@@ -94,11 +96,11 @@ def operations(size: Size) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...
             (x, x, pair),
         ),
         "gated residual + norm": (
-            functools.partial(gated_residual_norm, **both),
+            gated_residual_norm,
             (x, x, pair, (pair, pair)),
         ),
         "gated residual of a product + float8 norm": (
-            functools.partial(gated_residual_norm, quantized=True, **both),
+            functools.partial(gated_residual_norm, quantized=True),
             (x, product, pair, (pair, pair)),
         ),
         "float8": (quantize.quantize, (x,)),

@@ -25,6 +25,7 @@ from helios_jax.kernels.residual_norm.api import (
     MODULATED_LAYER_NORM,
     RMS_NORM,
 )
+from helios_jax.kernels.residual_norm.fusion import Norm
 
 TOLERANCE = 0.02
 """Largest deviation of a result, and of a gradient, over the largest number of the plain version's:
@@ -79,7 +80,7 @@ def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
         for seed, sizes in ((9, (1, tokens)), (10, (width,)))
     )
     product = UnscaledProduct(y, token_scale, channel_scale, weight)
-    rounded = both | dict(quantized=True)
+    summed = segments | dict(norm=Norm(eps=1e-6))
     frames, past = (draw(seed, 1, count, 16, 24, 96) for seed, count in ((11, 3), (12, 2)))
     gamma = draw(13, 96)
     causal = dict(silu=True, reach=2, keep=True)
@@ -91,12 +92,12 @@ def cases(tokens: int, heads: int = 8, channels: int = 128) -> list[Case]:
         Case("rms_norm", RMS_NORM, (x, weight), norm),
         Case("modulated_layer_norm", MODULATED_LAYER_NORM, (x, shift, scale), both),
         Case("gated_residual", GATED_RESIDUAL, (x, y, gate), segments),
-        Case("gated_residual_norm", GATED_RESIDUAL_NORM, (x, y, gate, (scale, shift)), both),
+        Case("gated_residual_norm", GATED_RESIDUAL_NORM, (x, y, gate, (scale, shift)), summed),
         Case(
             "gated_residual_norm",
             GATED_RESIDUAL_NORM,
             (x, product, gate, (scale, shift)),
-            rounded,
+            summed | dict(quantized=True),
             FLOAT8_TOLERANCE,
         ),
         Case("quantize", QUANTIZE, (product,), dict(gelu=True), FLOAT8_TOLERANCE),

@@ -18,6 +18,7 @@ from helios_jax.kernels.attention import attention
 from helios_jax.kernels.norm_rope import norm_rope
 from helios_jax.kernels.quantize import Quantized, UnscaledProduct, quantize, scaled
 from helios_jax.kernels.residual_norm import (
+    Norm,
     gated_residual,
     gated_residual_norm,
     modulated_layer_norm,
@@ -286,15 +287,19 @@ class Block(nn.Module):
         """
         cfg = self.config
         history = segments.history
-        fused = dict(eps=cfg.eps, implementation=cfg.kernels)
+        norm = Norm(eps=cfg.eps)
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self._rows(modulation)
 
         known = 0 if history_qkv is None else history
         if normed is None:
-            own = history - known
-            quantized = self.attn1.qkv.takes_quantized()
             normed = modulated_layer_norm(
-                x[:, known:], shift, scale, history=own, quantized=quantized, **fused
+                x[:, known:],
+                shift,
+                scale,
+                history=history - known,
+                eps=cfg.eps,
+                quantized=self.attn1.qkv.takes_quantized(),
+                implementation=cfg.kernels,
             )
         attended = self.attn1(normed, rope, segments=segments, history_qkv=history_qkv)
         if segments.noisy_only:
@@ -308,9 +313,9 @@ class Block(nn.Module):
             gate,
             (scale[None, None], shift[None, None]),
             history=history,
-            norm_history=not cfg.guidance_cross_attn,
+            norm=Norm(eps=cfg.eps, noisy_only=cfg.guidance_cross_attn),
             quantized=self.attn2.q.takes_quantized(),
-            **fused,
+            implementation=cfg.kernels,
         )
         x, normed = gated_residual_norm(
             x,
@@ -318,8 +323,9 @@ class Block(nn.Module):
             None,
             (1 + ff_scale, ff_shift),
             history=history,
+            norm=norm,
             quantized=self.ffn.up.takes_quantized(),
-            **fused,
+            implementation=cfg.kernels,
         )
         y = self.ffn(normed)
         if following is None:
@@ -331,8 +337,9 @@ class Block(nn.Module):
             ff_gate,
             (1 + scale, shift),
             history=history,
+            norm=norm,
             quantized=self.attn1.qkv.takes_quantized(),
-            **fused,
+            implementation=cfg.kernels,
         )
 
     def embed_text(

@@ -55,8 +55,10 @@ def attention(
         bias = jnp.maximum(bias, MASK_VALUE)
         arrays.append(jnp.pad(bias, past_the_end, constant_values=MASK_VALUE) * log2_e)
 
-    def body(*refs, q, k, v, biases, q_ready, k_ready, v_ready, k_free, v_free):
+    def body(*refs, q, k, v, biases, q_ready, ready, free):
         q_hbm, k_hbm, v_hbm, *biases_hbm, out_hbm = refs
+        k_ready, v_ready = ready
+        k_free, v_free = free
         batch = lax.axis_index("batch")
         head = lax.axis_index("head")
         warpgroup = lax.axis_index("warpgroup")
@@ -164,10 +166,11 @@ def attention(
             biases=plgpu.SMEM((STAGES, KEYS), jnp.float32),
             q_ready=plgpu.Barrier(num_barriers=CONSUMERS),
             # Keys arrive, and biases where there are any.
-            k_ready=plgpu.Barrier(num_arrivals=len(arrays) - 2, num_barriers=STAGES),
-            v_ready=plgpu.Barrier(num_barriers=STAGES),
-            k_free=free,
-            v_free=free,
+            ready=(
+                plgpu.Barrier(num_arrivals=len(arrays) - 2, num_barriers=STAGES),
+                plgpu.Barrier(num_barriers=STAGES),
+            ),
+            free=(free, free),
         ),
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Warpgroup, approx_math=True

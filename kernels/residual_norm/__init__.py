@@ -17,8 +17,10 @@ from .api import (
     modulated_layer_norm,
     rms_norm,
 )
+from .fusion import Norm
 
 __all__ = [
+    "Norm",
     "gated_residual",
     "gated_residual_norm",
     "layer_norm",

@@ -20,7 +20,7 @@ from ..gradient import with_plain_gradient
 from ..quantize.api import refuses_float8
 from ..quantize.types import Quantized, UnscaledProduct
 from . import reference
-from .fusion import Fusion
+from .fusion import Fusion, Norm
 from .gradient import differentiable
 
 DTYPES = (jnp.bfloat16, jnp.float16, jnp.float32)
@@ -168,8 +168,7 @@ def gated_residual_norm(
     affine: tuple[Float[Array, "#B #2 D"], Float[Array, "#B #2 D"]],
     *,
     history: int,
-    eps: float,
-    norm_history: bool = True,
+    norm: Norm,
     quantized: bool = False,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"] | Quantized]:
@@ -180,8 +179,7 @@ def gated_residual_norm(
       affine: scale and shift, each a row for history and one for noisy tokens, or one for both:
         ``scale[None, None]``, ``shift[None, None]`` of an affine norm; ``1 + scale``, ``shift`` of
         a modulated one.
-      eps: added to the variance.
-      norm_history: False to norm noisy tokens only.
+      norm: its ε, and whether it is of all tokens or of the noisy ones only.
       quantized: round the norm to float8 as well, as
         :func:`~helios_jax.kernels.quantize.quantize` does.
 
@@ -196,7 +194,7 @@ def gated_residual_norm(
     """
     _check(x, y, history)
     arrays = (x, y, gate, affine)
-    static = dict(history=history, eps=eps, norm_history=norm_history, quantized=quantized)
+    static = dict(history=history, norm=norm, quantized=quantized)
     return dispatch("gated_residual_norm", GATED_RESIDUAL_NORM, implementation, *arrays, **static)
 
 
@@ -235,12 +233,13 @@ def _gated_residual(kernel, x, y, gate, *, history):
     return added
 
 
-def _gated_residual_norm(
-    kernel, x, y, gate, affine, *, history, eps, norm_history=True, quantized=False
-):
-    norm_from = 0 if norm_history else history
+def _gated_residual_norm(kernel, x, y, gate, affine, *, history, norm, quantized=False):
     fusion = Fusion(
-        history=history, norm="layer", eps=eps, norm_from=norm_from, quantized=quantized
+        history=history,
+        norm="layer",
+        eps=norm.eps,
+        norm_from=history if norm.noisy_only else 0,
+        quantized=quantized,
     )
     return kernel(x, y, gate, *affine, fusion)
 

@@ -16,6 +16,19 @@ from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Norm:
+    """The layer norm that follows a sum.
+
+    Attributes:
+      eps: added to the variance.
+      noisy_only: whether history tokens are left out.
+    """
+
+    eps: float
+    noisy_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Fusion:
     """The static part of a call.
 

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from ..quantize.reference import quantize
 from ..quantize.types import Quantized, UnscaledProduct, scaled
+from .fusion import Norm
 
 
 def layer_norm(
@@ -75,19 +76,17 @@ def gated_residual_norm(
     affine: tuple[Float[Array, "#B #2 D"], Float[Array, "#B #2 D"]],
     *,
     history: int,
-    eps: float,
-    norm_history: bool = True,
+    norm: Norm,
     quantized: bool = False,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B n_normed D"] | Quantized]:
     """s = x + gate · y, rounded to ``x``'s dtype, and LN(s) · scale + shift."""
     scale, shift = affine
     added = gated_residual(x, y, gate, history=history)
-    if norm_history:
-        x = added
-    else:
+    x = added
+    if norm.noisy_only:
         x = added[:, history:]
         history = 0
-    normed = layer_norm(x.astype(jnp.float32), eps=eps)
+    normed = layer_norm(x.astype(jnp.float32), eps=norm.eps)
     normed = _scale_segments(normed, scale.astype(jnp.float32), history)
     normed += _row_of_token(shift.astype(jnp.float32), x.shape[1], history)
     normed = normed.astype(x.dtype)

@@ -21,7 +21,11 @@ from .adapter_styles import (
     wan,
 )
 
-KOHYA = ("lora_down", "lora_up")
+KOHYA = ("lora_down.weight", "lora_up.weight")
+PARAMETERS = ("lora_A", "lora_B")
+DEFAULT = ("lora_A.default.weight", "lora_B.default.weight")
+STYLE = ("lora_A.my-style_2.weight", "lora_B.my-style_2.weight")
+EARLIER = ("lora.down.weight", "lora.up.weight")
 PATCHES = [f"patch_{name}" for name in ("embedding", "short", "mid", "long")]
 
 
@@ -35,8 +39,8 @@ def wan_half_flat(name: str) -> str:
 
 NAMES = [
     named("Diffusers' own", "transformer.", oracle="file"),
-    named("with PEFT's adapter name", "transformer.", end=".default.weight"),
-    named("with another adapter name", "transformer.", end=".my-style_2.weight"),
+    named("with PEFT's adapter name", "transformer.", factors=DEFAULT),
+    named("with another adapter name", "transformer.", factors=STYLE),
     named("ComfyUI, names of Wan", "diffusion_model.", wan, oracle="file"),
     named("ComfyUI, names of Diffusers", "diffusion_model."),
     named("lora_down, lora_up", "diffusion_model.", wan, factors=KOHYA, oracle="file"),
@@ -44,18 +48,18 @@ NAMES = [
     named("PEFT on Diffusers' model", "base_model.model."),
     named("PEFT on the original model", "base_model.model.", wan),
     named("PEFT on a pipeline", "base_model.model.transformer."),
-    named("PEFT in Diffusers", "transformer.base_model.model.", end=".default.weight"),
+    named("PEFT in Diffusers", "transformer.base_model.model.", factors=DEFAULT),
     named("doubled prefix, Diffusers", "transformer.transformer."),
     named("doubled prefix, Wan", "diffusion_model.diffusion_model.", wan),
     named("no prefix, names of Diffusers", ""),
-    named("no prefix, names of Wan", "", wan, end=".default.weight"),
+    named("no prefix, names of Wan", "", wan, factors=DEFAULT),
     named("whole ComfyUI checkpoint", "model.diffusion_model.", wan),
-    named("DiffSynth", "pipe.dit.", wan, end=".default.weight"),
+    named("DiffSynth", "pipe.dit.", wan, factors=DEFAULT),
     named("data parallel", "module.", wan),
     named("compiled", "_orig_mod."),
-    named("factors as parameters", "transformer.", end=""),
+    named("factors as parameters", "transformer.", factors=PARAMETERS),
     named("Diffusers, alpha beside", "transformer.", alpha=6.0),
-    named("Diffusers' earlier names", "transformer.", factors=("lora.down", "lora.up")),
+    named("Diffusers' earlier names", "transformer.", factors=EARLIER),
     named("musubi, kohya", "lora_unet_", wan_flat, factors=KOHYA, alpha=2.0, oracle="file"),
     named("kohya without alpha", "lora_unet_", wan_flat, factors=KOHYA),
     named("kohya in bfloat16", "lora_unet_", wan_flat, factors=KOHYA, dtype=torch.bfloat16),
@@ -67,7 +71,7 @@ NAMES = [
     named("in float16", "transformer.", dtype=torch.float16),
     named("in eight bits", "transformer.", dtype=torch.float8_e4m3fn),
     named("a .pt file", "transformer.", file="adapter.pt"),
-    named("a .bin file", "", end=".default.weight", file="pytorch_lora_weights.bin"),
+    named("a .bin file", "", factors=DEFAULT, file="pytorch_lora_weights.bin"),
 ]
 
 

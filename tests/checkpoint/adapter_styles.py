@@ -142,20 +142,19 @@ def named(
     prefix: str,
     name: Callable[[str], str] = same,
     *,
-    factors: tuple[str, str] = ("lora_A", "lora_B"),
-    end: str = ".weight",
+    factors: tuple[str, str] = ("lora_A.weight", "lora_B.weight"),
     alpha: float | None = None,
     oracle: str = "names",
     dtype: torch.dtype = torch.float32,
     file: str = "adapter.safetensors",
 ) -> Style:
-    """A file of factors, ``{prefix}{module}.{factor}{end}``, each module with an alpha or none."""
+    """A file of factors, ``{prefix}{module}.{factor}``, each module with an alpha or none."""
     tensors = {}
     held = {}
     for module, pair in pairs().items():
         stem = f"{prefix}{name(module)}"
         held[module] = Pair(pair.down.to(dtype), pair.up.to(dtype))
-        tensors |= {f"{stem}.{factor}{end}": part for factor, part in zip(factors, held[module])}
+        tensors |= {f"{stem}.{factor}": part for factor, part in zip(factors, held[module])}
         if alpha is not None:
             tensors[f"{stem}.alpha"] = torch.tensor(alpha)
     exact = {module: Pair(pair.down.float(), pair.up.float()) for module, pair in held.items()}

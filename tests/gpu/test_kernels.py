@@ -13,6 +13,7 @@ from helios_jax.kernels.attention.reference import attention as plain_attention
 from helios_jax.kernels.channel_norm.reference import channel_norm as plain_channel_norm
 from helios_jax.kernels.channel_norm.shapes import SHAPES as CLIPS
 from helios_jax.kernels.norm_rope.reference import norm_rope as plain_norm_rope
+from helios_jax.kernels.residual_norm import Norm
 from helios_jax.kernels.residual_norm import reference as plain
 
 D, K, d = 5120, 40, 128
@@ -59,13 +60,13 @@ def cases(tokens, dtype):
             residual_norm.gated_residual_norm,
             plain.gated_residual_norm,
             (x, noisy, None, (scale, shift)),
-            segments | norm | dict(norm_history=True),
+            segments | dict(norm=Norm(eps=1e-6)),
         ),
         "gated residual + norm of noisy tokens": (
             residual_norm.gated_residual_norm,
             plain.gated_residual_norm,
             (x, y, gate, (weight[None, None], bias[None, None])),
-            segments | norm | dict(norm_history=False),
+            segments | dict(norm=Norm(eps=1e-6, noisy_only=True)),
         ),
         "q, k norm + rotary": (
             norm_rope.norm_rope,

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from helios_jax.kernels.attention import attention
 from helios_jax.kernels.batch import batch_over
 from helios_jax.kernels.norm_rope import norm_rope
-from helios_jax.kernels.residual_norm import gated_residual_norm, modulated_layer_norm
+from helios_jax.kernels.residual_norm import Norm, gated_residual_norm, modulated_layer_norm
 from helios_jax.memory import compiler as deviceless
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +24,16 @@ AXES = ("data", "fsdp")
 
 def block(x, y, rows, angles, scales, implementation=None):
     """Something of every fused operation, of tokens [B, N, K d] and heads of 64 channels."""
-    fused = dict(history=2, eps=1e-6, implementation=implementation)
-    normed = modulated_layer_norm(x, rows, rows, **fused)
+    eps = 1e-6
+    fused = dict(history=2, implementation=implementation)
+    normed = modulated_layer_norm(x, rows, rows, eps=eps, **fused)
     qkv = jnp.stack([normed, y, x], axis=2)
     qkv = qkv.reshape(*qkv.shape[:3], -1, 64)
-    query, key, value = norm_rope(qkv, scales, angles, None, **fused)
+    query, key, value = norm_rope(qkv, scales, angles, None, eps=eps, **fused)
     attended = attention(query, key, value).reshape(x.shape)
-    added, normed = gated_residual_norm(x, attended, rows, (1 + rows, rows[:1]), **fused)
+    affine = (1 + rows, rows[:1])
+    norm = Norm(eps=eps)
+    added, normed = gated_residual_norm(x, attended, rows, affine, norm=norm, **fused)
     return added + normed
 
 
@@ -106,10 +109,14 @@ def compare() -> list[float]:
 
     def residual_norm(x, y, gate, scale, shift, fusion):
         assert len(x) == 2, x.shape
-        static = dict(history=fusion.history, eps=fusion.eps)
+        history = fusion.history
         if y is None:
-            return None, reference.modulated_layer_norm(x, shift, scale - 1, **static)
-        return reference.gated_residual_norm(x, y, gate, (scale, shift), **static)
+            normed = reference.modulated_layer_norm(
+                x, shift, scale - 1, history=history, eps=fusion.eps
+            )
+            return None, normed
+        norm = Norm(eps=fusion.eps)
+        return reference.gated_residual_norm(x, y, gate, (scale, shift), history=history, norm=norm)
 
     def residual_norm_backward(arrays, gradients, fusion):
         x, y, *weights = arrays

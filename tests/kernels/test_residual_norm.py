@@ -17,6 +17,7 @@ from helios_jax.kernels import dispatch
 from helios_jax.kernels.dispatch import Target, UnsupportedError
 from helios_jax.kernels.quantize import UnscaledProduct, quantize, scaled
 from helios_jax.kernels.residual_norm import (
+    Norm,
     gated_residual,
     gated_residual_norm,
     layer_norm,
@@ -62,8 +63,10 @@ class Case(NamedTuple):
         return functools.partial(self.operation, implementation=implementation, **static)
 
 
-NORM = dict(eps=EPS)
-ROUNDED = dict(eps=EPS, quantized=True)
+EPSILON = dict(eps=EPS)
+ALL = dict(norm=Norm(eps=EPS))
+NOISY = dict(norm=Norm(eps=EPS, noisy_only=True))
+ROUNDED = dict(quantized=True)
 RESIDUAL_NOISY_NORM = "residual, then the affine norm of noisy tokens"
 UNGATED_NOISY_RESIDUAL = "ungated residual of noisy tokens, then the modulated norm of all"
 FLOAT8_RESIDUAL = "gated residual of a product, then the rounded norm of noisy tokens"
@@ -71,31 +74,33 @@ FLOAT8_NOISY_RESIDUAL = "ungated residual of a product of noisy tokens, then the
 PRODUCT = UnscaledProduct("all", "token", "weight", "bias")
 NOISY_PRODUCT = UnscaledProduct("noisy", "noisy token", "weight", "bias")
 CASES = {
-    "layer norm": Case(layer_norm, NORM, ("all", "weight", "weight"), takes_history=False),
-    "layer norm without weights": Case(layer_norm, NORM, ("all",), takes_history=False),
-    "rms norm": Case(rms_norm, NORM, ("all", "weight"), takes_history=False),
-    "modulated norm": Case(modulated_layer_norm, NORM, ("all", "rows", "rows")),
+    "layer norm": Case(layer_norm, EPSILON, ("all", "weight", "weight"), takes_history=False),
+    "layer norm without weights": Case(layer_norm, EPSILON, ("all",), takes_history=False),
+    "rms norm": Case(rms_norm, EPSILON, ("all", "weight"), takes_history=False),
+    "modulated norm": Case(modulated_layer_norm, EPSILON, ("all", "rows", "rows")),
     "gated residual": Case(gated_residual, {}, ("all", "all", "rows")),
     RESIDUAL_NOISY_NORM: Case(
         gated_residual_norm,
-        dict(eps=EPS, norm_history=False),
+        NOISY,
         ("all", "all", "rows", ("row", "row")),
     ),
     UNGATED_NOISY_RESIDUAL: Case(
-        gated_residual_norm, NORM, ("all", "noisy", None, ("rows", "rows"))
+        gated_residual_norm, ALL, ("all", "noisy", None, ("rows", "rows"))
     ),
 }
 FLOAT8_CASES = {
-    "rms norm of a product": Case(rms_norm, NORM, (PRODUCT, "weight"), takes_history=False),
+    "rms norm of a product": Case(rms_norm, EPSILON, (PRODUCT, "weight"), takes_history=False),
     "gated residual of a product": Case(gated_residual, {}, ("all", PRODUCT, "rows")),
-    "rounded modulated norm": Case(modulated_layer_norm, ROUNDED, ("all", "rows", "rows")),
+    "rounded modulated norm": Case(
+        modulated_layer_norm, EPSILON | ROUNDED, ("all", "rows", "rows")
+    ),
     FLOAT8_RESIDUAL: Case(
         gated_residual_norm,
-        ROUNDED | dict(norm_history=False),
+        NOISY | ROUNDED,
         ("all", PRODUCT, "rows", ("row", "row")),
     ),
     FLOAT8_NOISY_RESIDUAL: Case(
-        gated_residual_norm, ROUNDED, ("all", NOISY_PRODUCT, None, ("rows", "rows"))
+        gated_residual_norm, ALL | ROUNDED, ("all", NOISY_PRODUCT, None, ("rows", "rows"))
     ),
 }
 """Of a product of float8 operands, or rounded to float8: for sampling, with no gradient of their
@@ -306,7 +311,7 @@ def test_triton_gradient_is_the_plain_versions(monkeypatch):
 def test_fused_norm_is_the_two_operations(dtype):
     """The sum is rounded before it is normed, as when it goes through memory."""
     x, y, gate, affine = inputs(RESIDUAL_NOISY_NORM, dtype)
-    added, normed = gated_residual_norm(x, y, gate, affine, history=1, eps=EPS, norm_history=False)
+    added, normed = gated_residual_norm(x, y, gate, affine, history=1, **NOISY)
     apart = gated_residual(x, y, gate, history=1)
     np.testing.assert_array_equal(added, apart)
     scale, shift = affine
