@@ -7,9 +7,9 @@ Every row is a run of the recipe nano/t2i from nothing on the same stills, stopp
 its minutes of processor time; compiling and the first steps do not count. Then it draws stills of
 held-out captions (Euler steps, with guidance), and the judge reads them. A row that the result file
 has is not run again. --checkpoint holds the text encoder and a VAE of 16 channels without
-equivariance_weight, made by the recipe nano/vae_images in 1500 steps; the folders beside it, whose
-names end in -8 and -eq, hold one of 8 channels after 450 of such steps, and the first after 300
-more with equivariance_weight=0.5 and a rate of 1e-3.
+equivariance_weight, made by the recipe nano/vae_images in 1500 steps, and no transformer; the
+folders beside it, whose names end in -8 and -eq, hold one of 8 channels after 450 of such steps,
+and the first after 300 more with equivariance_weight=0.5 and a rate of 1e-3.
 """
 
 import datetime
@@ -20,6 +20,7 @@ import platform
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -332,7 +333,9 @@ def write(path: Path, results: dict) -> None:
     }
     text = json.dumps({"conditions": conditions, "results": results}, indent=1) + "\n"
     path.write_text(text, encoding="utf-8")
-    lines = ["# What makes helios-nano learn faster", "", "`python benchmarks/nano_study.py`", ""]
+    command = " ".join(f"--{flag.name}={flag.value:g}" for flag in (MINUTES, STILLS, PROMPTS))
+    lines = ["# What makes helios-nano learn faster", ""]
+    lines += [f"`python benchmarks/nano_study.py {command}`", ""]
     lines += [
         "Rows of equal processor time, from nothing; the share that the judge reads rightly in",
         "stills of held-out captions. Losses compare only between rows of one VAE and one density;",
@@ -362,7 +365,9 @@ def write(path: Path, results: dict) -> None:
         "No rows yet: several noise levels a caption, the share of stills against sections, and",
         "weights of the pyramid's levels.",
     ]
-    lines += ["", "## Conditions", "", *(f"* {key}: {value}" for key, value in conditions.items())]
+    lines += ["", "## Conditions", ""]
+    for key, value in conditions.items():
+        lines += textwrap.wrap(f"* {key}: {value}", 100, subsequent_indent="  ")
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
