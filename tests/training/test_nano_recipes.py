@@ -40,3 +40,13 @@ def test_a_thirtieth_of_the_tokens_has_the_shift_of_the_large_model(tokens, mu):
     small = dynamic_shift(PYRAMID, middle, tokens // 30)
     assert np.log(large / (1 - large)) == pytest.approx(mu, abs=1e-3)
     np.testing.assert_allclose(small, large, rtol=1e-12)
+
+
+def test_a_step_of_distilled_has_the_discriminator():
+    """Its windows are found in frames of 64 x 128, and each of its heads says something of them."""
+    config = importlib.import_module("helios_jax.configs.nano.distilled").recipe()
+    state, frozen, batch = abstract_run(config)
+    step = find_objective(config).make_step(config)
+    after, metrics = jax.eval_shape(step, state, frozen, batch)
+    assert {"student_adversarial_loss", "critic_adversarial_loss", "critic_penalty"} <= set(metrics)
+    assert len(after.trainable["critic"]["heads"]) == 1 + len(config.distillation.adversarial.hooks)
