@@ -36,6 +36,12 @@ TRANSFORMER = TransformerConfig(
     num_layers=6,
     unroll=True,
 )
+"""Four blocks learn faster at first: after 2.5 minutes of a core a judge reads 36 % of their stills
+rightly, 29 % of those of six (benchmarks/results/nano_study.md). On the stills of the course that
+lead is gone after 7 minutes: four blocks have a validation loss of 0.372 after 432 s, six have
+0.379 after 400 s and 0.342 after 605.
+"""
+
 VAE = VAEConfig(
     base_dim=8,
     dim_mult=(1, 2, 4, 8),
