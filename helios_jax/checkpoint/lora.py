@@ -83,7 +83,8 @@ def partial_remark(
                 "such as the history patches, stays the base's. Convert with --partial "
                 f"{beside[0]} to take it"
             )
-    if any(_PATCH.match(name) for name in _changed([read_adapter(file) for file in adapters])):
+    changed = _changed([read_adapter(file) for file in adapters])
+    if any(_PATCH.match(name) for name in changed):
         return None
     return (
         "--lora without a transformer_partial: the history patches stay the base's. If one was "
@@ -93,7 +94,10 @@ def partial_remark(
 
 def _changed(adapters: Sequence[Adapter]) -> list[str]:
     """Names of the tensors that any of some adapters changes."""
-    return list(dict.fromkeys(name for adapter in adapters for name in adapter.changes))
+    names: dict[str, None] = {}
+    for adapter in adapters:
+        names |= dict.fromkeys(adapter.changes)
+    return list(names)
 
 
 def _adapted(base: TorchTensor, adapters: Sequence[Adapter], name: str) -> np.ndarray:
