@@ -191,9 +191,9 @@ def test_what_somebody_put_in_the_place_of_a_lock_is_not_touched(tmp_path, make)
     """A link would have another file cut, and a pipe be waited for."""
     (tmp_path / "victim").write_text("precious")
     make(tmp_path / ".a.lock")
-    with pytest.raises(LockedError, match="is a link, a folder, a pipe or a socket"):  # noqa: SIM117
-        with lock(tmp_path / "a"):
-            pass
+    refused = pytest.raises(LockedError, match="is a link, a folder, a pipe or a socket")
+    with refused, lock(tmp_path / "a"):
+        pass
     assert (tmp_path / "victim").read_text() == "precious"
 
 
