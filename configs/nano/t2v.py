@@ -32,8 +32,8 @@ of the draws are below 0.805.
 
 
 def recipe() -> TrainConfig:
-    """As t2i, on whole sections, in batches of 8: of stills, batches half as large learned more in
-    as much time (benchmarks/results/nano_study.md), and these have 4.5 times their tokens.
+    """As t2i, on whole sections, in batches of 8: of stills, batches half as large reach a lower
+    loss in as much time (benchmarks/results/nano_study.md), and these have 4.5 times their tokens.
     """
     config = t2i.recipe()
     return dataclasses.replace(
